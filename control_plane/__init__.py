@@ -1,0 +1,1 @@
+"""The control plane of shoal: releases, fleet, rollouts, telemetry, and the interfaces to them."""
