@@ -1,0 +1,1 @@
+"""Mergeable summaries of values, their codec and the distances between them."""
