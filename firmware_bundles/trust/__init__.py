@@ -1,0 +1,1 @@
+"""Who may say what: keys, roles, the owners' repository, its verification, and signed envelopes."""
