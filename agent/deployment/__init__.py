@@ -1,0 +1,1 @@
+"""From an assignment to a serving slot: lifecycle, downloads, verification, slots, probation."""

@@ -1,0 +1,1 @@
+"""What the device records and delivers: predictions, windows, feedback."""

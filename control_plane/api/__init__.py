@@ -1,0 +1,1 @@
+"""The HTTP API: requests in, values out; no decisions."""

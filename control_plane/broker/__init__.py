@@ -1,0 +1,1 @@
+"""The control plane's side of MQTT: client, managed or embedded broker, access rules."""

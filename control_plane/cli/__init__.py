@@ -1,0 +1,1 @@
+"""The `shoal` command: speaks HTTP to the API, never to the store."""

@@ -1,0 +1,1 @@
+"""Devices, cohorts, enrolment and presence."""

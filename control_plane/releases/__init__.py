@@ -1,0 +1,1 @@
+"""The registry of releases and the repository that devices trust."""

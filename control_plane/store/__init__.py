@@ -1,0 +1,1 @@
+"""The control plane's database behind ports; the only place of SQL here."""

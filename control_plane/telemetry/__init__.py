@@ -1,0 +1,1 @@
+"""What arrives from devices: ingest, merge, drift, alerts."""
