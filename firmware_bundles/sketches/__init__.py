@@ -1,1 +1,1 @@
-"""Mergeable summaries of values, their codec and the distances between them."""
+"""Mergeable statistics of what models see and answer."""

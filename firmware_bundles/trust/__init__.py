@@ -1,1 +1,1 @@
-"""Roles, keys, the publisher and the verifier of signed metadata, and signed envelopes."""
+"""Who may say what: keys, roles, the owners' repository, its verification, and signed envelopes."""

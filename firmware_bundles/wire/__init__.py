@@ -1,1 +1,1 @@
-"""Topics and messages between device and control plane: the only place a topic string exists."""
+"""Topics, messages and their codec: all that is said between devices and control plane over MQTT."""

@@ -1,0 +1,230 @@
+"""The tables of the control plane. Statements stand in the modules beside this one, one for each subject.
+
+Expand first, contract a release later: a column is never renamed or dropped in the release that stops using it.
+Times are Unix seconds, JSON columns hold small documents that are never searched by the planner's hot path.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+api_token = Table(
+    "api_token",
+    metadata,
+    Column("prefix", String, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("created", Float, nullable=False),
+)
+
+enrolment_token = Table(
+    "enrolment_token",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("device_id", String, nullable=True),
+    Column("labels", JSON, nullable=False),
+    Column("uses_left", Integer, nullable=False),
+    Column("expires", Float, nullable=False),
+    Column("created_by", String, nullable=False),
+)
+
+device = Table(
+    "device",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("public_key_pem", String, nullable=False),
+    Column("certificate_serial", String, nullable=False),
+    Column("telemetry_secret", LargeBinary, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("inventory", JSON, nullable=False),
+    Column("agent_version", String, nullable=False, server_default=""),
+    Column("enrolled", Float, nullable=False),
+    Column("last_seen", Float, nullable=True),
+    Column("is_online", Boolean, nullable=False, server_default="0"),
+    Column("connection", String, nullable=True),
+    Column("buffer", JSON, nullable=True),
+)
+
+# What the control plane wants of a device; one generation for each change of mind.
+desired = Table(
+    "desired",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("family", String, primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("path", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("length", Integer, nullable=False),
+    Column("rollout_id", String, nullable=False),
+    Column("arm", String, nullable=False),
+    Column("policy", JSON, nullable=False),
+    Column("changed", Float, nullable=False),
+)
+
+# What the device last said, signed, of each family: the only source of success.
+reported = Table(
+    "reported",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("family", String, primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("state", String, nullable=True),
+    Column("rollout_id", String, nullable=True),
+    Column("serving_digest", String, nullable=True),
+    Column("serving_version", String, nullable=True),
+    Column("runtime", String, nullable=True),
+    Column("delegate", String, nullable=True),
+    Column("since", Float, nullable=True),
+    Column("answered", BigInteger, nullable=True),
+    Column("fault_code", String, nullable=True),
+    Column("fault_message", String, nullable=True),
+    Column("received", Float, nullable=False),
+)
+
+report_counter = Table(
+    "report_counter",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("incarnation", String, primary_key=True),
+    Column("counter", BigInteger, nullable=False),
+)
+
+detection = Table(
+    "detection",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("code", String, primary_key=True),
+    Column("message", String, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("last", Float, nullable=False),
+)
+
+cohort = Table(
+    "cohort",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("selector", String, nullable=False),
+    Column("created", Float, nullable=False),
+)
+
+release = Table(
+    "release",
+    metadata,
+    Column("path", String, primary_key=True),
+    Column("family", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("digest", String, nullable=False, unique=True),
+    Column("length", Integer, nullable=False),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("is_withdrawn", Boolean, nullable=False, server_default="0"),
+    Column("published", Float, nullable=False),
+)
+
+# The models repository as it is served now, in the names of the TUF specification.
+repository_file = Table(
+    "repository_file",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("changed", Float, nullable=False),
+)
+
+rollout = Table(
+    "rollout",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("family", String, nullable=False),
+    Column("release_path", String, nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("state", String, nullable=False),
+    Column("phase", Integer, nullable=False),
+    Column("phase_state", String, nullable=False),
+    Column("phase_since", Float, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("created_by", String, nullable=False),
+)
+
+# Every decision with its reasons, in order; never changed.
+decision = Table(
+    "decision",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("rollout_id", String, ForeignKey("rollout.id"), nullable=False, index=True),
+    Column("generation", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("state", String, nullable=False),
+    Column("phase", Integer, nullable=False),
+    Column("phase_state", String, nullable=False),
+    Column("why", JSON, nullable=False),
+)
+
+# One row for each device of a rollout. Progress is counted from here and `reported`, never stored.
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("rollout_id", String, ForeignKey("rollout.id"), primary_key=True),
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("generation", BigInteger, nullable=False, server_default="0"),
+    Column("revert_generation", BigInteger, nullable=False, server_default="0"),
+    Column("previous_path", String, nullable=True),
+    Column("offered", Float, nullable=True),
+    Index("ix_deployment_position", "rollout_id", "position"),
+)
+
+# Sealed segments as devices sent them; the key makes every one count once.
+segment = Table(
+    "segment",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("incarnation", String, primary_key=True),
+    Column("kind", String, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("last", BigInteger, nullable=False),
+    Column("family", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("started", Float, nullable=False),
+    Column("ended", Float, nullable=False),
+    Column("received", Float, nullable=False, index=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
+# How many labels came for a model's predictions on a device, and how many contradicted them.
+label_count = Table(
+    "label_count",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("incarnation", String, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("family", String, nullable=False),
+    Column("model", String, nullable=False, index=True),
+    Column("received", Float, nullable=False),
+    Column("labelled", Integer, nullable=False),
+    Column("wrong", Integer, nullable=False),
+)

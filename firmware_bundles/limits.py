@@ -1,0 +1,45 @@
+"""Every size, count and time that device and control plane share, with its unit in the name.
+
+What only one side uses stands in that side's `config.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Bundles. A chunk's PUBLISH fits the 64 KB of the narrowest managed broker known.
+CHUNK_BYTES_MAX: Final = 60 * 1024
+MANIFEST_BYTES_MAX: Final = 60 * 1024
+FILE_BYTES_MAX: Final = 48 * 1024 * 1024
+FILES_PER_BUNDLE_MAX: Final = 16
+CHUNKS_PER_FILE_MAX: Final = FILE_BYTES_MAX // CHUNK_BYTES_MAX + 1
+TENSORS_MAX: Final = 64
+TENSOR_RANK_MAX: Final = 8
+COLUMNS_MAX: Final = 4096
+BINS_MAX: Final = 64
+
+# Transport.
+CHUNK_WINDOW_DEFAULT: Final = 8
+CHUNK_WINDOW_MAX: Final = 16
+FILTERS_PER_SUBSCRIBE_MAX: Final = 8
+REPOSITORY_FILE_BYTES_MAX: Final = 60 * 1024
+REPOSITORY_FILES_MAX: Final = 64
+
+# Messages, whole payload.
+ASSIGNMENT_BYTES_MAX: Final = 16 * 1024
+REPORT_BYTES_MAX: Final = 32 * 1024
+HELLO_BYTES_MAX: Final = 8 * 1024
+PRESENCE_BYTES_MAX: Final = 1024
+ACKNOWLEDGEMENT_BYTES_MAX: Final = 4 * 1024
+TELEMETRY_BYTES_MAX: Final = 60 * 1024
+TELEMETRY_INFLATED_BYTES_MAX: Final = 1024 * 1024
+HINT_BYTES_MAX: Final = 8 * 1024
+FAMILIES_PER_DEVICE_MAX: Final = 16
+DETECTIONS_PER_REPORT_MAX: Final = 32
+INVENTORY_FACTS_MAX: Final = 64
+ROWS_PER_SEGMENT_MAX: Final = 1024
+TEXT_CHARS_MAX: Final = 512
+
+# Trust.
+ASSIGNMENT_LIFE_S: Final = 600
+CLOCK_SKEW_S_MAX: Final = 300

@@ -1,0 +1,236 @@
+"""What is said over MQTT, as frozen values. How they become bytes is the codec's affair.
+
+Every message carries `schema`, MAJOR.MINOR: fields that a newer minor added are ignored by an older reader, a newer
+major is refused. Times are Unix seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from firmware_bundles import limits
+from firmware_bundles.identifiers import (
+    DeviceId,
+    Digest,
+    Family,
+    Incarnation,
+    ModelVersion,
+    Nonce,
+    RolloutId,
+    TargetPath,
+)
+
+SCHEMA = "1.0"
+
+Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Ordinal = Annotated[int, Meta(ge=1, lt=2**53)]
+Generations = Annotated[dict[Family, Count], Meta(max_length=limits.FAMILIES_PER_DEVICE_MAX)]
+Facts = Annotated[
+    dict[Text, str | int | float | bool], Meta(max_length=limits.INVENTORY_FACTS_MAX)
+]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What all messages share."""
+
+    schema: str = SCHEMA
+
+
+class Presence(Message, frozen=True, kw_only=True):
+    """A device's connection is there or gone; retained, also the last will."""
+
+    online: bool
+    connection: Nonce
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """Said on every connect and change of state: asks for the device's assignment."""
+
+    nonce: Nonce
+    incarnation: Incarnation
+    agent_version: Text
+    generations: Generations
+    inventory_digest: Digest
+
+
+class RepositoryHint(Message, frozen=True, kw_only=True):
+    """Which files of the models repository are retained now. Unsigned: a false one delays, it never weakens."""
+
+    root: Ordinal
+    files: Annotated[tuple[Text, ...], Meta(max_length=limits.REPOSITORY_FILES_MAX)]
+
+
+class Arm(StrEnum):
+    """Which side of a comparison a deployment stands on."""
+
+    CANDIDATE = "candidate"
+    CONTROL = "control"
+    ROLLBACK = "rollback"
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a device carries a deployment out; copied into its record when it begins."""
+
+    probation_s: Annotated[float, Meta(ge=0, le=30 * 86400)] = 60.0
+    self_test_s_max: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
+
+
+class ModelReference(msgspec.Struct, frozen=True, kw_only=True):
+    """A release, by the owners' path and by the digest and length of its manifest."""
+
+    path: TargetPath
+    digest: Digest
+    length: Annotated[int, Meta(ge=1, le=limits.MANIFEST_BYTES_MAX)]
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One family's part of an assignment."""
+
+    family: Family
+    generation: Ordinal
+    model: ModelReference
+    rollout: RolloutId
+    arm: Arm
+    policy: Policy = Policy()
+
+
+class Assignment(Message, frozen=True, kw_only=True):
+    """What a device shall run, signed by the director; `nonce` echoes the hello it answers.
+
+    Families that are not listed stay as they are. An empty list still tells the time.
+    """
+
+    device: DeviceId
+    issued: float
+    expires: float
+    orders: Annotated[tuple[Order, ...], Meta(max_length=limits.FAMILIES_PER_DEVICE_MAX)]
+    nonce: Nonce | None = None
+
+
+class DeploymentState(StrEnum):
+    """The states of one deployment on one device, in order; the last three are terminal."""
+
+    FETCHING = "fetching"
+    STAGING = "staging"
+    SELF_TESTING = "self_testing"
+    SHADOWING = "shadowing"
+    SWITCHING = "switching"
+    PROBATION = "probation"
+    COMMITTING = "committing"
+    ROLLING_BACK = "rolling_back"
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled_back"
+    FAILED = "failed"
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as told to somebody else: the stable code and the sentence."""
+
+    code: Text
+    message: Text
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that answers now."""
+
+    digest: Digest
+    version: ModelVersion
+    runtime: Text
+    delegate: Text
+    since: float
+    answered: Count
+
+
+class FamilyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The truth about one family on this device. `state` is of the deployment with `generation`, if any."""
+
+    family: Family
+    generation: Count
+    state: DeploymentState | None = None
+    rollout: RolloutId | None = None
+    serving: Serving | None = None
+    fault: Fault | None = None
+
+
+class Detection(msgspec.Struct, frozen=True, kw_only=True):
+    """Something refused, with how often and when last."""
+
+    code: Text
+    message: Text
+    count: Ordinal
+    last: float
+
+
+class BufferFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How full the device's buffer is, and what it had to drop."""
+
+    segments: Count = 0
+    bytes: Count = 0
+    rows_dropped: Count = 0
+
+
+class Report(Message, frozen=True, kw_only=True):
+    """The device's signed statement: the only signal of success."""
+
+    device: DeviceId
+    incarnation: Incarnation
+    counter: Ordinal
+    time: float
+    agent_version: Text
+    families: Annotated[tuple[FamilyReport, ...], Meta(max_length=limits.FAMILIES_PER_DEVICE_MAX)]
+    detected: Annotated[
+        tuple[Detection, ...], Meta(max_length=limits.DETECTIONS_PER_REPORT_MAX)
+    ] = ()
+    inventory: Facts = msgspec.field(default_factory=dict)
+    buffer: BufferFacts = BufferFacts()
+
+
+class SegmentKind(StrEnum):
+    """What a segment of the buffer holds."""
+
+    PREDICTIONS = "predictions"
+    LABELS = "labels"
+    WINDOW = "window"
+
+
+class SegmentKey(msgspec.Struct, frozen=True, kw_only=True):
+    """Names one sealed segment for ever: its device is the topic's."""
+
+    incarnation: Incarnation
+    kind: SegmentKind
+    first: Ordinal
+    last: Ordinal
+
+
+class Segment(Message, frozen=True, kw_only=True):
+    """A sealed, immutable run of rows `first..last` of one incarnation and kind, all of one model.
+
+    `rows` counts them; `body` is compressed by the codec of its kind (see `firmware_bundles.wire.columns` and
+    `firmware_bundles.sketches.codec`).
+    """
+
+    key: SegmentKey
+    family: Family
+    model: Digest
+    rows: Ordinal
+    started: float
+    ended: float
+    body: bytes
+
+
+class Acknowledgement(Message, frozen=True, kw_only=True):
+    """The control plane stored a segment for good, or says why it never will."""
+
+    key: SegmentKey
+    fault: Fault | None = None
+
+
+def inventory_digest_input(facts: dict[str, Any]) -> bytes:
+    """Return the bytes whose SHA-256 is the inventory digest of a hello."""
+    return msgspec.json.encode(facts, order="sorted")
