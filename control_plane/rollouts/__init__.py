@@ -1,1 +1,1 @@
-"""Staged rollouts: the model, the pure planner and gates, and the executor that carries plans out."""
+"""Staged rollouts: the model, the pure planner and gates, and the executor of their plans."""
