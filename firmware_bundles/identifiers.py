@@ -25,7 +25,9 @@ Digest = Annotated[
 Incarnation = Annotated[
     str, Meta(pattern=r"\A[0-9a-f]{16}\Z", description="incarnation of 16 hexadecimal digits")
 ]
-Nonce = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z", description="nonce of 32 hexadecimal digits")]
+Nonce = Annotated[
+    str, Meta(pattern=r"\A[0-9a-f]{32}\Z", description="nonce of 32 hexadecimal digits")
+]
 FileName = Annotated[
     str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,62}\Z", description="name of a file in a bundle")
 ]

@@ -35,9 +35,7 @@ class FileEntry(_Part, frozen=True, kw_only=True):
     name: FileName
     length: Annotated[int, Meta(ge=1, le=limits.FILE_BYTES_MAX)]
     digest: Digest
-    chunks: Annotated[
-        tuple[Digest, ...], Meta(min_length=1, max_length=limits.CHUNKS_PER_FILE_MAX)
-    ]
+    chunks: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=limits.CHUNKS_PER_FILE_MAX)]
 
 
 class Tensor(_Part, frozen=True, kw_only=True):

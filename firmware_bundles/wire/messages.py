@@ -30,9 +30,7 @@ Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Ordinal = Annotated[int, Meta(ge=1, lt=2**53)]
 Generations = Annotated[dict[Family, Count], Meta(max_length=limits.FAMILIES_PER_DEVICE_MAX)]
-Facts = Annotated[
-    dict[Text, str | int | float | bool], Meta(max_length=limits.INVENTORY_FACTS_MAX)
-]
+Facts = Annotated[dict[Text, str | int | float | bool], Meta(max_length=limits.INVENTORY_FACTS_MAX)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):

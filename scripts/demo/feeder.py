@@ -88,7 +88,12 @@ class Feeder:
     """A thread that feeds every device at `rate_hz` and labels each `label_every`-th answer `label_after_s` later."""
 
     def __init__(
-        self, images: Images, *, rate_hz: float = 50.0, label_every: int = 2, label_after_s: float = 0.5
+        self,
+        images: Images,
+        *,
+        rate_hz: float = 50.0,
+        label_every: int = 2,
+        label_after_s: float = 0.5,
     ) -> None:
         self._images = images
         self._period_s = 1.0 / rate_hz
@@ -101,7 +106,9 @@ class Feeder:
     def start(self, sockets: dict[str, Path]) -> None:
         """Begin to feed the devices, given by their sockets."""
         self.tallies = {device: Tally() for device in sockets}
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._feed(sockets)), name="feeder")
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._feed(sockets)), name="feeder"
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -112,11 +119,18 @@ class Feeder:
 
     async def _feed(self, sockets: dict[str, Path]) -> None:
         await asyncio.gather(
-            *(self._feed_one(number, name, path) for number, (name, path) in enumerate(sockets.items()))
+            *(
+                self._feed_one(number, name, path)
+                for number, (name, path) in enumerate(sockets.items())
+            )
         )
 
     async def _feed_one(self, number: int, device: str, path: Path) -> None:
-        tally, connection, later = self.tallies[device], Connection(path), deque[tuple[float, str, int]]()
+        tally, connection, later = (
+            self.tallies[device],
+            Connection(path),
+            deque[tuple[float, str, int]](),
+        )
         loop = asyncio.get_running_loop()
         due, step = loop.time() + number * self._period_s / 8, number * 37
         while not self._stop.is_set():
@@ -133,10 +147,17 @@ class Feeder:
         connection.close()
 
     async def _predict(
-        self, connection: Connection, tally: Tally, later: deque[tuple[float, str, int]], step: int, now: float
+        self,
+        connection: Connection,
+        tally: Tally,
+        later: deque[tuple[float, str, int]],
+        step: int,
+        now: float,
     ) -> None:
         try:
-            status, body = await connection.post("/v2/models/digits/infer", self._images.bodies[step])
+            status, body = await connection.post(
+                "/v2/models/digits/infer", self._images.bodies[step]
+            )
         except (FileNotFoundError, ConnectionRefusedError):
             raise
         except (OSError, EOFError):

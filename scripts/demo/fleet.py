@@ -31,7 +31,9 @@ _PASSPHRASE = "the demonstration has no secrets"  # noqa: S105
 class Installation:
     """A control plane under `root`, and what a person at its shell can do."""
 
-    def __init__(self, root: Path, *, broker: str = "auto", say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, root: Path, *, broker: str = "auto", say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.root = root
         self.data = root / "control-plane"
         self.keys = root / "keys"
@@ -65,7 +67,9 @@ class Installation:
             "--local-port", str(self.local_port), "--broker", self._broker,
             "--broker-port", str(self.broker_port), "--tick-s", "0.5",
         ]  # fmt: skip
-        self.server = Program("control plane", arguments, self.logs / "server.log", self.environment)
+        self.server = Program(
+            "control plane", arguments, self.logs / "server.log", self.environment
+        )
         self.server.wait_for(self._answers, "answer to /healthz", _START_S_MAX)
         if not self.token:
             self.token = self._printed_token()
@@ -91,7 +95,9 @@ class Installation:
             capture_output=True, text=True, env=self.environment, timeout=_COMMAND_S_MAX, check=False,
         )  # fmt: skip
         if ended.returncode not in accept:
-            raise ProgramError(f"shoal {' '.join(words)} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+            raise ProgramError(
+                f"shoal {' '.join(words)} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}"
+            )
         return ended.stdout
 
     def get(self, path: str, **parameters: str) -> Any:
@@ -114,7 +120,9 @@ class Installation:
     def enrol(self, count: int) -> None:
         """Invite and enrol `count` devices, each with a state directory of its own."""
         answer = json.loads(
-            self.shoal("--output", "json", "device", "invite", "--uses", str(count), "--label", "site=demo")
+            self.shoal(
+                "--output", "json", "device", "invite", "--uses", str(count), "--label", "site=demo"
+            )
         )
         new = [Device(self, f"device-{number:02d}") for number in range(1, count + 1)]
         pending = [device.begin_enrolment(answer["token"]) for device in new]
@@ -171,21 +179,40 @@ class Device:
 
     def start(self, **environment: str) -> None:
         """Start the agent; `environment` overrides its settings."""
-        arguments = [program("shoal-agent"), "--state-dir", str(self.state), "run", "--run-dir", str(self.run_dir)]
-        settings = {"SHOAL_AGENT_SEGMENT_AGE_S": "1", "SHOAL_AGENT_HELLO_JITTER_S": "0.2"} | environment
+        arguments = [
+            program("shoal-agent"),
+            "--state-dir",
+            str(self.state),
+            "run",
+            "--run-dir",
+            str(self.run_dir),
+        ]
+        settings = {
+            "SHOAL_AGENT_SEGMENT_AGE_S": "1",
+            "SHOAL_AGENT_HELLO_JITTER_S": "0.2",
+        } | environment
         log = self._installation.logs / f"{self.id}.log"
-        self.core = Program(f"agent {self.id}", arguments, log, self._installation.environment | settings)
+        self.core = Program(
+            f"agent {self.id}", arguments, log, self._installation.environment | settings
+        )
 
     def worker_pid(self) -> int | None:
         """The process id of the inference worker, when there is one."""
         assert self.core is not None
-        workers = (pid for pid in children_of(self.core.pid) if "agent.inference.worker" in command_line(pid))
+        workers = (
+            pid
+            for pid in children_of(self.core.pid)
+            if "agent.inference.worker" in command_line(pid)
+        )
         return next(workers, None)
 
     def serves(self) -> bool:
         """Whether the endpoint has a model that is ready."""
         transport = httpx.HTTPTransport(uds=str(self.socket))
-        with contextlib.suppress(httpx.TransportError), httpx.Client(transport=transport, timeout=2.0) as client:
+        with (
+            contextlib.suppress(httpx.TransportError),
+            httpx.Client(transport=transport, timeout=2.0) as client,
+        ):
             return client.get("http://shoal/v2/models/digits/ready").status_code == httpx.codes.OK
         return False
 

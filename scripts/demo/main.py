@@ -35,7 +35,9 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="keep the directory of state and logs")
     given = parser.parse_args(words)
     if not 4 <= given.devices <= 64:
-        parser.error("--devices takes 4 to 64: a first phase of a quarter needs one device, and a control arm")
+        parser.error(
+            "--devices takes 4 to 64: a first phase of a quarter needs one device, and a control arm"
+        )
     return given
 
 
@@ -50,7 +52,9 @@ def _show(story: Story, given: argparse.Namespace) -> bool:
     if given.json:
         given.json.write_text(json.dumps(result, indent=2) + "\n")
     if not given.headless:
-        print(f"\nAll goes on until Ctrl-C. Page: {story.installation.url}/  token: {story.installation.token}")
+        print(
+            f"\nAll goes on until Ctrl-C. Page: {story.installation.url}/  token: {story.installation.token}"
+        )
         threading.Event().wait()
     return bool(result["ok"])
 
@@ -60,7 +64,9 @@ def main(words: Sequence[str]) -> int:
     given = _arguments(words)
     signal.signal(signal.SIGTERM, _interrupt)
     root = Path(tempfile.mkdtemp(prefix="shoal-demo-"))
-    installation = Installation(root, broker=given.broker, say=lambda line: print(f"    {line}", flush=True))
+    installation = Installation(
+        root, broker=given.broker, say=lambda line: print(f"    {line}", flush=True)
+    )
     story = Story(installation, given.devices)
     is_fine = False
     try:

@@ -31,7 +31,9 @@ def _die_with_parent() -> None:
 class Program:
     """One long-running program in a process group of its own, its output in a log file."""
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]
+    ) -> None:
         self.name = name
         self.log = log
         with log.open("ab") as output:
@@ -103,7 +105,9 @@ def children_of(pid: int) -> list[int]:
 def command_line(pid: int) -> str:
     """Return the words that started `pid`, or nothing if it is gone."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
     except (FileNotFoundError, ProcessLookupError):
         return ""
 

@@ -61,9 +61,13 @@ class Story:
         """Do everything once."""
         with self._step("start the control plane"):
             self.installation.start_server()
-            print(f"    page: {self.installation.url}/   log in with the token {self.installation.token}")
+            print(
+                f"    page: {self.installation.url}/   log in with the token {self.installation.token}"
+            )
         with self._step("make the owners' keys"):
-            self.installation.shoal("keys", "init", "--out", str(self.installation.keys), "--family", "digits")
+            self.installation.shoal(
+                "keys", "init", "--out", str(self.installation.keys), "--family", "digits"
+            )
         with self._step("build, sign and publish model 1"):
             self.installation.publish("v1", "1")
         with self._step(f"enrol {self.count} devices and start their agents"):
@@ -74,7 +78,9 @@ class Story:
             wait_until(self._all_online, "all devices online", 40)
         with self._step("roll model 1 out to all"):
             self._roll_out("digits-v1", _FIRST, expected="completed")
-            wait_until(lambda: all(d.serves() for d in self.installation.devices.values()), "all serve", 20)
+            wait_until(
+                lambda: all(d.serves() for d in self.installation.devices.values()), "all serve", 20
+            )
             self.feeder.start({d.id: d.socket for d in self.installation.devices.values()})
         with self._step("build, sign and publish model 2, the better one"):
             self.installation.publish("v2", "2")
@@ -98,7 +104,12 @@ class Story:
         print(f"    {self.seconds[name]:.1f} s", flush=True)
 
     def _all_online(self) -> bool:
-        return sum(bool(device["is_online"]) for device in self.installation.get("/devices")["devices"]) >= self.count
+        return (
+            sum(
+                bool(device["is_online"]) for device in self.installation.get("/devices")["devices"]
+            )
+            >= self.count
+        )
 
     def _roll_out(self, name: str, text: str, *, expected: str) -> None:
         file = self.installation.root / f"{name}.yaml"
@@ -127,7 +138,9 @@ class Story:
         received = self.received()
         for device, answered in wanted.items():
             if received.get(device) != answered:
-                self.failures.append(f"{device} answered {answered} predictions, {received.get(device)} arrived")
+                self.failures.append(
+                    f"{device} answered {answered} predictions, {received.get(device)} arrived"
+                )
 
     def received(self) -> dict[str, int]:
         """Return how many predictions of each device the control plane holds."""
@@ -152,7 +165,10 @@ class Story:
     def result(self) -> dict[str, Any]:
         """Return all that was seen, for the JSON file and the summary."""
         received, devices = self.received(), []
-        digests = {release["version"]: release["digest"] for release in self.installation.get("/releases")["releases"]}
+        digests = {
+            release["version"]: release["digest"]
+            for release in self.installation.get("/releases")["releases"]
+        }
         for device in self.installation.devices:
             shown = self.installation.get(f"/devices/{device}")
             reported = next((row for row in shown["reported"] if row["family"] == "digits"), {})
@@ -196,7 +212,9 @@ def print_summary(result: dict[str, Any]) -> None:
         )
     for row in result["rollouts"]:
         last = row["why"][-1] if row["why"] else ""
-        print(f"    {row['id']}: {row['outcome']}  {last if isinstance(last, str) else json.dumps(last)[:160]}")
+        print(
+            f"    {row['id']}: {row['outcome']}  {last if isinstance(last, str) else json.dumps(last)[:160]}"
+        )
     for name, value in result["memory_mb"].items():
         print(f"    {name}: {value:.0f} MB")
     print(f"    broker: {result['broker']}, {sum(result['seconds'].values()):.0f} s in all")
