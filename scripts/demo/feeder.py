@@ -11,6 +11,7 @@ import json
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _HEADER_END = b"\r\n\r\n"
+_HEAD = (
+    "POST {target} HTTP/1.1\r\nHost: shoal\r\n"
+    "Content-Type: application/json\r\nContent-Length: {length}"
+)
 _RECONNECT_S = 0.05
 
 
@@ -63,11 +68,11 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, target: str, body: bytes) -> tuple[int, bytes]:
-        """Send one request; returns status and body. Raises OSError or EOFError when there is no answer."""
+        """Send one request; returns status and body. Raises OSError or EOFError without answer."""
         if self._streams is None:
             self._streams = await asyncio.open_unix_connection(str(self._path))
         reader, writer = self._streams
-        head = f"POST {target} HTTP/1.1\r\nHost: shoal\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        head = _HEAD.format(target=target, length=len(body))
         try:
             writer.write(head.encode() + _HEADER_END + body)
             header = (await reader.readuntil(_HEADER_END)).lower()
@@ -85,7 +90,7 @@ class Connection:
 
 
 class Feeder:
-    """A thread that feeds every device at `rate_hz` and labels each `label_every`-th answer `label_after_s` later."""
+    """A thread that feeds devices at `rate_hz` each, and labels some answers a little later."""
 
     def __init__(
         self,
@@ -163,7 +168,7 @@ class Feeder:
         except (OSError, EOFError):
             tally.unanswered += 1
             raise
-        if status != 200:
+        if status != HTTPStatus.OK:
             tally.refused += 1
             return
         answer = json.loads(body)
@@ -182,7 +187,7 @@ class Feeder:
             body = json.dumps({"id": identity, "label": str(label)}).encode()
             status, _ = await connection.post("/v2/models/digits/feedback", body)
             later.popleft()
-            if status == 200:
+            if status == HTTPStatus.OK:
                 tally.labelled += 1
             else:
                 tally.refused += 1

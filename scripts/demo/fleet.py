@@ -1,7 +1,7 @@
-"""A whole installation on one machine: control plane, model owner and devices, all as real programs.
+"""A whole installation on one machine: control plane, model owner, devices; all real programs.
 
-Used by the demonstration and by the system tests. It does what a person does at a shell; what happens in which order
-stands in `story` and in the tests.
+Used by the demonstration and by the system tests. It does what a person does at a shell; what
+happens in which order stands in `story` and in the tests.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+
 from processes import Program, ProgramError, children_of, command_line, free_port, program
 
 if TYPE_CHECKING:
@@ -92,15 +93,17 @@ class Installation:
         self._say("$ shoal " + " ".join(_readable(word, self.root) for word in words))
         ended = subprocess.run(
             [program("shoal"), *words],
-            capture_output=True, text=True, env=self.environment, timeout=_COMMAND_S_MAX, check=False,
+            capture_output=True, text=True, check=False,
+            env=self.environment, timeout=_COMMAND_S_MAX,
         )  # fmt: skip
         if ended.returncode not in accept:
             raise ProgramError(
-                f"shoal {' '.join(words)} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}"
+                f"shoal {' '.join(words)} ended with {ended.returncode}:\n"
+                f"{ended.stdout}{ended.stderr}"
             )
         return ended.stdout
 
-    def get(self, path: str, **parameters: str) -> Any:
+    def get(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 (a parsed JSON document)
         """Ask the control plane's API."""
         answer = self._client.get(path, params=parameters)
         answer.raise_for_status()
@@ -112,7 +115,8 @@ class Installation:
         self.shoal(
             "bundle", "build", "--family", "digits", "--version", version,
             "--model", str(source / "model.tflite"), "--labels", str(source / "labels.txt"),
-            "--golden", str(source / "golden.npz"), "--heldout", str(source / "heldout.npz"), "--out", str(bundle),
+            "--golden", str(source / "golden.npz"), "--heldout", str(source / "heldout.npz"),
+            "--out", str(bundle),
         )  # fmt: skip
         self.shoal("release", "sign", str(bundle), "--keys", str(self.keys), *options)
         self.shoal("release", "publish", str(bundle))
@@ -167,7 +171,8 @@ class Device:
                 "--server", f"https://127.0.0.1:{self._installation.port}",
                 "--token", token, "--ca", str(self._installation.data / "ca.pem"),
             ],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._installation.environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=self._installation.environment,
         )  # fmt: skip
 
     def end_enrolment(self, pending: subprocess.Popen[str]) -> None:

@@ -1,4 +1,4 @@
-"""The main job of shoal, shown on one machine: a fleet, two rollouts, and a bad model that stops itself."""
+"""The main job of shoal on one machine: a fleet, staged rollouts, a bad model that stops itself."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_DEVICES = range(4, 65)
+
+
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="demo.sh",
@@ -34,9 +37,9 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="keep the directory of state and logs")
     given = parser.parse_args(words)
-    if not 4 <= given.devices <= 64:
+    if given.devices not in _DEVICES:
         parser.error(
-            "--devices takes 4 to 64: a first phase of a quarter needs one device, and a control arm"
+            "--devices takes 4 to 64: the first phase is a quarter, and the rest compares with it"
         )
     return given
 
@@ -53,7 +56,8 @@ def _show(story: Story, given: argparse.Namespace) -> bool:
         given.json.write_text(json.dumps(result, indent=2) + "\n")
     if not given.headless:
         print(
-            f"\nAll goes on until Ctrl-C. Page: {story.installation.url}/  token: {story.installation.token}"
+            f"\nAll goes on until Ctrl-C. Page: {story.installation.url}/"
+            f"  token: {story.installation.token}"
         )
         threading.Event().wait()
     return bool(result["ok"])

@@ -1,4 +1,4 @@
-"""Starting, watching and ending the programs of a demonstration. What they are told stands in `fleet`."""
+"""Starting, watching and ending programs. What they are told stands in `fleet`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Program:
         return self._process.poll() is None
 
     def wait_for(self, is_there: Callable[[], bool], what: str, within_s: float) -> None:
-        """Wait until `is_there()`; raises ProgramError when the program ends first or the time is over."""
+        """Wait until `is_there()`; raises ProgramError when the program or the time ends first."""
         deadline = time.monotonic() + within_s
         while not is_there():
             if not self.is_running:

@@ -62,7 +62,8 @@ class Story:
         with self._step("start the control plane"):
             self.installation.start_server()
             print(
-                f"    page: {self.installation.url}/   log in with the token {self.installation.token}"
+                f"    page: {self.installation.url}/"
+                f"   log in with the token {self.installation.token}"
             )
         with self._step("make the owners' keys"):
             self.installation.shoal(
@@ -171,7 +172,9 @@ class Story:
         }
         for device in self.installation.devices:
             shown = self.installation.get(f"/devices/{device}")
-            reported = next((row for row in shown["reported"] if row["family"] == "digits"), {})
+            reported: dict[str, Any] = next(
+                (row for row in shown["reported"] if row["family"] == "digits"), {}
+            )
             tally = self.feeder.tallies[device]
             devices.append(
                 {
@@ -207,13 +210,15 @@ def print_summary(result: dict[str, Any]) -> None:
     print("\n==> summary")
     for row in result["devices"]:
         print(
-            f"    {row['device']}  serves model {row['reported_version']} ({str(row['reported_digest'])[:12]})  "
+            f"    {row['device']}  serves model {row['reported_version']}"
+            f" ({str(row['reported_digest'])[:12]})  "
             f"answered {row['answered']:5d}  received {row['received']:5d}"
         )
     for row in result["rollouts"]:
         last = row["why"][-1] if row["why"] else ""
         print(
-            f"    {row['id']}: {row['outcome']}  {last if isinstance(last, str) else json.dumps(last)[:160]}"
+            f"    {row['id']}: {row['outcome']}  "
+            f"{last if isinstance(last, str) else json.dumps(last)[:160]}"
         )
     for name, value in result["memory_mb"].items():
         print(f"    {name}: {value:.0f} MB")

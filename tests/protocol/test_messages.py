@@ -77,10 +77,12 @@ EXAMPLES: dict[str, tuple[messages.Message, bytes]] = {
                 ),
             ),
         ),
-        b'{"schema":"1.0","device":"dev-1","incarnation":"00112233445566ff","counter":3,'
-        b'"time":1200.5,"agent_version":"0.1.0","families":[{"family":"digits","generation":8,'
-        b'"state":"probation","rollout":null,"serving":null,"fault":null}],"detected":[],'
-        b'"inventory":{},"buffer":{"segments":0,"bytes":0,"rows_dropped":0}}',
+        (
+            b'{"schema":"1.0","device":"dev-1","incarnation":"00112233445566ff","counter":3,'
+            b'"time":1200.5,"agent_version":"0.1.0","families":[{"family":"digits","generation":8,'
+            b'"state":"probation","rollout":null,"serving":null,"fault":null}],"detected":[],'
+            b'"inventory":{},"buffer":{"segments":0,"bytes":0,"rows_dropped":0}}'
+        ),
     ),
     "segment": (
         messages.Segment(
@@ -97,8 +99,8 @@ EXAMPLES: dict[str, tuple[messages.Message, bytes]] = {
             + KEY_HEX
             + "a666616d696c79a6646967697473a56d6f64656cd940"
             + "61" * 64
-            + "a4726f777340a773746172746564cb3ff0000000000000a5656e646564cb4000000000000000a4626f6479"
-            "c4020001"
+            + "a4726f777340a773746172746564cb3ff0000000000000"
+            "a5656e646564cb4000000000000000a4626f6479c4020001"
         ),
     ),
     "acknowledgement": (
