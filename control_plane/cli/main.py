@@ -23,7 +23,7 @@ from firmware_bundles.errors import (
     TrustError,
 )
 
-HELP: Final = """Ship signed, quantized models to a fleet of edge devices; know whether they do better.
+HELP: Final = """Ship signed, quantized models to edge devices, and know whether they do better.
 
     \b
     shoal serve --data /var/lib/shoal            start a control plane
