@@ -33,13 +33,11 @@ SlotName = Annotated[str, Meta(pattern=r"\A[AB]\Z")]
 
 
 class Event(StrEnum):
-    """What can happen to a deployment."""
+    """What can happen to a deployment. A child that dies by a signal is an ERROR, at once."""
 
     DONE = "done"
     ALREADY_SERVING = "already_serving"
     ERROR = "error"
-    CHILD_KILLED = "child_killed"
-    CANCELLED = "cancelled"
     SUPERSEDED = "superseded"
     LOOP_DETECTED = "loop_detected"
 

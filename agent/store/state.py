@@ -135,6 +135,11 @@ class State:
             if proved > self._fact(_TIME_FLOOR):
                 self._set_fact(_TIME_FLOOR, proved)
 
+    def floors(self) -> dict[str, int]:
+        """Return the newest verified version of each role."""
+        with self._translated():
+            return dict(self._connection.execute("SELECT role, version FROM floor").fetchall())
+
     def raise_floors(self, versions: Mapping[str, int]) -> None:
         """Remember the role versions of a verified repository.
 
@@ -142,8 +147,7 @@ class State:
         begin again under a newer root, which is how their owners recover them.
         """
         with self._transaction() as connection:
-            rows = connection.execute("SELECT role, version FROM floor").fetchall()
-            floors: dict[str, int] = dict(rows)
+            floors = self.floors()
             is_new_root = versions.get("root", 0) > floors.get("root", 0)
             for role, version in versions.items():
                 if is_new_root and role in _ONLINE_ROLES:
