@@ -6,6 +6,7 @@ the old identity stays whole until the new one is complete, and the key is kept.
 
 from __future__ import annotations
 
+import shutil
 import ssl
 from typing import TYPE_CHECKING, Final
 
@@ -61,8 +62,9 @@ def enrol(state_dir: Path, *, server: str, token: str, ca: Path, device: str | N
         )
         answer = _ask(server, request, ca)
         _check_certificate(answer, key)
+        is_other_fleet = _is_other_root(directory / identities.ROOT, answer.root)
         _keep(directory, server, answer)
-        _prepare(state_dir / STATE_NAME)
+        _prepare(state_dir, is_other_fleet=is_other_fleet)
     except OSError as error:
         raise SlotUnwritable(
             f"the identity cannot be written to {directory}: {error.strerror}",
@@ -171,8 +173,19 @@ def _keep(directory: Path, server: str, answer: Enrolment) -> None:
         durable.write(directory / name, data, mode=identities.MODES[name])
 
 
-def _prepare(path: Path) -> None:
-    """Make the state database, or take the mark of a lost one away: the device is known again."""
+def _is_other_root(path: Path, root: bytes) -> bool:
+    return path.exists() and path.read_bytes() != root
+
+
+def _prepare(state_dir: Path, *, is_other_fleet: bool) -> None:
+    """Make the state database, or take the mark of a lost one away: the device is known again.
+
+    Under another root nothing that was verified or numbered before counts; the models stay.
+    """
+    path = state_dir / STATE_NAME
+    if is_other_fleet:
+        shutil.rmtree(state_dir / "trust", ignore_errors=True)
+        states.set_aside(path, "replaced")
     try:
         state = State.open(path)
     except StateDamaged:
