@@ -20,6 +20,7 @@ from firmware_bundles.errors import StateDamaged, StorageFull
 from firmware_bundles.wire.messages import BufferFacts, SegmentKey, SegmentKind
 
 SCHEMA_VERSION: Final = 1
+BYTES_MAX_DEFAULT: Final = 64 * 1024 * 1024
 
 _PAGE_BYTES: Final = 4096
 _BUSY_MS: Final = 5000
@@ -59,12 +60,8 @@ class Stored(NamedTuple):
 
 def ensure(path: Path) -> None:
     """Create or migrate the database at `path`, in a child process. Raises StateDamaged."""
-    if path.exists():
-        with sqlite3.connect(path) as connection:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-        connection.close()
-        if version >= SCHEMA_VERSION:
-            return
+    if is_ready(path):
+        return
     command = [sys.executable, "-m", "agent.store.buffer_schema", str(path)]
     try:
         subprocess.run(command, check=True, timeout=_SCHEMA_S_MAX, stdin=subprocess.DEVNULL)
@@ -72,10 +69,22 @@ def ensure(path: Path) -> None:
         raise StateDamaged(f"the buffer {path} cannot be set up: {error}") from error
 
 
+def is_ready(path: Path) -> bool:
+    """Return whether there is a buffer of the present version at `path`. Raises sqlite3.Error."""
+    if not path.exists():
+        return False
+    connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.close()
+    return bool(version >= SCHEMA_VERSION)
+
+
 class Buffer:
     """A connection to the buffer, for one thread at a time. Made by `ensure` before."""
 
-    def __init__(self, path: Path, bytes_max: int) -> None:
+    def __init__(self, path: Path, bytes_max: int = BYTES_MAX_DEFAULT) -> None:
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000
         )
@@ -161,10 +170,10 @@ class Buffer:
         ).fetchone()
         return BufferFacts(segments=segments, bytes=size, rows_dropped=self.count("rows_dropped"))
 
-    def waiting(self, after: int, limit: int) -> list[Stored]:
-        """Return the oldest segments that are not parked, with numbers above `after`."""
-        query = "SELECT id, body FROM segment WHERE id > ? AND fault IS NULL ORDER BY id LIMIT ?"
-        return [Stored(*row) for row in self._connection.execute(query, (after, limit))]
+    def waiting(self, limit: int) -> list[Stored]:
+        """Return the oldest segments that are not parked."""
+        query = "SELECT id, body FROM segment WHERE fault IS NULL ORDER BY id LIMIT ?"
+        return [Stored(*row) for row in self._connection.execute(query, (limit,))]
 
     def acknowledge(self, key: SegmentKey) -> None:
         """Delete a segment: the control plane has it for good."""
@@ -175,11 +184,18 @@ class Buffer:
 
     def park(self, key: SegmentKey, fault: str) -> None:
         """Keep a segment that the control plane refused, but never send it again; count it."""
+        row = self._connection.execute(
+            "SELECT id FROM segment WHERE incarnation = ? AND kind = ? AND first = ? AND last = ?",
+            (key.incarnation, key.kind.value, key.first, key.last),
+        ).fetchone()
+        if row:
+            self.park_number(row[0], fault)
+
+    def park_number(self, number: int, fault: str) -> None:
+        """Park the segment with this number; see `park`."""
         with self._transaction():
             parked = self._connection.execute(
-                "UPDATE segment SET fault = ? WHERE incarnation = ? AND kind = ? AND first = ?"
-                " AND last = ? AND fault IS NULL",
-                (fault, key.incarnation, key.kind.value, key.first, key.last),
+                "UPDATE segment SET fault = ? WHERE id = ? AND fault IS NULL", (fault, number)
             ).rowcount
             self._count("segments_parked", parked)
 

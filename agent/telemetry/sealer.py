@@ -49,6 +49,11 @@ class Sealer:
             self._is_loaded = False
             raise
 
+    @property
+    def window_started(self) -> float | None:
+        """When the oldest open window started, in Unix seconds."""
+        return min((each.started for each in self._windows.values()), default=None)
+
     def finish(self) -> int:
         """Seal the rest of a dead incarnation, its open windows too, and remove its journal."""
         count = self.seal(windows_before=float("inf"))

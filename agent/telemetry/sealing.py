@@ -21,6 +21,7 @@ from firmware_bundles.wire import columns
 from firmware_bundles.wire.messages import Segment, SegmentKey, SegmentKind
 
 _US: Final = 1_000_000
+_SPAN_MS_MAX: Final = 2**32
 
 RowT = TypeVar("RowT")
 
@@ -156,7 +157,7 @@ def _segment(
         model=model.digest,
         rows=len(rows),
         started=rows[0].time_us / _US,
-        ended=rows[-1].time_us / _US,
+        ended=max(row.time_us for row in rows) / _US,
         body=body,
     )
 
@@ -167,7 +168,9 @@ def _key(incarnation: str, kind: SegmentKind, first: int, last: int) -> SegmentK
 
 def _time_ms(rows: Sequence[PredictionRow] | Sequence[LabelRow]) -> NDArray[np.int64]:
     times_us = np.array([row.time_us for row in rows])
-    return np.maximum.accumulate(times_us - times_us[0]) // 1000
+    # A clock that is set right in the middle must not make a segment of fifty years.
+    offsets: NDArray[np.int64] = np.maximum.accumulate(times_us - times_us[0])
+    return np.minimum(offsets // 1000, _SPAN_MS_MAX)
 
 
 def _coarse(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
