@@ -21,8 +21,6 @@ from firmware_bundles.wire import codec, messages
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from securesystemslib.signer import Key, Signer
-
 SignedT = TypeVar("SignedT", messages.Assignment, messages.Report)
 
 PAYLOAD_TYPES: Final[dict[type[messages.Message], str]] = {
