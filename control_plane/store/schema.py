@@ -1,7 +1,10 @@
-"""The tables of the control plane. Statements stand in the modules beside this one, one for each subject.
+"""The tables of the control plane.
 
-Expand first, contract a release later: a column is never renamed or dropped in the release that stops using it.
-Times are Unix seconds, JSON columns hold small documents that are never searched by the planner's hot path.
+Statements stand in the modules beside this one, one for each subject.
+
+Expand first, contract a release later: a column is never renamed or dropped in the release that
+stops using it. Times are Unix seconds, JSON columns hold small documents that are never searched by
+the planner's hot path.
 """
 
 from __future__ import annotations
