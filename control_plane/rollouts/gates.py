@@ -1,6 +1,7 @@
 """The gates: rules over what the fleet says, each with a verdict, its numbers and a sentence. Pure.
 
-Both are provisional: they compare shares with fixed limits. What a verdict leads to is the planner's affair.
+Both are provisional: they compare shares with fixed limits. What a verdict leads to is the
+planner's affair.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from typing import Final
 
 from control_plane.rollouts.model import (
-    Counts,
     Finding,
     FleetView,
     LabelCounts,
@@ -35,7 +35,8 @@ def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
 def is_overdue(rollout: Rollout, view: FleetView, now: float) -> bool:
     """Whether devices of the present phase that have not ended count as silent now.
 
-    Time runs from the last offer, or from a later resume; while offers are still to be made it does not run.
+    Time runs from the last offer, or from a later resume; while offers are still to be made it
+    does not run.
     """
     standing = rollout.standing
     own = view.phases[standing.phase]

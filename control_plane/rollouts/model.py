@@ -1,7 +1,7 @@
-"""The values that planner, gates and store share: where a rollout stands, what the fleet says, what to do next.
+"""The values that planner, gates and store share: a rollout, what its fleet says, what comes next.
 
-No progress is a state: progress is counted. Which devices stand at which position is decided here too, because
-planner, store and simulation have to agree on it.
+No progress is a state: progress is counted. Which devices stand at which position is decided here
+too, because planner, store and simulation have to agree on it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Standing(_Value, frozen=True, kw_only=True):
-    """What a decision changes. `since` is when the phase's present state, or a resumed one, began (Unix seconds)."""
+    """What a decision changes.
+
+    `since` is when the phase's present state began, or was resumed (Unix seconds).
+    """
 
     state: RolloutState = RolloutState.RUNNING
     phase: int = 0
@@ -90,11 +93,11 @@ class Rollout(_Value, frozen=True, kw_only=True):
 
 
 class Counts(_Value, frozen=True, kw_only=True):
-    """How many devices of one phase stand where; each device is in exactly one of the fields before `stuck`.
+    """How many devices of one phase stand where; each is in one of the fields before `stuck`.
 
-    `waiting` said nothing yet of its offer; `differing` said committed, but serves another model by the same signed
-    report; `superseded` follows something newer than this rollout. `stuck` counts those among the offered ones that
-    have no previous model to go back to.
+    `waiting` said nothing yet of its offer; `differing` said committed, but serves another model by
+    the same signed report; `superseded` follows something newer than this rollout. `stuck` counts
+    those among the offered ones that have no previous model to go back to.
     """
 
     planned: int = 0
@@ -138,7 +141,7 @@ class Counts(_Value, frozen=True, kw_only=True):
 
 
 class LabelCounts(_Value, frozen=True, kw_only=True):
-    """Labels that came for one arm since the phase began, and how many contradicted the prediction."""
+    """Labels that came for one arm since the phase began, and how many contradicted it."""
 
     labelled: int = 0
     wrong: int = 0
@@ -155,7 +158,7 @@ class FleetView(_Value, frozen=True, kw_only=True):
 
 
 class Finding(_Value, frozen=True, kw_only=True):
-    """What one gate found. `verdict` None means that the gate does not apply here; the sentence says why."""
+    """What one gate found. Where it does not apply, `verdict` is None and the sentence says why."""
 
     gate: str
     verdict: Verdict | None
@@ -166,7 +169,7 @@ class Finding(_Value, frozen=True, kw_only=True):
 
 
 class Order(_Value, frozen=True, kw_only=True):
-    """Do `action` with all devices at the positions `first` to `end` (exclusive); again does no harm."""
+    """Do `action` with the devices at positions `first` to `end` (exclusive); twice is once."""
 
     phase: int
     first: int
@@ -195,7 +198,7 @@ def worst(findings: Iterable[Finding]) -> Verdict:
 
 
 def phase_ends(spec: RolloutSpec, members: int) -> tuple[int, ...]:
-    """Return, for each phase, the position at which it ends (exclusive); none ends before the one before it."""
+    """Return the position at which each phase ends (exclusive); none ends before an earlier one."""
     ends: list[int] = []
     for phase in spec.phases:
         if phase.count is not None:
@@ -215,7 +218,7 @@ def phase_states(standing: Standing, phases: int) -> tuple[PhaseState, ...]:
 
 
 def arrange(rollout_id: str, devices: Iterable[str]) -> list[str]:
-    """Return the devices by position: a random order that rollout and device ids alone settle, so phases nest."""
+    """Return the devices by position: in a random order that the ids alone settle."""
 
     def place(device: str) -> bytes:
         return hashlib.sha256(f"{rollout_id}\0{device}".encode()).digest()

@@ -1,7 +1,7 @@
-"""Rollout files, YAML or JSON, to a `RolloutSpec`. Every refusal is one line that names the line and the field.
+"""Rollout files, YAML or JSON, to a `RolloutSpec`. A refusal is one line: where, which field, what.
 
-JSON is read by the YAML reader too, because that one knows line numbers. Only plain data is read: no tags, no
-anchors (a small file could otherwise grow without bound), no key twice.
+JSON is read by the YAML reader too, because that one knows line numbers. Only plain data is read:
+no tags, no anchors (a small file could otherwise grow without bound), no key twice.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent):
-            raise _refused(event.start_mark.line, "", "anchors and aliases are not read here")
+        line = self.peek_event().start_mark.line
+        if self.check_event(yaml.AliasEvent):
+            raise _refused(line, "", "anchors and aliases are not read here")
         if self.depth == _DEPTH_MAX:
-            raise _refused(event.start_mark.line, "", "this is nested too deeply")
+            raise _refused(line, "", "this is nested too deeply")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -87,9 +87,10 @@ class _Document:
             self._loader = _Loader(source)
             node = self._loader.get_single_node()
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            what = error.problem or error.context or "this cannot be read"
-            raise _refused(mark.line if mark else 0, "", what) from error
+            mark = error.problem_mark
+            raise _refused(
+                mark.line if mark is not None else 0, "", error.problem or "this cannot be read"
+            ) from error
         except yaml.YAMLError as error:
             raise _refused(0, "", "this is not text") from error
         if node is None:
@@ -141,7 +142,7 @@ class _Document:
         if node.tag in _TEXT_TAGS:
             return node.value
         try:
-            return self._loader.construct_object(node)  # type: ignore[no-untyped-call]
+            return self._loader.construct_object(node)
         except (ValueError, LookupError) as error:
             raise _refused(
                 node.start_mark.line, place, f"{node.value!r:.60} cannot be read"
@@ -149,7 +150,7 @@ class _Document:
 
 
 def _explain(message: str, document: _Document) -> NoReturn:
-    """Translate msgspec's refusal: its place becomes a line, its words ours. Raises RolloutInvalid."""
+    """Raise msgspec's refusal as a RolloutInvalid: its place becomes a line, its words ours."""
     what, _, path = message.partition(" - at `$")
     place = path.rstrip("`").lstrip(".")
     if found := re.search(r"unknown field `(.*)`", what):

@@ -1,7 +1,7 @@
-"""What a rollout does next: `plan` is pure, total and deterministic. It decides; the executor stores, then does.
+"""What a rollout does next: `plan`, pure, total and deterministic. The executor stores, then does.
 
-Orders are derived from what the fleet still lacks, not from what was decided before: whatever was decided and not
-done, because a process died in between, is ordered again by the next plan.
+Orders are derived from what the fleet still lacks, not from what was decided before: whatever was
+decided and not done, because a process died in between, is ordered again by the next plan.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def plan(rollout: Rollout, view: FleetView, now: float) -> Plan:
 
 
 def moved(standing: Standing, now: float, **changes: object) -> Standing:
-    """Return the standing after a decision at `now`: one generation later, with its clock set anew."""
+    """Return the standing after a decision at `now`: one generation later, its clock anew."""
     generation = standing.generation + 1
     return msgspec.structs.replace(standing, since=now, generation=generation, **changes)
 
@@ -92,7 +92,8 @@ def _offer(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: 
         return Plan(next=rollout.standing, orders=_offers(rollout, view, phase), why=(told,))
     if own.unfinished and not gates.is_overdue(rollout, view, now):
         timeout_s = rollout.spec.phases[phase].timeout_s
-        told = f"{name}: waiting for {own.unfinished} of {_devices(own.offered)}, {timeout_s:g} s at most"
+        waiting = f"waiting for {own.unfinished} of {_devices(own.offered)}"
+        told = f"{name}: {waiting}, {timeout_s:g} s at most"
         return _wait(rollout, told, *_sentences(findings))
     installs = next(finding for finding in findings if finding.gate == gates.INSTALLS)
     if own.unfinished and installs.verdict is not Verdict.PASS:
@@ -162,7 +163,8 @@ def _roll_back(rollout: Rollout, view: FleetView) -> Plan:
     reverted, stuck = total(view.phases, "reverted"), total(view.phases, "stuck")
     kept = (f"{_devices(stuck)} had no previous model and stay as they are",) if stuck else ()
     if left:
-        told = f"rolling back: {left} of {_devices(left + reverted)} have yet to say that they are back"
+        of = _devices(left + reverted)
+        told = f"rolling back: {left} of {of} have yet to say that they are back"
         return Plan(next=rollout.standing, orders=orders, why=(told, *kept))
     standing = rollout.standing
     changed = msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""What a person writes to start a rollout, as a frozen value. How text becomes one stands in `parsing`."""
+"""What a person writes to start a rollout, as a frozen value. Reading one stands in `parsing`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class PhaseSpec(_Part, frozen=True, kw_only=True):
-    """One step: up to which share or count of the cohort the release is offered, and for how long it is watched.
+    """One step: up to which share or count of the cohort to offer, and for how long to watch.
 
-    Both are cumulative, so that phases nest. After `timeout_s` a device that has not ended counts as silent.
+    Both are cumulative, so that phases nest. After `timeout_s` a device that has not ended counts
+    as silent.
     """
 
     share: Share | None = None
@@ -37,7 +38,7 @@ class PhaseSpec(_Part, frozen=True, kw_only=True):
 
 
 class InstallsGate(_Part, frozen=True, kw_only=True):
-    """How many of the devices with an offer may fail, may stay silent, and must have ended at least."""
+    """How many devices with an offer may fail, may stay silent, and must have ended at least."""
 
     failed_share_max: Rate = 0.05
     silent_share_max: Rate = 0.0
@@ -45,9 +46,10 @@ class InstallsGate(_Part, frozen=True, kw_only=True):
 
 
 class LabelErrorsGate(_Part, frozen=True, kw_only=True):
-    """How much larger the candidate's share of wrong labelled predictions may be than the control's.
+    """How many more of the candidate's labelled predictions may be wrong than of the control's.
 
-    `error_rate_max` judges where no control is left; `deadline_s` after the soak began, too few labels pause.
+    `margin` is a difference of shares. `error_rate_max` judges where no control is left.
+    `deadline_s` after the soak began, too few labels pause.
     """
 
     margin: Rate

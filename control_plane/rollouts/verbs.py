@@ -1,7 +1,7 @@
-"""What a person may do to a rollout, as pure plans: the planner stays free of persons, persons of its rules.
+"""What a person may do to a rollout, as pure plans.
 
-Each verb returns a plan to be stored like the planner's own, or raises ConflictError where the state does not
-allow it.
+Each verb returns a plan to be stored like the planner's own, or raises ConflictError where the
+state does not allow it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def abort(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
 
 
 def rollback(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
-    """Send every device with an offer back to its previous model, also after the rollout has ended."""
+    """Send every device with an offer back to its previous model, also after the end."""
     _require(
         rollout,
         "rolled back",
