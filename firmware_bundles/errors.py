@@ -238,3 +238,15 @@ class EnrolmentRefused(AccessError):
 class ConflictError(ShoalError):
     code = "conflict"
     default_hint = "Load the present state and try again."
+
+
+def from_code(code: str, message: str, hint: str = "") -> ShoalError:
+    """Return the error that another process meant by `code`; unknown: a plain ShoalError."""
+    for kind in _all(ShoalError):
+        if kind.code == code:
+            return kind(message, hint=hint)
+    return ShoalError(f"{message} ({code:.64})", hint=hint)
+
+
+def _all(kind: type[ShoalError]) -> list[type[ShoalError]]:
+    return [kind, *(each for child in kind.__subclasses__() for each in _all(child))]
