@@ -19,7 +19,7 @@ LINE_BYTES_MAX: Final = 64 * 1024
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):
-    """What serves, and how full is the buffer?"""
+    """Tell what serves, and how full the buffer is."""
 
 
 class SelfTest(msgspec.Struct, frozen=True, tag="self_test"):
@@ -107,11 +107,11 @@ async def call(path: Path, request: Request, timeout_s: float = 10.0) -> Respons
     try:
         async with asyncio.timeout(timeout_s):
             line = await _exchange(path, msgspec.json.encode(request) + b"\n")
-        answer = msgspec.json.decode(line, type=Line)
+        answer: Line = msgspec.json.decode(line, type=Line)
     except (OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
         what = type(request).__name__
         raise WorkerUnavailable(
-            f"the inference worker did not answer {what}: {error or type(error).__name__}"
+            f"the inference worker did not answer {what}: {str(error) or type(error).__name__}"
         ) from error
     if isinstance(answer, Refusal):
         raise from_code(answer.code, answer.message, answer.hint)

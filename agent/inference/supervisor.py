@@ -171,13 +171,17 @@ async def _end_of(pid: int) -> int:
     """Wait for a child without blocking the loop (pidfd_open(2)) and return its exit status."""
     descriptor = os.pidfd_open(pid)
     loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    loop.add_reader(descriptor, lambda: ended.done() or ended.set_result(None))
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
     try:
-        await ended
+        await ended.wait()
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+    return _reap(pid)
+
+
+def _reap(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
