@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-<<<<<<< HEAD
-from securesystemslib.signer import Key, Signer, SSlibKey
-=======
 from securesystemslib.signer import CryptoSigner, SSlibKey
->>>>>>> trust
 
 from firmware_bundles import limits
 from firmware_bundles.errors import Malformed, MessageTooLarge, SignatureInvalid
