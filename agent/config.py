@@ -81,8 +81,11 @@ def load(state_dir: Path | None, flags: Mapping[str, str], environ: Mapping[str,
     path = folder / FILE_NAME
     values: dict[str, Any] = {"state_dir": folder, "run_dir": folder / "run"}
     origins = dict.fromkeys((field.name for field in fields(Config)), "default")
+    from_file = _read(path)
+    if "state_dir" in from_file:
+        raise ConfigInvalid(f"state_dir cannot be set in {path}: it says where that file is")
     sources = (
-        (str(path), _read(path)),
+        (str(path), from_file),
         ("environment", from_environ),
         ("flag", dict(flags) | ({"state_dir": str(state_dir)} if state_dir else {})),
     )
@@ -91,8 +94,6 @@ def load(state_dir: Path | None, flags: Mapping[str, str], environ: Mapping[str,
             _check_name(name, origin)
             values[name] = _convert(name, value, origin)
             origins[name] = origin
-    if values["state_dir"] != folder:
-        raise ConfigInvalid(f"state_dir cannot be set in {path}: it says where that file is")
     config = Config(**values)
     _check_together(config)
     return Settings(config, origins)
