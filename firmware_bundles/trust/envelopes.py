@@ -1,7 +1,8 @@
 """Signed envelopes (DSSE v1.0) for assignments and reports.
 
-A thin layer over securesystemslib: it fixes payload types, sizes and errors. Which key is the right one is decided by
-the caller. Heavy: imported by tasks and by the control plane, never by the agent's core.
+A thin layer over securesystemslib: it fixes payload types, sizes and errors. Which key is the right
+one is decided by the caller. Heavy: imported by tasks and by the control plane, never by the
+agent's core.
 """
 
 from __future__ import annotations

@@ -1,0 +1,76 @@
+"""What devices are told to run: signed on demand, never retained.
+
+Who shall run what is decided by rollouts and stands in `store.devices`; here it is said.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from firmware_bundles import limits
+from firmware_bundles.trust import envelopes
+from firmware_bundles.wire import codec, messages, topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from control_plane.store.devices import Devices
+    from firmware_bundles.trust.keys import Signer
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Assignments:
+    """Answers hellos and pushes changes.
+
+    `director` signs, `publish` takes topic and payload.
+    """
+
+    def __init__(
+        self,
+        devices: Devices,
+        director: Signer,
+        publish: Callable[[str, bytes], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._devices = devices
+        self._director = director
+        self._publish = publish
+        self._clock = clock
+
+    def handle(self, device_id: str, payload: bytes) -> None:
+        """Answer a hello as it came from the broker. Raises WireError."""
+        self.answer(device_id, codec.decode(messages.Hello, payload))
+
+    def answer(self, device_id: str, hello: messages.Hello) -> None:
+        """Tell a device what is newer than what it knows; always answers, for it tells the time."""
+        if not self._devices.greeted(device_id, hello.agent_version, self._clock()):
+            _LOG.warning("hello from a device that is not enrolled device=%s", device_id)
+            return
+        orders = newer(self._devices.orders(device_id), hello.generations)
+        self._send(device_id, orders, hello.nonce)
+
+    def push(self, device_ids: Sequence[str]) -> None:
+        """Tell those of the devices that are online; the others ask when they connect."""
+        online = self._devices.online(device_ids)
+        for device_id in device_ids:
+            if device_id in online:
+                self._send(device_id, self._devices.orders(device_id), None)
+
+    def _send(self, device_id: str, orders: Sequence[messages.Order], nonce: str | None) -> None:
+        now = self._clock()
+        assignment = messages.Assignment(
+            device=device_id,
+            issued=now,
+            expires=now + limits.ASSIGNMENT_LIFE_S,
+            orders=tuple(orders),
+            nonce=nonce,
+        )
+        payload = envelopes.sign(assignment, self._director)
+        self._publish(topics.down(device_id, topics.Down.ASSIGNMENT), payload)
+
+
+def newer(orders: Sequence[messages.Order], generations: Mapping[str, int]) -> list[messages.Order]:
+    """Return the orders whose generation is newer than what the device has of that family."""
+    return [order for order in orders if order.generation > generations.get(order.family, 0)]

@@ -1,0 +1,91 @@
+"""The database: opened once, migrated at start, used through short transactions.
+
+Statements stand in the modules beside this one. What a transaction means for SQLite is settled
+here: `transaction` takes the write lock at its begin, so that it never fails half way because
+somebody else wrote; `reading` takes none.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+_BUSY_TIMEOUT_MS: Final = 10_000
+_CACHE_KIB: Final = 65_536
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """A migrated database. Safe to share between threads; a connection is not."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._reader = engine.execution_options(shoal_begin="BEGIN")
+
+    @classmethod
+    def open(cls, url: str) -> Database:
+        """Connect, for instance to `sqlite:////var/lib/shoal/shoal.db`, and migrate the schema."""
+        engine = sqlalchemy.create_engine(url)
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+        database = cls(engine)
+        database.migrate()
+        return database
+
+    def migrate(self) -> None:
+        """Run the migrations that this database has not seen, all in one transaction."""
+        configuration = Config()
+        configuration.set_main_option("script_location", str(_MIGRATIONS))
+        with self.transaction() as connection:
+            configuration.attributes["connection"] = connection
+            command.upgrade(configuration, "heads")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Give a connection that may write; commits at the end, rolls back on error. Never nest."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection with one consistent view of the data, which no writer waits for."""
+        with self._reader.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
+    # The driver's own transaction control would begin late and commit before DDL.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
+        "foreign_keys = ON",
+        f"cache_size = -{_CACHE_KIB}",
+        "temp_store = MEMORY",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(options.get("shoal_begin", "BEGIN IMMEDIATE"))

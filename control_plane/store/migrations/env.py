@@ -1,0 +1,15 @@
+"""Tells Alembic which connection to use: the one that `Database.migrate` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from control_plane.store import schema
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=schema.metadata,
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

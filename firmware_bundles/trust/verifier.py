@@ -1,0 +1,277 @@
+"""The device's side of trust: collected bytes in, a verified view of the owners' repository out.
+
+No network and no database: files were collected before, floors and generations come as arguments.
+The TUF client workflow (specification 1.0, section 5) is python-tuf's; what it leaves to its user
+stands here.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import unquote
+
+import msgspec
+from tuf.api import exceptions as tuf_errors
+from tuf.api.metadata import Targets
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from firmware_bundles import limits
+from firmware_bundles.errors import (
+    AssignmentExpired,
+    AssignmentForeign,
+    AssignmentReplayed,
+    DigestMismatch,
+    MetadataExpired,
+    MetadataMissing,
+    ReleaseBelowFloor,
+    ReleaseUnknown,
+    ReleaseWithdrawn,
+    RollbackAttempt,
+    ShoalError,
+    SignatureInvalid,
+    TrustError,
+)
+from firmware_bundles.trust import envelopes, keys, roles
+from firmware_bundles.wire.messages import Assignment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from firmware_bundles.trust.keys import Key
+    from firmware_bundles.trust.roles import Floor, ReleaseFacts
+    from firmware_bundles.wire.messages import Order
+
+_ORIGIN: Final = "memory:///"
+_FILE_BYTES_MAX: Final = limits.REPOSITORY_FILE_BYTES_MAX
+_CONFIG: Final = UpdaterConfig(
+    root_max_length=_FILE_BYTES_MAX,
+    timestamp_max_length=_FILE_BYTES_MAX,
+    snapshot_max_length=_FILE_BYTES_MAX,
+    targets_max_length=_FILE_BYTES_MAX,
+    prefix_targets_with_hash=False,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """What the owners say now, verified.
+
+    A family whose own role could not be verified does not harm the others: its error is kept in
+    `faults` and raised to whoever asks for that family.
+    """
+
+    versions: Mapping[str, int]
+    directors: tuple[Key, ...]
+    releases: Mapping[str, Mapping[str, ReleaseFacts]]
+    floors: Mapping[str, Floor]
+    faults: Mapping[str, ShoalError]
+
+    def release(self, path: str) -> ReleaseFacts:
+        """Return a listed release.
+
+        Raises ReleaseUnknown, or why its family's role cannot be trusted.
+        """
+        family = path.split("/", 1)[0]
+        self._check_family(family)
+        if found := self.releases[family].get(path):
+            return found
+        raise ReleaseUnknown(f"release {path!r:.140} is not listed by the owners of {family!r:.40}")
+
+    def floor(self, family: str) -> Floor:
+        """Return what the owners no longer allow.
+
+        Raises ReleaseUnknown, or why the role cannot be trusted.
+        """
+        self._check_family(family)
+        return self.floors[family]
+
+    def _check_family(self, family: str) -> None:
+        if fault := self.faults.get(family):
+            raise fault
+        if family not in self.releases:
+            raise ReleaseUnknown(f"the owners delegate to no family {family!r:.40}")
+
+
+def refresh(
+    metadata_dir: Path, bootstrap_root: bytes, files: Mapping[str, bytes], now: float
+) -> Repository:
+    """Run the TUF client workflow over collected `files`, named as in the repository.
+
+    What is not in `files` counts as absent. `metadata_dir` is the trusted cache: it is read, and
+    only verified files are written to it. `now` is the one reference time of the whole run. Raises
+    SignatureInvalid, RollbackAttempt, MetadataExpired, DigestMismatch, MetadataMissing, or
+    TrustError for what cannot be read at all.
+    """
+    metadata_dir.mkdir(parents=True, exist_ok=True)
+    with _translated("the models repository"):
+        updater = Updater(
+            str(metadata_dir),
+            _ORIGIN,
+            str(metadata_dir),
+            _ORIGIN,
+            fetcher=_Collected(files),
+            config=_CONFIG,
+            bootstrap=bootstrap_root,
+        )
+        # python-tuf takes the clock of the machine; expiry must be judged by the time we trust.
+        updater._trusted_set.reference_time = roles.time_of(now)  # noqa: SLF001
+        updater.refresh()
+        directors = _directors(updater, files)
+    return _load_families(updater, directors)
+
+
+def admit(
+    repository: Repository,
+    envelope: bytes,
+    *,
+    device: str,
+    generations: Mapping[str, int],
+    nonce: str | None,
+    now: float,
+) -> Assignment:
+    """Return an assignment for this device that the director signed and the owners allow.
+
+    `generations` holds the newest generation known per family, `nonce` that of the hello still
+    unanswered. Orders of a generation that is already known are left out; an older one is a replay.
+    Raises SignatureInvalid, AssignmentForeign, AssignmentExpired, AssignmentReplayed,
+    DigestMismatch, ReleaseUnknown, ReleaseBelowFloor, ReleaseWithdrawn, Malformed, MessageTooLarge,
+    VersionUnsupported.
+    """
+    assignment = envelopes.open_envelope(Assignment, envelope, repository.directors)
+    if assignment.device != device:
+        raise AssignmentForeign(f"an assignment for {assignment.device} came to {device}")
+    _check_times(assignment, now)
+    if assignment.nonce is not None and assignment.nonce != nonce:
+        raise AssignmentReplayed("an assignment answers a hello that this device did not say last")
+    fresh = [order for order in assignment.orders if _is_fresh(order, generations)]
+    for order in fresh:
+        _check_order(repository, order)
+    return msgspec.structs.replace(assignment, orders=tuple(fresh))
+
+
+class _Collected(FetcherInterface):
+    """Serves files that were collected before; what was not collected is a 404."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = unquote(url.removeprefix(_ORIGIN))
+        if name not in self._files:
+            raise tuf_errors.DownloadHTTPError(f"{name} was not collected", 404)
+        return iter((self._files[name],))
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Raise TUF's refusals as ours; the more particular class stands first."""
+    try:
+        yield
+    except tuf_errors.UnsignedMetadataError as error:
+        raise SignatureInvalid(f"{what}: {error}") from error
+    except tuf_errors.BadVersionNumberError as error:
+        raise RollbackAttempt(f"{what}: {error}") from error
+    except tuf_errors.ExpiredMetadataError as error:
+        raise MetadataExpired(f"{what}: {error}") from error
+    except (
+        tuf_errors.LengthOrHashMismatchError,
+        tuf_errors.DownloadLengthMismatchError,
+    ) as error:
+        raise DigestMismatch(f"{what}: {error}") from error
+    except tuf_errors.DownloadError as error:
+        raise MetadataMissing(f"{what}: {error}") from error
+    except (tuf_errors.RepositoryError, ValueError, RecursionError) as error:
+        raise TrustError(f"{what} cannot be used: {error!s:.300}") from error
+
+
+def _directors(updater: Updater, files: Mapping[str, bytes]) -> tuple[Key, ...]:
+    target = updater.get_targetinfo(roles.DIRECTOR_KEYS_PATH)
+    if target is None:
+        raise TrustError(f"the owners list no {roles.DIRECTOR_KEYS_PATH}: nobody may direct")
+    data = files.get(roles.DIRECTOR_KEYS_PATH)
+    if data is None:
+        raise MetadataMissing(f"{roles.DIRECTOR_KEYS_PATH} was not collected")
+    target.verify_length_and_hashes(data)
+    return tuple(keys.parse_public_list(data))
+
+
+def _load_families(updater: Updater, directors: tuple[Key, ...]) -> Repository:
+    trusted = updater._trusted_set  # noqa: SLF001 - python-tuf has no public call that lists a role's targets
+    targets = cast("Targets", trusted["targets"])
+    versions = {
+        role: trusted[role].version for role in ("root", "timestamp", "snapshot", "targets")
+    }
+    releases: dict[str, Mapping[str, ReleaseFacts]] = {}
+    floors: dict[str, Floor] = {}
+    faults: dict[str, ShoalError] = {}
+    for family in roles.families_of(targets):
+        try:
+            role = _load_family(updater, family)
+            releases[family] = {
+                path: roles.release_facts(target) for path, target in role.targets.items()
+            }
+            floors[family] = roles.terms_of(role)
+            versions[family] = role.version
+        except ShoalError as error:
+            faults[family] = error
+    return Repository(
+        versions=versions, directors=directors, releases=releases, floors=floors, faults=faults
+    )
+
+
+def _load_family(updater: Updater, family: str) -> Targets:
+    """Load one delegated role. Only its own family's paths count, whatever else it may list."""
+    with _translated(f"role {family!r:.40}"):
+        updater.get_targetinfo(f"{family}/0/manifest.json")
+    role = updater._trusted_set.get(family)  # noqa: SLF001 - as above
+    if not isinstance(role, Targets):
+        raise TrustError(f"the owners' delegation to {family!r:.40} does not cover its own paths")
+    if foreign := sorted(path for path in role.targets if path.split("/", 1)[0] != family):
+        raise TrustError(f"role {family!r:.40} lists paths of others: {foreign[0]!r:.140}")
+    return role
+
+
+def _check_times(assignment: Assignment, now: float) -> None:
+    if assignment.issued > now + limits.CLOCK_SKEW_S_MAX:
+        raise AssignmentExpired(
+            "the assignment was issued in the future; one of two clocks is wrong"
+        )
+    if now > assignment.expires or assignment.expires - assignment.issued > (
+        limits.ASSIGNMENT_LIFE_S + limits.CLOCK_SKEW_S_MAX
+    ):
+        raise AssignmentExpired(
+            f"the assignment issued at {assignment.issued:.0f} was good until "
+            f"{assignment.expires:.0f}; now it is {now:.0f}"
+        )
+
+
+def _is_fresh(order: Order, generations: Mapping[str, int]) -> bool:
+    known = generations.get(order.family, 0)
+    if order.generation < known:
+        raise AssignmentReplayed(
+            f"an assignment brings generation {order.generation} of {order.family}; "
+            f"this device has seen {known}"
+        )
+    return order.generation > known
+
+
+def _check_order(repository: Repository, order: Order) -> None:
+    release = repository.release(order.model.path)
+    floor = repository.floor(order.family)
+    if release.path.split("/", 1)[0] != order.family:
+        raise ReleaseUnknown(f"an order for {order.family} names the release {release.path}")
+    if (release.digest, release.length) != (order.model.digest, order.model.length):
+        raise DigestMismatch(
+            f"an order names {order.model.digest[:12]} for {release.path}; "
+            f"the owners signed {release.digest[:12]}"
+        )
+    if release.number < floor.min_release:
+        raise ReleaseBelowFloor(
+            f"release {release.path} has number {release.number}; "
+            f"its owners allow {floor.min_release} and newer"
+        )
+    if release.path in floor.withdrawn:
+        raise ReleaseWithdrawn(f"release {release.path} was withdrawn by its owners")

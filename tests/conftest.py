@@ -1,0 +1,83 @@
+"""The frame of all suites: options, sizes, system programs, and a word on what was skipped."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from support import programs
+
+TESTS = Path(__file__).parent
+SKIPPED_FOR = "needs "  # how the reason of a skip for a missing program begins
+
+hypothesis.settings.register_profile("short", max_examples=100, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=5_000, deadline=None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare what test.sh passes on."""
+    group = parser.getgroup("shoal")
+    group.addoption(
+        "--require-all",
+        action="store_true",
+        help="fail, instead of skipping, a test whose system program is missing",
+    )
+    group.addoption("--long", action="store_true", help="full sizes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the sizes of this run; children of tests learn them from SHOAL_TEST_LONG."""
+    if config.getoption("--long"):
+        os.environ["SHOAL_TEST_LONG"] = "1"
+        config.option.timeout = 1_800
+    is_long = os.environ.get("SHOAL_TEST_LONG") == "1"
+    hypothesis.settings.load_profile("long" if is_long else "short")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the system suite on one worker: its processes share ports and processors."""
+    for item in items:
+        if _suite(item.path) == "system":
+            item.add_marker(pytest.mark.xdist_group("system"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse or skip a test whose system program is missing."""
+    for marker in item.iter_markers("needs"):
+        (program,) = marker.args
+        command = programs.how_to_get(program)
+        if programs.find(program):
+            continue
+        reason = f"{SKIPPED_FOR}{program}: {command}"
+        if item.config.getoption("--require-all"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which suites were skipped for a missing program, and the command that gets it."""
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for report in terminalreporter.stats.get("skipped", []):
+        *_, reason = report.longrepr
+        if SKIPPED_FOR in reason:
+            counts[_suite(TESTS.parent / report.location[0]), reason.partition(SKIPPED_FOR)[2]] += 1
+    if counts:
+        terminalreporter.section("skipped for a missing system program")
+    for (suite, reason), count in sorted(counts.items()):
+        program, _, command = reason.partition(": ")
+        terminalreporter.line(f"tests/{suite}: {count} need {program}; get it: {command}")
+
+
+@pytest.fixture(scope="session")
+def is_long_run() -> bool:
+    """Whether full sizes are asked for (`./test.sh --long`)."""
+    return os.environ.get("SHOAL_TEST_LONG") == "1"
+
+
+def _suite(path: Path) -> str:
+    """The folder of tests that a file belongs to: unit, protocol, component, system, ..."""
+    return path.relative_to(TESTS).parts[0]

@@ -1,0 +1,22 @@
+"""System programs that some tests need: where they are and which Debian package brings them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+# The program's name -> its Debian package.
+PACKAGES = {"chromium": "chromium", "mosquitto": "mosquitto"}
+
+# Daemons live where an ordinary user's PATH does not look.
+_DAEMON_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+def find(program: str) -> str | None:
+    """The path of a program, or None if this machine lacks it."""
+    return shutil.which(program) or shutil.which(program, path=os.pathsep.join(_DAEMON_DIRECTORIES))
+
+
+def how_to_get(program: str) -> str:
+    """The command that installs a program; KeyError if no test may need such a program."""
+    return f"sudo apt-get install {PACKAGES[program]}"
