@@ -16,11 +16,13 @@ from agent.deployment import slots
 from agent.deployment.slots import Slot
 from agent.inference.backends import Backend, LiteRtBackend
 from agent.inference.quantization import Reals, Stored, dequantize, is_quantized, quantize
+from agent.inference.tensors import CLASS_OUTPUT
 from firmware_bundles import golden
 from firmware_bundles.errors import BundleError, SelfTestFailed, SlotBroken, WireError
 from firmware_bundles.manifest import Manifest, Tensor
 from firmware_bundles.sketches import codec as sketch_codec
 from firmware_bundles.sketches.baseline import Baseline
+from firmware_bundles.wire.columns import CLASS_MAX
 
 _LABELS_BYTES_MAX: Final = 1024 * 1024
 _RELATIVE: Final = 1e-5  # what float kernels of different runtimes may differ by
@@ -67,6 +69,8 @@ def open_bundle(slot: Slot) -> Bundle:
 
 def _check_fit(bundle: Bundle) -> None:
     manifest = bundle.manifest
+    if len(bundle.labels) > CLASS_MAX:
+        raise SlotBroken(f"the bundle names {len(bundle.labels)} classes; at most {CLASS_MAX}")
     if (fact := manifest.classification) is not None:
         shape = next(each for each in manifest.outputs if each.name == fact.scores).shape
         if int(np.prod(shape)) != len(bundle.labels):
@@ -87,6 +91,11 @@ class ServedModel:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.version = bundle.manifest.version
+        names = [tensor.name for tensor in bundle.manifest.outputs]
+        fact = bundle.manifest.classification
+        self.scores_place = None if fact is None else names.index(fact.scores)
+        self.has_class_output = fact is not None and CLASS_OUTPUT not in names
+        self.output_names = frozenset([*names, CLASS_OUTPUT] if self.has_class_output else names)
         self.backend = backend
         self.since = time.time()
         self.answered = 0
