@@ -1,4 +1,7 @@
-"""Cutting files into content-addressed chunks and putting them together again. Pure: bytes in, bytes out."""
+"""Cutting files into content-addressed chunks and putting them together again.
+
+Pure: bytes in, bytes out.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The error tree of shoal. Every refusal anywhere ends in one of these classes.
 
-Classes follow what the caller does next; `code` is stable and appears on the wire, in the API, in journals and in
-the documentation. Nothing here logs, formats for a terminal or decides exit codes.
+Classes follow what the caller does next; `code` is stable and appears on the wire, in the API, in
+journals and in the documentation. Nothing here logs, formats for a terminal or decides exit codes.
 
     ShoalError
       TrustError        never retry, alert: somebody may be attacking
@@ -20,7 +20,7 @@ from typing import ClassVar
 
 
 class ShoalError(Exception):
-    """A refusal with a stable `code`, a sentence that says what was wrong, and a `hint` what to do about it."""
+    """A refusal: a stable `code`, a sentence that says what was wrong, a `hint` what to do."""
 
     code: ClassVar[str] = "internal"
     default_hint: ClassVar[str] = ""
@@ -196,6 +196,11 @@ class VersionUnsupported(WireError):
     default_hint = "Agent and control plane may be one release apart; update the older one."
 
 
+class SegmentOverlapping(WireError):
+    code = "wire.segment_overlapping"
+    default_hint = "Two runs of one agent use the same state directory."
+
+
 class InputError(ShoalError):
     code = "input.invalid"
 
@@ -238,3 +243,15 @@ class EnrolmentRefused(AccessError):
 class ConflictError(ShoalError):
     code = "conflict"
     default_hint = "Load the present state and try again."
+
+
+def from_code(code: str, message: str, hint: str = "") -> ShoalError:
+    """Return the error that another process meant by `code`; unknown: a plain ShoalError."""
+    for kind in _all(ShoalError):
+        if kind.code == code:
+            return kind(message, hint=hint)
+    return ShoalError(f"{message} ({code:.64})", hint=hint)
+
+
+def _all(kind: type[ShoalError]) -> list[type[ShoalError]]:
+    return [kind, *(each for child in kind.__subclasses__() for each in _all(child))]

@@ -1,7 +1,7 @@
 """Golden vectors: inputs with the answers that the owner's runtime gave, as one file of a bundle.
 
-Real values (float32) on both sides, so that they hold for every runtime and delegate. How they are compared stands in
-the agent's self-test.
+Real values (float32) on both sides, so that they hold for every runtime and delegate. How they are
+compared stands in the agent's self-test.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RealArray(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GoldenVectors(msgspec.Struct, frozen=True, kw_only=True):
-    """Per tensor name the rows of inputs and outputs; `labels` are true class indices where known."""
+    """Rows of inputs and outputs by tensor name; `labels` are true class indices where known."""
 
     schema: str = "1.0"
     inputs: Annotated[dict[str, RealArray], Meta(min_length=1, max_length=limits.TENSORS_MAX)]

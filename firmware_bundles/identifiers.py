@@ -1,7 +1,7 @@
 """Names that cross a boundary, each with the one pattern it must match; parsed once, then trusted.
 
-The annotated types are used as field types of messages and manifests, so that decoding checks them. Nothing here
-knows what the named things are.
+The annotated types are used as field types of messages and manifests, so that decoding checks them.
+Nothing here knows what the named things are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ Digest = Annotated[
 Incarnation = Annotated[
     str, Meta(pattern=r"\A[0-9a-f]{16}\Z", description="incarnation of 16 hexadecimal digits")
 ]
-Nonce = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z", description="nonce of 32 hexadecimal digits")]
+Nonce = Annotated[
+    str, Meta(pattern=r"\A[0-9a-f]{32}\Z", description="nonce of 32 hexadecimal digits")
+]
 FileName = Annotated[
     str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,62}\Z", description="name of a file in a bundle")
 ]
@@ -40,7 +42,7 @@ RolloutId = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\Z", descript
 CohortName = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\Z", description="cohort name")]
 
 
-def parse(kind: Any, text: object, what: str) -> str:
+def parse(kind: Any, text: object, what: str) -> str:  # noqa: ANN401 - annotated types have none
     """Return `text` if it is a `kind` (one of the types above); `what` names it in the error.
 
     Raises Malformed.
@@ -52,5 +54,5 @@ def parse(kind: Any, text: object, what: str) -> str:
 
 
 def target_path(family: str, version: str) -> str:
-    """Return the path under which the owners' metadata lists the manifest of `family` at `version`."""
+    """Return the path at which the owners' metadata lists the manifest of a version."""
     return parse(TargetPath, f"{family}/{version}/manifest.json", "target path")

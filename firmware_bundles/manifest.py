@@ -1,7 +1,7 @@
 """What a bundle is: one manifest that names all files, so that one signature covers them together.
 
-A bundle on disk is a folder with `manifest.json` and the files it lists, nothing else. How a manifest is made stands
-in `build`, how its bytes travel in `chunks`.
+A bundle on disk is a folder with `manifest.json` and the files it lists, nothing else. How a
+manifest is made stands in `build`, how its bytes travel in `chunks`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ SCHEMA = "1.0"
 MANIFEST_NAME = "manifest.json"
 
 Datatype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "FP32", "FP64",
 ]  # fmt: skip
 Extent = Annotated[int, Meta(ge=1, lt=2**31)]
 
@@ -35,9 +36,7 @@ class FileEntry(_Part, frozen=True, kw_only=True):
     name: FileName
     length: Annotated[int, Meta(ge=1, le=limits.FILE_BYTES_MAX)]
     digest: Digest
-    chunks: Annotated[
-        tuple[Digest, ...], Meta(min_length=1, max_length=limits.CHUNKS_PER_FILE_MAX)
-    ]
+    chunks: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=limits.CHUNKS_PER_FILE_MAX)]
 
 
 class Tensor(_Part, frozen=True, kw_only=True):
@@ -54,16 +53,17 @@ class Tensor(_Part, frozen=True, kw_only=True):
 
 
 class Classification(_Part, frozen=True, kw_only=True):
-    """Post-processing facts: the largest score of the output `scores` names the class, in the file `labels`."""
+    """Post-processing: the largest score of the output `scores` names the class, in `labels`."""
 
     scores: Text
     labels: FileName = "labels.txt"
 
 
 class Golden(_Part, frozen=True, kw_only=True):
-    """Inputs with the answers that the owner's runtime gave, and how far another runtime may be off.
+    """Inputs with the answers of the owner's runtime, and how far another may be off.
 
-    `tolerance_lsb` counts quantization steps of the output, `tolerance_absolute` real units where it has none.
+    `tolerance_lsb` counts quantization steps of the output, `tolerance_absolute` real units where
+    it has none.
     """
 
     file: FileName = "golden.msgpack"
@@ -100,7 +100,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     lineage: Annotated[dict[Text, Text], Meta(max_length=64)] = msgspec.field(default_factory=dict)
 
     def file(self, name: str) -> FileEntry:
-        """Return the entry of a listed file; `parse` made sure that all files referred to are listed."""
+        """Return the entry of a file; `parse` made sure that what is referred to is listed."""
         return next(entry for entry in self.files if entry.name == name)
 
     def chunks(self) -> tuple[str, ...]:
@@ -116,7 +116,8 @@ def encode(manifest: Manifest) -> bytes:
     data = msgspec.json.encode(manifest, order="deterministic")
     if len(data) > limits.MANIFEST_BYTES_MAX:
         raise BundleTooLarge(
-            f"the manifest has {len(data)} bytes; at most {limits.MANIFEST_BYTES_MAX} fit one message",
+            f"the manifest has {len(data)} bytes; "
+            f"at most {limits.MANIFEST_BYTES_MAX} fit one message",
             hint="Use a smaller model or fewer files.",
         )
     return data
@@ -130,7 +131,7 @@ def parse(data: bytes) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestInvalid(f"the manifest cannot be read: {error}") from error
-    if manifest.schema.split(".")[0] != SCHEMA.split(".")[0]:
+    if manifest.schema.split(".", 1)[0] != SCHEMA.split(".", 1)[0]:
         raise VersionUnsupported(f"the manifest has schema {manifest.schema!r:.20}, not {SCHEMA}")
     _check_files(manifest)
     return manifest

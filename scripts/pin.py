@@ -1,9 +1,11 @@
-"""Writes constraints.txt and constraints-training.txt anew from pyproject.toml. Needs uv on the path.
+"""Writes constraints.txt and constraints-training.txt anew from pyproject.toml.
+
+Needs uv on the path.
 
     .venv/bin/python scripts/pin.py [--upgrade]
 
-The pins hold for Python 3.11 to 3.13; where a version differs between them, an environment marker says so.
-No address of an index, no hash and no option of this machine gets into the files.
+The pins hold for Python 3.11 to 3.13; where a version differs between them, an environment marker
+says so. No address of an index, no hash and no option of this machine gets into the files.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ PYTHONS = ("3.11", "3.12", "3.13")
 FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "constraints.txt": (
         (
-            "# Exact versions for [agent], [control-plane] and the dev group on Python 3.11 to 3.13.\n"
-            "# Written by scripts/pin.py; used by scripts/environment.sh: pip install -c constraints.txt ...\n"
+            "# Exact versions for [agent], [control-plane] and dev on Python 3.11 to 3.13.\n"
+            "# Written by scripts/pin.py; used as: pip install -c constraints.txt ...\n"
         ),
         ("pyproject.toml", "--extra=agent", "--extra=control-plane", "--group=dev"),
     ),
     "constraints-training.txt": (
         (
-            "# Exact versions for the training group: what makes the sample models, apart from the product.\n"
+            "# Exact versions for the training group: what makes the sample models.\n"
             "# Written by scripts/pin.py.\n"
         ),
         ("--group=pyproject.toml:training",),
@@ -38,7 +40,7 @@ Pins = Mapping[str, str]  # distribution -> version
 
 
 def resolve(arguments: Sequence[str], python: str, preferred: Path | None) -> Pins:
-    """Ask uv for one Python's pins; versions in the file `preferred` are kept where they still fit."""
+    """Ask uv for one Python's pins; those of the file `preferred` are kept where they fit."""
     command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", *arguments]
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory, "pins.txt")

@@ -1,4 +1,4 @@
-"""The frame of all suites: options, system programs, sizes, and what is said about skipped suites."""
+"""The frame of all suites: options, sizes, system programs, and a word on what was skipped."""
 
 from __future__ import annotations
 

@@ -28,15 +28,6 @@ _IDS_PER_STATEMENT: Final = 500
 ItemT = TypeVar("ItemT")
 
 
-class Identity(NamedTuple):
-    """What a device gets at its enrolment."""
-
-    device_id: str
-    public_key_pem: str
-    certificate_serial: str
-    telemetry_secret: bytes
-
-
 class DeviceRow(NamedTuple):
     """A device as an operator sees it."""
 
@@ -75,31 +66,6 @@ class Devices:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def enrol(
-        self,
-        identity: Identity,
-        *,
-        labels: Mapping[str, str],
-        agent_version: str,
-        inventory: Mapping[str, Any],
-        now: float,
-    ) -> None:
-        """Store a device. One that is enrolled again gets a new identity and keeps its history."""
-        row = {
-            "id": identity.device_id,
-            "public_key_pem": identity.public_key_pem,
-            "certificate_serial": identity.certificate_serial,
-            "telemetry_secret": identity.telemetry_secret,
-            "inventory": dict(inventory),
-            "agent_version": agent_version,
-            "enrolled": now,
-        }
-        with self._database.transaction() as connection:
-            known = connection.execute(
-                select(device.c.labels).where(device.c.id == identity.device_id)
-            ).scalar_one_or_none()
-            upsert(connection, device, row | {"labels": {**(known or {}), **labels}})
 
     def get(self, device_id: str) -> DeviceRow:
         """Return a device. Raises NotFound."""

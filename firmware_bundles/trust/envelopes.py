@@ -1,7 +1,8 @@
 """Signed envelopes (DSSE v1.0) for assignments and reports.
 
-A thin layer over securesystemslib: it fixes payload types, sizes and errors. Which key is the right one is decided by
-the caller. Heavy: imported by tasks and by the control plane, never by the agent's core.
+A thin layer over securesystemslib: it fixes payload types, sizes and errors. Which key is the right
+one is decided by the caller. Heavy: imported by tasks and by the control plane, never by the
+agent's core.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from firmware_bundles import limits
 from firmware_bundles.errors import Malformed, MessageTooLarge, SignatureInvalid
@@ -70,3 +71,14 @@ def device_key(device: str, public_pem: bytes) -> SSlibKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     return SSlibKey.from_crypto(load_pem_public_key(public_pem), keyid=device)
+
+
+def device_signer(device: str, private_pem: bytes) -> CryptoSigner:
+    """Return what signs with a device's private key (PKCS#8 PEM); its key id is the device's id."""
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    private = load_pem_private_key(private_pem, None)
+    if not isinstance(private, EllipticCurvePrivateKey):
+        raise Malformed("the device's key is no elliptic curve key")
+    return CryptoSigner(private, SSlibKey.from_crypto(private.public_key(), keyid=device))

@@ -1,1 +1,1 @@
-"""Topics, messages and their codec: all that is said between devices and control plane over MQTT."""
+"""Topics, messages and their codec: all that devices and control plane say over MQTT."""

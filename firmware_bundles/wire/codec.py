@@ -1,7 +1,8 @@
-"""Bytes to messages and back: the size is checked first, then the schema version, then the whole, once.
+"""Bytes to messages and back: first the size is checked, then the version, then all, once.
 
-JSON for what people read in a trace, MessagePack for telemetry. Authentication of telemetry and acknowledgements by
-HMAC-SHA256 (RFC 2104) over topic and body stands here too, because it frames the bytes; signatures do not.
+JSON for what people read in a trace, MessagePack for telemetry. Authentication of telemetry and
+acknowledgements by HMAC-SHA256 (RFC 2104) over topic and body stands here too, because it frames
+the bytes; signatures do not.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ _RULES: Final[dict[type[messages.Message], _Rule]] = {
 
 
 def encode(message: messages.Message) -> bytes:
-    """Return the bytes of a message. Raises MessageTooLarge rather than saying what no peer accepts."""
+    """Return the bytes of a message.
+
+    Raises MessageTooLarge rather than saying what no peer accepts.
+    """
     rule = _RULES[type(message)]
     data = msgspec.msgpack.encode(message) if rule.is_binary else msgspec.json.encode(message)
     _check_size(type(message), data, rule)
@@ -58,9 +62,10 @@ def decode(kind: type[MessageT], data: bytes) -> MessageT:
     codec = msgspec.msgpack if rule.is_binary else msgspec.json
     try:
         _check_version(kind, codec.decode(data, type=messages.Message).schema)
-        return codec.decode(data, type=kind)
+        message: MessageT = codec.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"{kind.__name__} message cannot be read: {error}") from error
+    return message
 
 
 def seal(key: bytes, topic: str, message: messages.Message) -> bytes:

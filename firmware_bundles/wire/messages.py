@@ -1,7 +1,7 @@
 """What is said over MQTT, as frozen values. How they become bytes is the codec's affair.
 
-Every message carries `schema`, MAJOR.MINOR: fields that a newer minor added are ignored by an older reader, a newer
-major is refused. Times are Unix seconds unless the name says otherwise.
+Every message carries `schema`, MAJOR.MINOR: fields that a newer minor added are ignored by an older
+reader, a newer major is refused. Times are Unix seconds unless the name says otherwise.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Ordinal = Annotated[int, Meta(ge=1, lt=2**53)]
 Generations = Annotated[dict[Family, Count], Meta(max_length=limits.FAMILIES_PER_DEVICE_MAX)]
-Facts = Annotated[
-    dict[Text, str | int | float | bool], Meta(max_length=limits.INVENTORY_FACTS_MAX)
-]
+Facts = Annotated[dict[Text, str | int | float | bool], Meta(max_length=limits.INVENTORY_FACTS_MAX)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +57,10 @@ class Hello(Message, frozen=True, kw_only=True):
 
 
 class RepositoryHint(Message, frozen=True, kw_only=True):
-    """Which files of the models repository are retained now. Unsigned: a false one delays, it never weakens."""
+    """Which files of the models repository are retained now.
+
+    Unsigned: a false one delays, it never weakens.
+    """
 
     root: Ordinal
     files: Annotated[tuple[Text, ...], Meta(max_length=limits.REPOSITORY_FILES_MAX)]
@@ -148,7 +149,10 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FamilyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The truth about one family on this device. `state` is of the deployment with `generation`, if any."""
+    """The truth about one family on this device.
+
+    `state` is of the deployment with `generation`, if any.
+    """
 
     family: Family
     generation: Count
@@ -211,8 +215,8 @@ class SegmentKey(msgspec.Struct, frozen=True, kw_only=True):
 class Segment(Message, frozen=True, kw_only=True):
     """A sealed, immutable run of rows `first..last` of one incarnation and kind, all of one model.
 
-    `rows` counts them; `body` is compressed by the codec of its kind (see `firmware_bundles.wire.columns` and
-    `firmware_bundles.sketches.codec`).
+    `rows` counts them; `body` is compressed by the codec of its kind (see
+    `firmware_bundles.wire.columns` and `firmware_bundles.sketches.codec`).
     """
 
     key: SegmentKey

@@ -1,6 +1,7 @@
 """The only place where a topic string exists.
 
-Ids are read at a fixed depth: a name with a slash in it must not move what follows (MQTT 5, section 4.7).
+Ids are read at a fixed depth: a name with a slash in it must not move what follows (MQTT 5, section
+4.7).
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def parse_repository_file(topic: str) -> str | None:
 
 
 def parse_down(topic: str, device: str) -> Down | None:
-    """Return what `topic` tells `device`, or None if it is not a topic of this device's down branch."""
+    """Return what `topic` tells `device`, or None if it is not in this device's down branch."""
     prefix = f"{_ROOT}/d/{device}/down/"
     kind = topic.removeprefix(prefix)
     known = {member.value for member in Down}

@@ -31,7 +31,7 @@ def test_without():
 
 @pytest.fixture
 def needy(tmp_path: Path) -> Path:
-    """A project with this one's settings and frame, where one test of two needs a missing program."""
+    """A project with this one's frame, where one test of two needs a missing program."""
     system = tmp_path / "tests" / "system"
     system.mkdir(parents=True)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -1,7 +1,7 @@
 """What a benchmark says: limits that hold or not, and figures beside them; as a table or as JSON.
 
-Not how anything is measured: that is each benchmark's own, in `tests/benchmarks/<name>.py`, which ends in
-`sys.exit(benchmark.main("<name>", measure))`.
+Not how anything is measured: that is each benchmark's own, in `tests/benchmarks/<name>.py`, which
+ends in `sys.exit(benchmark.main("<name>", measure))`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal, TextIO
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A value measured, and the bound it must keep: at most `limit`, or at least with `bound=">="`."""
+    """A value measured, and its bound: at most `limit`, or at least with `bound=">="`."""
 
     what: str
     value: float
@@ -34,7 +34,10 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one run of a benchmark found. `figures` are numbers without a bound: peers, parts, sizes."""
+    """What one run of a benchmark found.
+
+    `figures` are numbers without a bound: peers, parts, sizes.
+    """
 
     limits: Sequence[Limit] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -74,8 +77,8 @@ def to_table(name: str, report: Report) -> str:
 def main(name: str, measure: Callable[[], Report], argv: Sequence[str] | None = None) -> int:
     """Run `measure` and print its report. The status is 0 if every limit holds, else 1.
 
-    With `--json` standard output carries exactly one object: whatever `measure` or its children print there
-    goes to standard error.
+    With `--json` standard output carries exactly one object: whatever `measure` or its children
+    print there goes to standard error.
     """
     parser = argparse.ArgumentParser(prog=f"bench.sh {name}")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")

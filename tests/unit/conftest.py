@@ -1,4 +1,4 @@
-"""The unit suite speaks to nobody: an Internet socket that connects or listens there is a failure."""
+"""The unit suite speaks to nobody: an Internet socket that connects or binds is a failure."""
 
 from __future__ import annotations
 

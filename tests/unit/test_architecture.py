@@ -23,7 +23,7 @@ FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 FORBIDDEN_NAMES = frozenset({"base", "common", "helper", "helpers", "manager", "util", "utils"})
 
-# Modules of the design that import contracts name and that are still to come. Empty when all are there.
+# Modules that import contracts name and that are still to come. Empty when all are there.
 PLANNED = frozenset(
     {
         "agent.connection",
@@ -119,7 +119,7 @@ def test_names_of_test_files_are_unique() -> None:
 
 
 def test_tests_are_no_package() -> None:
-    """With an `__init__.py` the tests would run against the source tree instead of what is installed."""
+    """With an `__init__.py` the tests would see the source tree, not what is installed."""
     assert [_shown(file) for file in _files("tests") if file.name == "__init__.py"] == []
 
 

@@ -1,0 +1,54 @@
+"""Files that must survive a power cut: written aside, synced, renamed, and the folder synced too.
+
+Only how bytes reach the disk; what they mean is the caller's affair.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_TEMPORARY_SUFFIX = ".part"
+
+
+def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by a file with these bytes: a power cut leaves the old one or the new one.
+
+    Raises OSError; nothing is left of a write that failed.
+    """
+    temporary = path.with_name(f".{path.name}{_TEMPORARY_SUFFIX}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a folder (created, renamed, removed) survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path, *, mode: int = 0o755) -> None:
+    """Create a folder with its parents, durably; an existing one is left as it is."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    sync_directory(path.parent)

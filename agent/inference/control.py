@@ -1,0 +1,139 @@
+"""What the core asks of the worker, one JSON line each way, and the asking side.
+
+Light: the core imports this. The answering side is `control_server`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from firmware_bundles.errors import WorkerUnavailable, from_code
+from firmware_bundles.identifiers import Digest, Family, Incarnation, ModelVersion
+from firmware_bundles.wire.messages import BufferFacts, Count
+
+LINE_BYTES_MAX: Final = 64 * 1024
+
+
+class Status(msgspec.Struct, frozen=True, tag="status"):
+    """Tell what serves, and how full the buffer is."""
+
+
+class SelfTest(msgspec.Struct, frozen=True, tag="self_test"):
+    """Try the model of a slot in a child process; `deadline_s` ends a hang."""
+
+    family: Family
+    slot: Literal["A", "B"]
+    deadline_s: float = 30.0
+
+
+class Swap(msgspec.Struct, frozen=True, tag="swap"):
+    """Serve the slot that the family's pointer names now."""
+
+    family: Family
+
+
+class Unload(msgspec.Struct, frozen=True, tag="unload"):
+    """Serve no model of this family."""
+
+    family: Family
+
+
+Request = Status | SelfTest | Swap | Unload
+
+
+class FamilyStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that answers for a family. `since` is Unix seconds; `reason` says why not ready."""
+
+    digest: Digest | None = None
+    version: ModelVersion | None = None
+    runtime: str = ""
+    delegate: str = ""
+    since: float = 0.0
+    answered: Count = 0
+    errors: Count = 0
+    ready: bool = False
+    reason: str = ""
+
+
+class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
+    """The worker at this moment."""
+
+    incarnation: Incarnation
+    families: dict[Family, FamilyStatus]
+    buffer: BufferFacts = BufferFacts()
+
+
+class SelfTestAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="self_test"):
+    """The self-test passed: largest difference from the golden vectors, and the model's pace."""
+
+    digest: Digest
+    runtime: str
+    rows: int
+    difference_lsb_max: float
+    difference_absolute_max: float
+    latency_us_p50: float
+    latency_us_max: float
+    memory_bytes_peak: int
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    """A swap or unload took place; `family` is what serves now."""
+
+    family: FamilyStatus
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
+    """The error of the worker, by its code."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+Response = StatusAnswer | SelfTestAnswer | Done
+Line = StatusAnswer | SelfTestAnswer | Done | Refusal
+
+
+async def call(path: Path, request: Request, timeout_s: float = 10.0) -> Response:
+    """Ask the worker behind the socket at `path` and return its answer.
+
+    Raises WorkerUnavailable when it does not answer in time, and the worker's own refusal by its
+    code: SelfTestFailed, SlotBroken, ...
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            line = await _exchange(path, msgspec.json.encode(request) + b"\n")
+        answer: Line = msgspec.json.decode(line, type=Line)
+    except (OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+        what = type(request).__name__
+        raise WorkerUnavailable(
+            f"the inference worker did not answer {what}: {str(error) or type(error).__name__}"
+        ) from error
+    if isinstance(answer, Refusal):
+        raise from_code(answer.code, answer.message, answer.hint)
+    return answer
+
+
+async def status(path: Path, timeout_s: float = 10.0) -> StatusAnswer:
+    """Return the worker's status. Raises as `call`."""
+    answer = await call(path, Status(), timeout_s)
+    if not isinstance(answer, StatusAnswer):
+        raise WorkerUnavailable(f"the inference worker answered {type(answer).__name__} to Status")
+    return answer
+
+
+async def _exchange(path: Path, line: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path, limit=LINE_BYTES_MAX)
+    try:
+        writer.write(line)
+        await writer.drain()
+        answer = await reader.readline()
+    finally:
+        writer.close()
+    if not answer.endswith(b"\n"):
+        raise ConnectionResetError("it closed the connection")
+    return answer

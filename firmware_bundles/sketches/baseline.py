@@ -1,0 +1,202 @@
+"""The signed reference of a model.
+
+Which columns are watched, with which bins, and what held-out rows gave.
+
+A sketch (`sketch`) counts by the bins that stand here; how a baseline becomes a file of the bundle
+stands in `codec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from firmware_bundles import limits
+
+SCHEMA = "1.0"
+
+Reals = NDArray[np.float32]
+
+ROWS_MAX = 2**27  # in one sketch: rows * QUANTUM_MAX**2 stays below 2**63
+QUANTUM_MAX = 2**18  # fixed-point values saturate here: eight times the largest held-out value
+CLASSES_MAX = 2**12
+FEATURES_MAX = 1024  # of larger inputs evenly spaced ones are watched
+CONFIDENCE_BINS = 20
+ROWS_PER_BIN_MIN = 30
+SCALE_BITS_MAX = 100
+
+_QUANTUM_BITS = 15
+
+Edges = Annotated[tuple[float, ...], Meta(min_length=2, max_length=CLASSES_MAX + 1)]
+Counts = Annotated[
+    tuple[Annotated[int, Meta(ge=0, le=ROWS_MAX)], ...], Meta(max_length=CLASSES_MAX + 3)
+]
+Total = Annotated[int, Meta(gt=-(2**62), lt=2**62)]
+
+
+class ColumnKind(StrEnum):
+    """Where a column's values come from."""
+
+    FEATURE = "feature"
+    SCORE = "score"
+    CONFIDENCE = "confidence"
+    CLASS = "class"
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """One watched quantity: the bins between `edges`, and what the held-out rows gave.
+
+    `position` is the place in the flattened inputs (FEATURE) or among the scores (SCORE). A value v
+    adds rint(v * `scale`) to `total` and its square to `total2`; `scale` is a power of two.
+    `counts` are, in order: missing (not finite), below the first edge, one for each bin, at or
+    above the last edge.
+    """
+
+    name: Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
+    kind: ColumnKind
+    position: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    edges: Edges
+    scale: Annotated[float, Meta(ge=2.0**-SCALE_BITS_MAX, le=2.0**SCALE_BITS_MAX)]
+    counts: Counts
+    total: Total
+    total2: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    minimum: float
+    maximum: float
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """What normal is for one model: `rows` held-out rows, counted as devices will count theirs.
+
+    Every `stride`-th prediction is counted, a window closes after `window_rows` of them, and
+    `segments` is the closed list of parts of the traffic that are counted apart.
+    """
+
+    schema: str = SCHEMA
+    rows: Annotated[int, Meta(ge=1, le=ROWS_MAX)]
+    stride: Annotated[int, Meta(ge=1, le=2**20)]
+    window_rows: Annotated[int, Meta(ge=1, le=2**20)]
+    features: Annotated[int, Meta(ge=0, lt=2**31)]
+    labels: Annotated[tuple[str, ...], Meta(max_length=CLASSES_MAX)]
+    columns: Annotated[tuple[Column, ...], Meta(min_length=1, max_length=limits.COLUMNS_MAX)]
+    segments: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)] = ("",)
+
+
+def make(
+    inputs: Mapping[str, Reals],
+    scores: Reals,
+    labels: Sequence[str],
+    *,
+    bins: int = 10,
+    stride: int = 1,
+) -> Baseline:
+    """Return the baseline of held-out rows.
+
+    `inputs` are the input tensors by name in the model's order, real values, rows first; `scores`
+    is [rows, classes] with the names of the classes in `labels` (no classes: no columns about
+    answers). Raises ValueError when the arrays do not fit each other.
+    """
+    from firmware_bundles.sketches.sketch import Sketch
+
+    rows = len(scores)
+    if not rows or scores.ndim != 2 or scores.shape[1] != len(labels):  # noqa: PLR2004
+        raise ValueError(f"scores of shape {scores.shape} do not fit {len(labels)} labels")
+    if any(len(values) != rows for values in inputs.values()):
+        raise ValueError("inputs and scores differ in their number of rows")
+    features = np.concatenate([values.reshape(rows, -1) for values in inputs.values()], axis=1)
+    columns = [*_feature_columns(inputs, features, bins), *_answer_columns(scores, labels, bins)]
+    empty = Baseline(
+        rows=rows,
+        stride=stride,
+        window_rows=ROWS_PER_BIN_MIN * bins,
+        features=features.shape[1],
+        labels=tuple(labels),
+        columns=tuple(columns),
+    )
+    held_out = Sketch(empty)
+    held_out.update(features, scores)
+    return msgspec.structs.replace(empty, columns=held_out.columns())
+
+
+def _feature_columns(inputs: Mapping[str, Reals], features: Reals, bins: int) -> list[Column]:
+    names = [
+        f"{name}[{place}]"
+        for name, values in inputs.items()
+        for place in range(int(np.prod(values.shape[1:])))
+    ]
+    count = len(names)
+    watched = np.unique(np.linspace(0, count - 1, min(count, FEATURES_MAX)).astype(int)).tolist()
+    return [
+        _column(
+            names[at],
+            ColumnKind.FEATURE,
+            at,
+            features[:, at],
+            _quantile_edges(features[:, at], bins),
+        )
+        for at in watched
+    ]
+
+
+def _answer_columns(scores: Reals, labels: Sequence[str], bins: int) -> list[Column]:
+    if not labels:
+        return []
+    confidence = scores.max(axis=1)
+    classes = np.arange(len(labels) + 1, dtype=np.float32) - np.float32(0.5)
+    return [
+        *(
+            _column(
+                label, ColumnKind.SCORE, at, scores[:, at], _quantile_edges(scores[:, at], bins)
+            )
+            for at, label in enumerate(labels[:FEATURES_MAX])
+        ),
+        _column(
+            "confidence",
+            ColumnKind.CONFIDENCE,
+            0,
+            confidence,
+            _quantile_edges(confidence, CONFIDENCE_BINS),
+        ),
+        _column("class", ColumnKind.CLASS, 0, classes, classes),
+    ]
+
+
+def _column(name: str, kind: ColumnKind, position: int, values: Reals, edges: Reals) -> Column:
+    return Column(
+        name=name,
+        kind=kind,
+        position=position,
+        edges=tuple(edges.tolist()),
+        scale=_scale(values),
+        counts=(),
+        total=0,
+        total2=0,
+        minimum=0.0,
+        maximum=0.0,
+    )
+
+
+def _quantile_edges(values: Reals, bins: int) -> Reals:
+    """Edges of about equally filled bins.
+
+    The last stands just above the largest value, which is in range.
+    """
+    finite = values[np.isfinite(values)].astype(np.float32)
+    if not len(finite):
+        finite = np.zeros(1, dtype=np.float32)
+    inner = np.quantile(finite, np.linspace(0, 1, bins + 1)[1:-1]).astype(np.float32)
+    top = np.nextafter(finite.max(), np.float32(np.inf), dtype=np.float32)
+    return np.unique(np.concatenate(([finite.min()], inner, [top])).astype(np.float32) + 0.0)
+
+
+def _scale(values: Reals) -> float:
+    """The power of two that brings the largest magnitude to about 2**15 quanta."""
+    finite = np.abs(values[np.isfinite(values)])
+    largest = float(finite.max()) if len(finite) else 0.0
+    exponent = np.ceil(np.log2(largest)) if largest > 0 else 0.0
+    return float(2.0 ** np.clip(_QUANTUM_BITS - exponent, -SCALE_BITS_MAX, SCALE_BITS_MAX))

@@ -1,0 +1,66 @@
+"""Whole arrays of integers in few bytes.
+
+Little-endian groups of seven bits (LEB128), and zigzag for signs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_bundles.errors import Malformed
+
+Integers = NDArray[np.int64]
+
+_GROUP_BITS = 7
+_GROUP_MASK = 0x7F
+_GROUPS_MAX = 9  # 63 bits: what is not negative in an int64
+
+
+class Part(NamedTuple):
+    """Numbers that were read, and where the bytes after them begin."""
+
+    values: Integers
+    end: int
+
+
+def encode(values: Integers) -> bytes:
+    """Return the bytes of numbers that are not negative."""
+    numbers = values.astype(np.uint64)
+    shifts = np.arange(_GROUPS_MAX, dtype=np.uint64) * np.uint64(_GROUP_BITS)
+    groups = ((numbers[:, None] >> shifts) & np.uint64(_GROUP_MASK)).astype(np.uint8)
+    is_used = (numbers[:, None] >> shifts) > 0
+    is_used[:, 0] = True
+    groups[:, :-1] |= is_used[:, 1:].astype(np.uint8) << 7
+    return groups[is_used].tobytes()
+
+
+def decode(data: bytes, start: int, count: int, what: str) -> Part:
+    """Read `count` numbers from `start` on; `what` names them in the error. Raises Malformed."""
+    window = np.frombuffer(data, dtype=np.uint8, offset=min(start, len(data)))
+    window = window[: count * _GROUPS_MAX]
+    ends = np.flatnonzero(window <= _GROUP_MASK)[:count]
+    if len(ends) < count:
+        raise Malformed(f"{what} is cut short: {len(ends)} of {count} numbers")
+    if count == 0:
+        return Part(np.zeros(0, dtype=np.int64), start)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > _GROUPS_MAX:
+        raise Malformed(f"{what} holds a number of more than 63 bits")
+    used = window[: int(ends[-1]) + 1].astype(np.int64) & _GROUP_MASK
+    position = np.arange(len(used)) - np.repeat(starts, lengths)
+    values = np.add.reduceat(used << (position * _GROUP_BITS), starts)
+    return Part(values, start + len(used))
+
+
+def zigzag(values: Integers) -> Integers:
+    """Map numbers of either sign (below 2**62) to ones that are not negative, small to small."""
+    return (values << 1) ^ (values >> 63)
+
+
+def unzigzag(values: Integers) -> Integers:
+    """Undo `zigzag`."""
+    return (values >> 1) ^ -(values & 1)
