@@ -157,20 +157,56 @@ def upgrade() -> None:
         "label_count",
         sa.Column("device_id", sa.String(), nullable=False),
         sa.Column("incarnation", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
         sa.Column("first", sa.BigInteger(), nullable=False),
-        sa.Column("family", sa.String(), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
+        sa.Column("family", sa.String(), nullable=False),
         sa.Column("received", sa.Float(), nullable=False),
         sa.Column("labelled", sa.Integer(), nullable=False),
         sa.Column("wrong", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
             ["device_id"], ["device.id"], name=op.f("fk_label_count_device_id")
         ),
-        sa.PrimaryKeyConstraint("device_id", "incarnation", "first", name=op.f("pk_label_count")),
+        sa.PrimaryKeyConstraint(
+            "device_id", "incarnation", "kind", "first", "model", name=op.f("pk_label_count")
+        ),
     )
     with op.batch_alter_table("label_count", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_label_count_model"), ["model"], unique=False)
 
+    op.create_table(
+        "label_pending",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("device_id", sa.String(), nullable=False),
+        sa.Column("incarnation", sa.String(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("label", sa.Integer(), nullable=False),
+        sa.Column("received", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["device_id"], ["device.id"], name=op.f("fk_label_pending_device_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_label_pending")),
+    )
+    with op.batch_alter_table("label_pending", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_label_pending_prediction",
+            ["device_id", "incarnation", "sequence"],
+            unique=False,
+        )
+
+    op.create_table(
+        "prediction_count",
+        sa.Column("device_id", sa.String(), nullable=False),
+        sa.Column("family", sa.String(), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("received", sa.BigInteger(), nullable=False),
+        sa.Column("segments", sa.BigInteger(), nullable=False),
+        sa.Column("latest", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["device_id"], ["device.id"], name=op.f("fk_prediction_count_device_id")
+        ),
+        sa.PrimaryKeyConstraint("device_id", "family", "model", name=op.f("pk_prediction_count")),
+    )
     op.create_table(
         "report_counter",
         sa.Column("device_id", sa.String(), nullable=False),
