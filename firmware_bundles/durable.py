@@ -1,4 +1,4 @@
-"""Files and folders that must survive a power cut: written aside, synced, renamed, and the parent synced too.
+"""Files that must survive a power cut: written aside, synced, renamed, their folder synced.
 
 Only how bytes reach the disk; what they mean is the caller's affair.
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` by a file with these bytes: a power cut leaves the old one or the new one.
 
-    Two writers of one path do not disturb each other. Raises OSError; a failed write leaves nothing.
+    Two writers of one path do not disturb each other. Raises OSError; a failed write leaves
+    nothing.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")
     try:

@@ -1,7 +1,7 @@
 """The keys that the control plane signs with by itself: snapshot, timestamp and director.
 
-They choose among what the owners allow and say what is newest; they can make nothing trusted. Each is a PKCS#8 file
-that only the service's user may read.
+They choose among what the owners allow and say what is newest; they can make nothing trusted. Each
+is a PKCS#8 file that only the service's user may read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ class OnlineKeys:
 
     @classmethod
     def load_or_create(cls, directory: Path) -> OnlineKeys:
-        """Return the keys in `directory`, making those that are not there. Raises InputError, OSError."""
+        """Return the keys in `directory`, making those that are not there.
+
+        Raises InputError, OSError.
+        """
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cls(
             snapshot=_load_or_create(directory / "snapshot.pem"),

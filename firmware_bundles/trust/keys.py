@@ -1,4 +1,4 @@
-"""Ed25519 keys: made, kept as PKCS#8, and told to others. Which key may do what stands in `roles`."""
+"""Ed25519 keys: made, kept as PKCS#8, told to others. Which may do what stands in `roles`."""
 
 from __future__ import annotations
 

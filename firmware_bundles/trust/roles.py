@@ -1,7 +1,7 @@
 """Who may say what: the roles of the models repository, their files, lifetimes and terms.
 
-Names and shapes follow the TUF specification 1.0; how roles are signed stands in `publisher`, how they are checked
-in `verifier`.
+Names and shapes follow the TUF specification 1.0; how roles are signed stands in `publisher`, how
+they are checked in `verifier`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def time_of(unix_s: float) -> datetime:
 
 
 def expiry(role: str, now: float) -> datetime:
-    """Return when metadata of `role` signed now expires; roles that are not of the top are families."""
+    """Return when metadata of `role` signed now expires; a role not of the top is a family's."""
     return time_of(now + LIFE_S.get(role, LIFE_S["family"]))
 
 
@@ -75,7 +75,7 @@ def empty_root() -> Root:
 
 
 def family_delegation(family: str) -> DelegatedRole:
-    """Return the delegation of one family: nobody else may speak for its paths, and it for no other."""
+    """Return the delegation of one family: only it speaks for its paths, and for no others."""
     return DelegatedRole(
         name=family, keyids=[], threshold=1, terminating=True, paths=[f"{family}/*/*"]
     )

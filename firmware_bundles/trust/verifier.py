@@ -1,7 +1,8 @@
 """The device's side of trust: collected bytes in, a verified view of the owners' repository out.
 
-No network and no database: files were collected before, floors and generations come as arguments. The TUF client
-workflow (specification 1.0, section 5) is python-tuf's; what it leaves to its user stands here.
+No network and no database: files were collected before, floors and generations come as arguments.
+The TUF client workflow (specification 1.0, section 5) is python-tuf's; what it leaves to its user
+stands here.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ _CONFIG: Final = UpdaterConfig(
 class Repository:
     """What the owners say now, verified.
 
-    A family whose own role could not be verified does not harm the others: its error is kept in `faults` and raised
-    to whoever asks for that family.
+    A family whose own role could not be verified does not harm the others: its error is kept in
+    `faults` and raised to whoever asks for that family.
     """
 
     versions: Mapping[str, int]
@@ -69,7 +70,10 @@ class Repository:
     faults: Mapping[str, ShoalError]
 
     def release(self, path: str) -> ReleaseFacts:
-        """Return a listed release. Raises ReleaseUnknown, or why its family's role cannot be trusted."""
+        """Return a listed release.
+
+        Raises ReleaseUnknown, or why its family's role cannot be trusted.
+        """
         family = path.split("/", 1)[0]
         self._check_family(family)
         if found := self.releases[family].get(path):
@@ -77,7 +81,10 @@ class Repository:
         raise ReleaseUnknown(f"release {path!r:.140} is not listed by the owners of {family!r:.40}")
 
     def floor(self, family: str) -> Floor:
-        """Return what the owners no longer allow. Raises ReleaseUnknown, or why the role cannot be trusted."""
+        """Return what the owners no longer allow.
+
+        Raises ReleaseUnknown, or why the role cannot be trusted.
+        """
         self._check_family(family)
         return self.floors[family]
 
@@ -93,9 +100,10 @@ def refresh(
 ) -> Repository:
     """Run the TUF client workflow over collected `files`, named as in the repository.
 
-    What is not in `files` counts as absent. `metadata_dir` is the trusted cache: it is read, and only verified files
-    are written to it. `now` is the one reference time of the whole run. Raises SignatureInvalid, RollbackAttempt,
-    MetadataExpired, DigestMismatch, MetadataMissing, or TrustError for what cannot be read at all.
+    What is not in `files` counts as absent. `metadata_dir` is the trusted cache: it is read, and
+    only verified files are written to it. `now` is the one reference time of the whole run. Raises
+    SignatureInvalid, RollbackAttempt, MetadataExpired, DigestMismatch, MetadataMissing, or
+    TrustError for what cannot be read at all.
     """
     metadata_dir.mkdir(parents=True, exist_ok=True)
     with _translated("the models repository"):
@@ -124,12 +132,13 @@ def admit(
     nonce: str | None,
     now: float,
 ) -> Assignment:
-    """Return an assignment that this device may carry out: the director chose it and the owners allow it.
+    """Return an assignment for this device that the director signed and the owners allow.
 
-    `generations` holds the newest generation known per family, `nonce` that of the hello still unanswered. Orders of
-    a generation that is already known are left out; an older one is a replay. Raises SignatureInvalid,
-    AssignmentForeign, AssignmentExpired, AssignmentReplayed, DigestMismatch, ReleaseUnknown, ReleaseBelowFloor,
-    ReleaseWithdrawn, Malformed, MessageTooLarge, VersionUnsupported.
+    `generations` holds the newest generation known per family, `nonce` that of the hello still
+    unanswered. Orders of a generation that is already known are left out; an older one is a replay.
+    Raises SignatureInvalid, AssignmentForeign, AssignmentExpired, AssignmentReplayed,
+    DigestMismatch, ReleaseUnknown, ReleaseBelowFloor, ReleaseWithdrawn, Malformed, MessageTooLarge,
+    VersionUnsupported.
     """
     assignment = envelopes.open_envelope(Assignment, envelope, repository.directors)
     if assignment.device != device:
@@ -192,7 +201,9 @@ def _directors(updater: Updater, files: Mapping[str, bytes]) -> tuple[Key, ...]:
 def _load_families(updater: Updater, directors: tuple[Key, ...]) -> Repository:
     trusted = updater._trusted_set  # noqa: SLF001 - python-tuf has no public call that lists a role's targets
     targets = cast("Targets", trusted["targets"])
-    versions = {role: trusted[role].version for role in ("root", "timestamp", "snapshot", "targets")}
+    versions = {
+        role: trusted[role].version for role in ("root", "timestamp", "snapshot", "targets")
+    }
     releases: dict[str, Mapping[str, ReleaseFacts]] = {}
     floors: dict[str, Floor] = {}
     faults: dict[str, ShoalError] = {}
@@ -225,7 +236,9 @@ def _load_family(updater: Updater, family: str) -> Targets:
 
 def _check_times(assignment: Assignment, now: float) -> None:
     if assignment.issued > now + limits.CLOCK_SKEW_S_MAX:
-        raise AssignmentExpired("the assignment was issued in the future; one of two clocks is wrong")
+        raise AssignmentExpired(
+            "the assignment was issued in the future; one of two clocks is wrong"
+        )
     if now > assignment.expires or assignment.expires - assignment.issued > (
         limits.ASSIGNMENT_LIFE_S + limits.CLOCK_SKEW_S_MAX
     ):

@@ -189,9 +189,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("label_pending", schema=None) as batch_op:
         batch_op.create_index(
-            "ix_label_pending_prediction",
-            ["device_id", "incarnation", "sequence"],
-            unique=False,
+            "ix_label_pending_prediction", ["device_id", "incarnation", "sequence"], unique=False
         )
 
     op.create_table(

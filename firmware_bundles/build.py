@@ -1,0 +1,281 @@
+"""From a model and what its owner knows about it to a bundle folder, and back.
+
+`build` writes the folder whole or not at all; `read_bundle` trusts the folder's bytes no further
+than the manifest goes; `verify_bundle` checks all that can be checked without running the model.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from firmware_bundles import arrays, chunks, durable, golden, limits, manifest, model_facts
+from firmware_bundles.errors import BundleError, BundleTooLarge, InputError, ManifestInvalid
+from firmware_bundles.identifiers import Family, ModelVersion, parse
+from firmware_bundles.manifest import Classification, FileEntry, Golden, Manifest, Needs
+from firmware_bundles.sketches import codec as sketch_codec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from firmware_bundles.golden import GoldenVectors
+    from firmware_bundles.manifest import Tensor
+    from firmware_bundles.model_facts import ModelFacts
+
+MODEL_FILE: Final = "model.tflite"
+LABELS_FILE: Final = "labels.txt"
+GOLDEN_FILE: Final = "golden.msgpack"
+BASELINE_FILE: Final = "baseline.msgpack"
+RUNTIME_DEFAULT: Final = "ai-edge-litert"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an owner says about a model; the files are read, nothing is run.
+
+    `golden` and `heldout` are .npz files with an array of real values for each input and output
+    tensor, by name, rows first, and the true classes in `label`. `scores` names the output whose
+    largest value is the class; it is needed only where the model has several.
+    """
+
+    family: str
+    version: str
+    model: Path
+    golden: Path
+    labels: Path | None = None
+    heldout: Path | None = None
+    scores: str | None = None
+    runtime: str = RUNTIME_DEFAULT
+    lineage: Mapping[str, str] = field(default_factory=dict)
+
+
+class Bundle(NamedTuple):
+    """A bundle folder with its parsed manifest and the bytes that are signed."""
+
+    directory: Path
+    manifest: Manifest
+    manifest_bytes: bytes
+
+    def file_bytes(self, name: str) -> bytes:
+        """Return a listed file's content. Raises OSError, BundleError."""
+        return _read(self.directory / name)
+
+
+def build(settings: Settings, out: Path) -> Bundle:
+    """Write a bundle to `out`, which must not exist yet.
+
+    Raises InputError, ModelUnusable, BundleTooLarge, OSError; `out` is whole or not there.
+    """
+    parse(Family, settings.family, "model family")
+    parse(ModelVersion, settings.version, "model version")
+    if out.exists():
+        raise InputError(f"{out} exists already", hint="Name another folder, or remove this one.")
+    model = _read(settings.model)
+    facts = model_facts.read(model)
+    labels = _labels(settings.labels)
+    classification = _classification(settings, facts, labels)
+    vectors = _golden(settings, facts)
+    files = {MODEL_FILE: model, GOLDEN_FILE: golden.encode(vectors)}
+    if settings.labels is not None:
+        files[LABELS_FILE] = _read(settings.labels)
+    if settings.heldout is not None:
+        files[BASELINE_FILE] = _baseline(settings.heldout, facts, classification, labels)
+    document = Manifest(
+        family=settings.family,
+        version=settings.version,
+        model=MODEL_FILE,
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+        files=tuple(_entry(name, data) for name, data in sorted(files.items())),
+        golden=Golden(file=GOLDEN_FILE, rows=vectors.rows, runtime=settings.runtime),
+        baseline=BASELINE_FILE if BASELINE_FILE in files else None,
+        classification=classification,
+        needs=Needs(operations=facts.operations),
+        lineage=dict(settings.lineage),
+    )
+    data = manifest.encode(document)
+    manifest.parse(data)
+    _write_folder(out, {**files, manifest.MANIFEST_NAME: data})
+    return Bundle(out, document, data)
+
+
+def read_bundle(directory: Path) -> Bundle:
+    """Return a bundle whose manifest is well formed; its files are not looked at.
+
+    Raises ManifestInvalid, VersionUnsupported, OSError.
+    """
+    data = _read(directory / manifest.MANIFEST_NAME, limits.MANIFEST_BYTES_MAX)
+    try:
+        return Bundle(directory, manifest.parse(data), data)
+    except ManifestInvalid as error:
+        raise ManifestInvalid(f"{directory / manifest.MANIFEST_NAME}: {error.message}") from error
+
+
+def verify_bundle(directory: Path) -> Bundle:
+    """Return a bundle whose files are what the manifest says, and fit each other.
+
+    Raises BundleError and its children, VersionUnsupported, Malformed, OSError.
+    """
+    bundle = read_bundle(directory)
+    document = bundle.manifest
+    listed = {entry.name for entry in document.files} | {manifest.MANIFEST_NAME}
+    if extra := sorted(path.name for path in directory.iterdir() if path.name not in listed):
+        raise BundleError(f"{directory} holds {extra[0]!r:.80}, which its manifest does not list")
+    for entry in document.files:
+        _check_file(directory / entry.name, entry)
+    _check_model(document, model_facts.read(bundle.file_bytes(document.model)))
+    _check_golden(document, golden.parse(bundle.file_bytes(document.golden.file)))
+    labels = _bundle_labels(bundle)
+    if document.baseline:
+        baseline = sketch_codec.parse_baseline(bundle.file_bytes(document.baseline))
+        if baseline.labels != labels:
+            raise BundleError(f"the baseline knows the classes {baseline.labels}, not {labels}")
+    return bundle
+
+
+def _classification(
+    settings: Settings, facts: ModelFacts, labels: tuple[str, ...]
+) -> Classification | None:
+    if not labels:
+        return None
+    names = [tensor.name for tensor in facts.outputs]
+    scores = settings.scores or (names[0] if len(names) == 1 else "")
+    if scores not in names:
+        raise InputError(
+            f"which output holds the scores? The model has {names}", hint="Say it with --scores."
+        )
+    classes = _classes(facts.outputs, scores)
+    if classes != len(labels):
+        raise InputError(
+            f"{settings.labels} names {len(labels)} classes; output {scores!r} has {classes}"
+        )
+    return Classification(scores=scores, labels=LABELS_FILE)
+
+
+def _classes(outputs: tuple[Tensor, ...], scores: str) -> int:
+    tensor = next(tensor for tensor in outputs if tensor.name == scores)
+    count = 1
+    for extent in tensor.shape[1:]:
+        count *= extent
+    return count
+
+
+def _labels(path: Path | None) -> tuple[str, ...]:
+    return () if path is None else _parse_labels(_read(path), str(path))
+
+
+def _parse_labels(data: bytes, what: str) -> tuple[str, ...]:
+    try:
+        labels = tuple(line.strip() for line in data.decode().splitlines())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} is no UTF-8 text") from error
+    if not labels or "" in labels or len(set(labels)) != len(labels):
+        raise InputError(f"{what} must hold one different label on each line")
+    return labels
+
+
+def _bundle_labels(bundle: Bundle) -> tuple[str, ...]:
+    classification = bundle.manifest.classification
+    if classification is None:
+        return ()
+    labels = _parse_labels(bundle.file_bytes(classification.labels), classification.labels)
+    classes = _classes(bundle.manifest.outputs, classification.scores)
+    if len(labels) != classes:
+        raise BundleError(f"{classification.labels} names {len(labels)} classes, not {classes}")
+    return labels
+
+
+def _golden(settings: Settings, facts: ModelFacts) -> GoldenVectors:
+    found = arrays.load(settings.golden)
+    inputs = arrays.reals_of(found, facts.inputs, settings.golden)
+    outputs = arrays.reals_of(found, facts.outputs, settings.golden)
+    rows = len(next(iter(inputs.values())))
+    if {len(values) for values in outputs.values()} != {rows}:
+        raise InputError(f"inputs and outputs of {settings.golden} differ in their number of rows")
+    return golden.GoldenVectors(
+        inputs={name: arrays.as_golden(values) for name, values in inputs.items()},
+        outputs={name: arrays.as_golden(values) for name, values in outputs.items()},
+        labels=arrays.labels_of(found, rows, settings.golden),
+    )
+
+
+def _baseline(
+    path: Path,
+    facts: ModelFacts,
+    classification: Classification | None,
+    labels: tuple[str, ...],
+) -> bytes:
+    from firmware_bundles.sketches import baseline
+
+    found = arrays.load(path)
+    inputs = arrays.reals_of(found, facts.inputs, path)
+    outputs = arrays.reals_of(found, facts.outputs, path)
+    rows = len(next(iter(inputs.values())))
+    name = classification.scores if classification else facts.outputs[0].name
+    scores = outputs[name].reshape(len(outputs[name]), -1)[:, : len(labels)]
+    if len(scores) != rows:
+        raise InputError(f"inputs and outputs of {path} differ in their number of rows")
+    return sketch_codec.encode_baseline(baseline.make(inputs, scores, labels))
+
+
+def _entry(name: str, data: bytes) -> FileEntry:
+    if not 0 < len(data) <= limits.FILE_BYTES_MAX:
+        raise BundleTooLarge(
+            f"file {name} has {len(data)} bytes; 1 to {limits.FILE_BYTES_MAX} are allowed"
+        )
+    return FileEntry(
+        name=name,
+        length=len(data),
+        digest=chunks.digest_of(data),
+        chunks=tuple(chunk.digest for chunk in chunks.cut(data)),
+    )
+
+
+def _check_file(path: Path, entry: FileEntry) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{path} is listed in the manifest, but is no file")
+    if _entry(entry.name, _read(path)) != entry:
+        raise BundleError(f"{path} is not the file that the manifest describes")
+
+
+def _check_model(document: Manifest, facts: ModelFacts) -> None:
+    if (document.inputs, document.outputs) != (facts.inputs, facts.outputs):
+        raise BundleError("the manifest's inputs and outputs are not those of the model")
+    if document.needs.operations != facts.operations:
+        raise BundleError("the manifest's needs are not the operations of the model")
+
+
+def _check_golden(document: Manifest, vectors: GoldenVectors) -> None:
+    for found, tensors in ((vectors.inputs, document.inputs), (vectors.outputs, document.outputs)):
+        wanted = {tensor.name: tensor.shape[1:] for tensor in tensors}
+        if {name: array.shape[1:] for name, array in found.items()} != wanted:
+            raise BundleError("the golden vectors do not fit the model's inputs and outputs")
+    if vectors.rows != document.golden.rows:
+        raise BundleError(
+            f"the manifest promises {document.golden.rows} golden vectors; there are {vectors.rows}"
+        )
+
+
+def _read(path: Path, bytes_max: int = limits.FILE_BYTES_MAX) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(bytes_max + 1)
+    if len(data) > bytes_max:
+        raise BundleTooLarge(f"{path} is larger than {bytes_max} bytes")
+    return data
+
+
+def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        for name, data in files.items():
+            durable.write(temporary / name, data)
+        temporary.chmod(0o755)
+        temporary.rename(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    durable.sync_directory(out.parent)

@@ -1,0 +1,227 @@
+"""What happens in the demonstration, step by step, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from feeder import Feeder, Images
+from fleet import SAMPLES, Installation, wait_until
+from processes import children_of, command_line, resident_mb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ROLLOUT_S_MAX = 60.0
+
+_FIRST = """\
+schema: "1.0"
+id: digits-v1
+family: digits
+release: "1"
+cohort: everywhere
+probation_s: 1
+phases:
+  - {share: 1.0, soak_s: 1, timeout_s: 60}
+gates:
+  installs: {failed_share_max: 0.0}
+"""
+_STAGED = """\
+schema: "1.0"
+id: digits-v%(version)s
+family: digits
+release: "%(version)s"
+cohort: everywhere
+probation_s: 1
+phases:
+  - {share: 0.25, soak_s: 3, timeout_s: 60}
+  - {share: 0.5, soak_s: 2, timeout_s: 60}
+  - {share: 1.0, soak_s: 1, timeout_s: 60}
+gates:
+  installs: {failed_share_max: 0.0}
+  label_errors: {margin: 0.1, labels_min: 100, deadline_s: 60}
+"""
+
+
+class Story:
+    """The steps of the demonstration over one installation; keeps what the summary tells."""
+
+    def __init__(self, installation: Installation, devices: int) -> None:
+        self.installation = installation
+        self.count = devices
+        self.feeder = Feeder(Images.load(SAMPLES / "feed.npz"))
+        self.seconds: dict[str, float] = {}
+        self.rollouts: list[dict[str, Any]] = []
+        self.memory: dict[str, float] = {}
+        self.failures: list[str] = []
+
+    def tell(self) -> None:
+        """Do everything once."""
+        with self._step("start the control plane"):
+            self.installation.start_server()
+            print(
+                f"    page: {self.installation.url}/"
+                f"   log in with the token {self.installation.token}"
+            )
+        with self._step("make the owners' keys"):
+            self.installation.shoal(
+                "keys", "init", "--out", str(self.installation.keys), "--family", "digits"
+            )
+        with self._step("build, sign and publish model 1"):
+            self.installation.publish("v1", "1")
+        with self._step(f"enrol {self.count} devices and start their agents"):
+            self.installation.enrol(self.count)
+            for device in self.installation.devices.values():
+                device.start()
+            self.installation.shoal("cohort", "create", "everywhere", "--selector", "site=demo")
+            wait_until(self._all_online, "all devices online", 40)
+        with self._step("roll model 1 out to all"):
+            self._roll_out("digits-v1", _FIRST, expected="completed")
+            wait_until(
+                lambda: all(d.serves() for d in self.installation.devices.values()), "all serve", 20
+            )
+            self.feeder.start({d.id: d.socket for d in self.installation.devices.values()})
+        with self._step("build, sign and publish model 2, the better one"):
+            self.installation.publish("v2", "2")
+        with self._step("roll model 2 out in phases"):
+            self._roll_out("digits-v2", _STAGED % {"version": "2"}, expected="completed")
+        with self._step("build, sign and publish model 3, a bad one"):
+            self.installation.publish("bad", "3")
+        with self._step("start to roll the bad model out"):
+            self._roll_out("digits-v3", _STAGED % {"version": "3"}, expected="rolled_back")
+        with self._step("count"):
+            self._measure_memory()
+            self.feeder.stop()
+            self._await_deliveries()
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        print(f"\n==> {name}", flush=True)
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 2)
+        print(f"    {self.seconds[name]:.1f} s", flush=True)
+
+    def _all_online(self) -> bool:
+        return (
+            sum(
+                bool(device["is_online"]) for device in self.installation.get("/devices")["devices"]
+            )
+            >= self.count
+        )
+
+    def _roll_out(self, name: str, text: str, *, expected: str) -> None:
+        file = self.installation.root / f"{name}.yaml"
+        file.write_text(text)
+        self.installation.shoal("rollout", "start", str(file))
+        accept = (0,) if expected == "completed" else (3,)
+        words = ("rollout", "watch", name, "--timeout", str(int(_ROLLOUT_S_MAX)))
+        print(_indented(self.installation.shoal(*words, accept=accept)), flush=True)
+        seen = self.installation.get(f"/rollouts/{name}")
+        self.rollouts.append(
+            {
+                "id": name,
+                "outcome": seen["state"],
+                "phases": seen["phases"],
+                "why": [decision["why"] for decision in seen["decisions"]],
+            }
+        )
+        if seen["state"] != expected:
+            self.failures.append(f"rollout {name} ended as {seen['state']}, not {expected}")
+
+    def _await_deliveries(self) -> None:
+        wanted = {device: len(tally.answered) for device, tally in self.feeder.tallies.items()}
+        deadline = time.monotonic() + 30
+        while self.received() != wanted and time.monotonic() < deadline:
+            time.sleep(0.3)
+        received = self.received()
+        for device, answered in wanted.items():
+            if received.get(device) != answered:
+                self.failures.append(
+                    f"{device} answered {answered} predictions, {received.get(device)} arrived"
+                )
+
+    def received(self) -> dict[str, int]:
+        """Return how many predictions of each device the control plane holds."""
+        rows = self.installation.get("/telemetry/predictions")["devices"]
+        return {row["device"]: int(row["received"]) for row in rows}
+
+    def _measure_memory(self) -> None:
+        server = self.installation.server
+        assert server is not None
+        self.memory["control plane"] = resident_mb(server.pid)
+        for pid in children_of(server.pid):
+            if "mosquitto" in command_line(pid):
+                self.memory["mosquitto"] = resident_mb(pid)
+        cores, workers = [], []
+        for device in self.installation.devices.values():
+            assert device.core is not None
+            cores.append(resident_mb(device.core.pid))
+            workers.append(resident_mb(device.worker_pid() or 0))
+        self.memory["agent core (median of all)"] = sorted(cores)[len(cores) // 2]
+        self.memory["inference worker (median of all)"] = sorted(workers)[len(workers) // 2]
+
+    def result(self) -> dict[str, Any]:
+        """Return all that was seen, for the JSON file and the summary."""
+        received, devices = self.received(), []
+        digests = {
+            release["version"]: release["digest"]
+            for release in self.installation.get("/releases")["releases"]
+        }
+        for device in self.installation.devices:
+            shown = self.installation.get(f"/devices/{device}")
+            reported: dict[str, Any] = next(
+                (row for row in shown["reported"] if row["family"] == "digits"), {}
+            )
+            tally = self.feeder.tallies[device]
+            devices.append(
+                {
+                    "device": device,
+                    "reported_digest": reported.get("serving_digest"),
+                    "reported_version": reported.get("serving_version"),
+                    "answered": len(tally.answered),
+                    "received": received.get(device, 0),
+                    "refused": tally.refused,
+                    "labelled": tally.labelled,
+                    "answered_by_version": tally.by_version,
+                }
+            )
+            if reported.get("serving_digest") != digests["2"]:
+                self.failures.append(f"{device} does not report that it serves model 2")
+        return {
+            "ok": not self.failures,
+            "failures": self.failures,
+            "broker": self.installation.get("/status").get("broker"),
+            "devices": devices,
+            "rollouts": self.rollouts,
+            "seconds": self.seconds,
+            "memory_mb": {name: round(value, 1) for name, value in self.memory.items()},
+        }
+
+
+def _indented(text: str) -> str:
+    return "\n".join("    " + line for line in text.rstrip().splitlines())
+
+
+def print_summary(result: dict[str, Any]) -> None:
+    """Print what a reader wants to know at the end."""
+    print("\n==> summary")
+    for row in result["devices"]:
+        print(
+            f"    {row['device']}  serves model {row['reported_version']}"
+            f" ({str(row['reported_digest'])[:12]})  "
+            f"answered {row['answered']:5d}  received {row['received']:5d}"
+        )
+    for row in result["rollouts"]:
+        last = row["why"][-1] if row["why"] else ""
+        print(
+            f"    {row['id']}: {row['outcome']}  "
+            f"{last if isinstance(last, str) else json.dumps(last)[:160]}"
+        )
+    for name, value in result["memory_mb"].items():
+        print(f"    {name}: {value:.0f} MB")
+    print(f"    broker: {result['broker']}, {sum(result['seconds'].values()):.0f} s in all")
+    for failure in result["failures"]:
+        print(f"    NOT AS IT SHOULD BE: {failure}")
