@@ -59,6 +59,11 @@ class Bundle(NamedTuple):
     manifest: Manifest
     manifest_bytes: bytes
 
+    @property
+    def digest(self) -> str:
+        """The manifest's digest: the name of this model everywhere."""
+        return chunks.digest_of(self.manifest_bytes)
+
     def file_bytes(self, name: str) -> bytes:
         """Return a listed file's content. Raises OSError, BundleError."""
         return _read(self.directory / name)

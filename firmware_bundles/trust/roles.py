@@ -14,7 +14,7 @@ from msgspec import Meta
 from tuf.api.metadata import DelegatedRole, Delegations, Key, Root, TargetFile, Targets
 
 from firmware_bundles import limits
-from firmware_bundles.errors import TrustError
+from firmware_bundles.errors import InputError, TrustError
 from firmware_bundles.identifiers import Digest, TargetPath
 
 ROOT_KEYS: Final = 3
@@ -22,6 +22,7 @@ ROOT_THRESHOLD: Final = 2
 TIMESTAMP_FILE: Final = "timestamp.json"
 DIRECTOR_KEYS_PATH: Final = "director/keys.json"
 TERMS_FIELD: Final = "shoal"
+RESERVED_NAMES: Final = frozenset({"root", "targets", "snapshot", "timestamp", "director"})
 
 _DAY_S: Final = 86400
 LIFE_S: Final[dict[str, int]] = {
@@ -82,7 +83,9 @@ def family_delegation(family: str) -> DelegatedRole:
 
 
 def delegate_families(targets: Targets, families: dict[str, Key]) -> None:
-    """Give each family its role and key."""
+    """Give each family its role and key. Raises InputError for a name that TUF needs itself."""
+    if taken := sorted(RESERVED_NAMES & set(families)):
+        raise InputError(f"a family cannot be called {taken[0]!r}: the repository uses that name")
     targets.delegations = Delegations(
         keys={}, roles={family: family_delegation(family) for family in families}
     )

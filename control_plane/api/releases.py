@@ -1,0 +1,208 @@
+"""Trust, chunks and releases over HTTP.
+
+Owners sign at home: what comes in here is signed metadata and content-addressed bytes, and the
+token only says who may cost us disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response, status
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+
+from control_plane.api.auth import Access, Role
+from control_plane.releases.repository import Bootstrap
+from firmware_bundles import limits
+from firmware_bundles.errors import ChunkMissing, MessageTooLarge, NotFound
+
+if TYPE_CHECKING:
+    from control_plane.releases.chunk_files import ChunkFiles
+    from control_plane.releases.online_keys import OnlineKeys
+    from control_plane.releases.publisher import Publisher
+    from control_plane.releases.registry import Registry, Release
+    from control_plane.releases.repository import ModelsRepository
+
+_CHUNK_LIFE_S = 365 * 86400
+SignedText = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=limits.REPOSITORY_FILE_BYTES_MAX,
+        description="A file, byte for byte, as text.",
+    ),
+]
+
+
+class BootstrapBody(BaseModel):
+    """The beginning of trust, signed by the owners."""
+
+    root: SignedText
+    targets: SignedText
+    director_keys: SignedText
+    families: Annotated[dict[str, SignedText], Field(min_length=1, max_length=32)]
+
+
+class ReleaseBody(BaseModel):
+    """A release: the family's next role, and the manifest that it adds."""
+
+    role: SignedText
+    manifest: SignedText
+
+
+class ChunksBody(BaseModel):
+    """Digests of chunks that somebody wants to upload."""
+
+    digests: Annotated[
+        list[str],
+        Field(max_length=limits.FILES_PER_BUNDLE_MAX * limits.CHUNKS_PER_FILE_MAX),
+    ]
+
+
+class MissingChunks(BaseModel):
+    """Those of them that are not here."""
+
+    missing: list[str]
+
+
+class ReleaseAnswer(BaseModel):
+    """A release as it stands in the registry."""
+
+    path: str
+    family: str
+    version: str
+    number: int
+    digest: str
+    length: int
+    is_withdrawn: bool
+    published: float
+
+
+def router(
+    *,
+    repository: ModelsRepository,
+    registry: Registry,
+    chunk_files: ChunkFiles,
+    publisher: Publisher,
+    online_keys: OnlineKeys,
+    access: Access,
+) -> APIRouter:
+    """Return the routes below the API's prefix."""
+    routes = APIRouter(tags=["releases"])
+    _add_trust(routes, repository, publisher, online_keys, access)
+    _add_chunks(routes, chunk_files, access)
+    _add_releases(routes, repository, registry, publisher, access)
+    return routes
+
+
+def _add_trust(
+    routes: APIRouter,
+    repository: ModelsRepository,
+    publisher: Publisher,
+    online_keys: OnlineKeys,
+    access: Access,
+) -> None:
+    viewer, admin = Depends(access.require(Role.VIEWER)), Depends(access.require(Role.ADMIN))
+
+    @routes.get("/trust/online-keys", dependencies=[viewer])
+    def read_online_keys() -> dict[str, Any]:
+        """Return the public keys that the owners delegate to: snapshot, timestamp, director."""
+        return online_keys.public_document()
+
+    @routes.post("/trust/bootstrap", status_code=status.HTTP_201_CREATED, dependencies=[admin])
+    def begin(body: BootstrapBody) -> dict[str, list[str]]:
+        """Lay the root of trust. It can be done once."""
+        repository.begin(
+            Bootstrap(
+                root=body.root.encode(),
+                targets=body.targets.encode(),
+                director_keys=body.director_keys.encode(),
+                families={name: text.encode() for name, text in body.families.items()},
+            )
+        )
+        publisher.announce_changes()
+        return {"families": sorted(body.families)}
+
+    @routes.get("/trust/root", dependencies=[viewer], response_class=Response)
+    def read_root() -> Response:
+        """Return the newest root, byte for byte."""
+        return _signed(repository.root())
+
+    @routes.get("/trust/roles/{family}", dependencies=[viewer], response_class=Response)
+    def read_role(family: str) -> Response:
+        """Return a family's present role, byte for byte, for its owners to extend."""
+        return _signed(repository.family_role(family))
+
+
+def _add_chunks(routes: APIRouter, chunk_files: ChunkFiles, access: Access) -> None:
+    operator = Depends(access.require(Role.OPERATOR))
+
+    @routes.post("/chunks/missing", dependencies=[operator])
+    def list_missing(body: ChunksBody) -> MissingChunks:
+        """Return which chunks would have to be uploaded."""
+        return MissingChunks(missing=chunk_files.missing(body.digests))
+
+    @routes.put("/chunks/{digest}", dependencies=[operator])
+    async def put_chunk(digest: str, request: Request) -> dict[str, bool]:
+        """Store a chunk; doing it twice changes nothing."""
+        data = await _body(request, limits.CHUNK_BYTES_MAX)
+        return {"created": await run_in_threadpool(chunk_files.put, digest, data)}
+
+    @routes.get("/chunks/{digest}", response_class=Response)
+    def get_chunk(digest: str) -> Response:
+        """Return a chunk. Anybody may: who knows the digest knows what the bytes must be."""
+        try:
+            data = chunk_files.get(digest)
+        except ChunkMissing as error:
+            raise NotFound(error.message) from error
+        return Response(
+            data,
+            media_type="application/octet-stream",
+            headers={"Cache-Control": f"public, max-age={_CHUNK_LIFE_S}, immutable"},
+        )
+
+
+def _add_releases(
+    routes: APIRouter,
+    repository: ModelsRepository,
+    registry: Registry,
+    publisher: Publisher,
+    access: Access,
+) -> None:
+    viewer, operator = Depends(access.require(Role.VIEWER)), Depends(access.require(Role.OPERATOR))
+
+    @routes.post("/releases", status_code=status.HTTP_201_CREATED, dependencies=[operator])
+    def publish(body: ReleaseBody) -> ReleaseAnswer:
+        """Publish a signed release whose chunks are all here."""
+        row = repository.accept(body.role.encode(), body.manifest.encode())
+        publisher.announce_changes()
+        return _answer(registry.get(row.path))
+
+    @routes.get("/releases", dependencies=[viewer])
+    def list_releases(family: str | None = None) -> list[ReleaseAnswer]:
+        """Return releases by family, oldest first."""
+        return [_answer(release) for release in registry.list(family)]
+
+    @routes.get("/releases/{family}/{version}", dependencies=[viewer])
+    def read_release(family: str, version: str) -> ReleaseAnswer:
+        """Return one release."""
+        return _answer(registry.find(family, version))
+
+
+def _answer(release: Release) -> ReleaseAnswer:
+    return ReleaseAnswer.model_validate(release._asdict())
+
+
+def _signed(data: bytes) -> Response:
+    return Response(data, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+async def _body(request: Request, bytes_max: int) -> bytes:
+    """Return the body as it is. Raises MessageTooLarge as soon as it is."""
+    data = bytearray()
+    async for piece in request.stream():
+        data += piece
+        if len(data) > bytes_max:
+            raise MessageTooLarge(f"the body is larger than {bytes_max} bytes")
+    return bytes(data)

@@ -1,0 +1,115 @@
+"""`shoal bundle`: from a model to a bundle folder, without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from control_plane.cli import output
+from firmware_bundles import build
+from firmware_bundles.errors import InputError
+from firmware_bundles.manifest import Tensor
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder.", show_default=False)]
+
+
+@app.command("build")
+def build_bundle(
+    *,
+    family: Annotated[str, typer.Option(help="Model family, for instance digits.")],
+    version: Annotated[str, typer.Option(help="Version of the model, for instance 1.")],
+    model: Annotated[Path, typer.Option(help="The .tflite file, with static shapes.")],
+    golden: Annotated[
+        Path, typer.Option(help="Golden vectors: .npz with an array for each tensor, and 'label'.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="Class names, one a line, in the order of the scores.")
+    ] = None,
+    heldout: Annotated[
+        Path | None, typer.Option(help="Held-out rows for the baseline: .npz as --golden.")
+    ] = None,
+    scores: Annotated[
+        str | None, typer.Option(help="Output that holds the scores, if there are several.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="Runtime that gave the golden answers.")
+    ] = build.RUNTIME_DEFAULT,
+    lineage: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE to remember, may be repeated.")
+    ] = None,
+) -> None:
+    """Build a bundle from a model and what its owner knows about it.
+
+    \b
+    Example:
+      shoal bundle build --family digits --version 1 --model model.tflite --labels labels.txt \\
+          --golden golden.npz --heldout heldout.npz --out digits-1
+    """
+    settings = build.Settings(
+        family=family,
+        version=version,
+        model=model,
+        golden=golden,
+        labels=labels,
+        heldout=heldout,
+        scores=scores,
+        runtime=runtime,
+        lineage=dict(_pair(text) for text in lineage or ()),
+    )
+    output.show_one(_facts(build.build(settings, out)))
+
+
+@app.command()
+def inspect(folder: BundleFolder) -> None:
+    """Show what a bundle's manifest says.
+
+    \b
+    Example:
+      shoal bundle inspect digits-1
+    """
+    output.show_one(_facts(build.read_bundle(folder)))
+
+
+@app.command()
+def verify(folder: BundleFolder) -> None:
+    """Check a bundle's files against its manifest and against each other.
+
+    \b
+    Example:
+      shoal bundle verify digits-1 && echo good
+    """
+    output.show_one(_facts(build.verify_bundle(folder)) | {"verified": True})
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise InputError(f"--lineage {text!r:.80} is not KEY=VALUE")
+    return key, value
+
+
+def _facts(bundle: build.Bundle) -> dict[str, object]:
+    document = bundle.manifest
+    return {
+        "family": document.family,
+        "version": document.version,
+        "digest": bundle.digest,
+        "inputs": [_tensor(tensor) for tensor in document.inputs],
+        "outputs": [_tensor(tensor) for tensor in document.outputs],
+        "operations": document.needs.operations,
+        "golden_rows": document.golden.rows,
+        "has_baseline": document.baseline is not None,
+        "lineage": document.lineage,
+        "files": {entry.name: entry.length for entry in document.files},
+        "chunks": len(document.chunks()),
+    }
+
+
+def _tensor(tensor: Tensor) -> str:
+    shape = "x".join(str(extent) for extent in tensor.shape)
+    return f"{tensor.name} {tensor.datatype} {shape}"

@@ -1,0 +1,37 @@
+"""Where the passphrase of the owners' keys comes from: a file, the environment, or a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from firmware_bundles.errors import InputError
+
+VARIABLE: Final = "SHOAL_KEY_PASSPHRASE"
+_BYTES_MIN: Final = 8
+_BYTES_MAX: Final = 1023  # OpenSSL's limit for PKCS#8
+
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option("--passphrase-file", help="File whose first line is the keys' passphrase."),
+]
+PassphraseText = Annotated[
+    str | None,
+    typer.Option("--passphrase", envvar=VARIABLE, hidden=True, help="Only from the environment."),
+]
+
+
+def read(file: Path | None, text: str | None, *, is_new: bool) -> bytes:
+    """Return the passphrase; asks for it, twice if it is new. Raises InputError, OSError."""
+    if file is not None:
+        text = (file.read_text().splitlines() or [""])[0]
+    if text is None:
+        text = typer.prompt(
+            "Passphrase of the owners' keys", hide_input=True, confirmation_prompt=is_new, err=True
+        )
+    passphrase = str(text).encode()
+    if not _BYTES_MIN <= len(passphrase) <= _BYTES_MAX:
+        raise InputError(f"a passphrase has {_BYTES_MIN} to {_BYTES_MAX} bytes")
+    return passphrase

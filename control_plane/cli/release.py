@@ -1,0 +1,161 @@
+"""`shoal release`: sign a bundle at home, publish it, see what is published."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from control_plane.cli import http, output, passphrase
+from firmware_bundles import build, chunks, durable
+from firmware_bundles.errors import InputError
+from firmware_bundles.identifiers import target_path
+from firmware_bundles.trust import key_folder, publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from firmware_bundles.chunks import Chunk
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+_ROLE_SUFFIX: Final = ".role.json"
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder.", show_default=False)]
+
+
+@app.command()
+def sign(  # noqa: PLR0913 - options of a command
+    bundle: BundleFolder,
+    *,
+    folder: Annotated[Path, typer.Option("--keys", help="Folder that 'keys init' wrote.")],
+    min_release: Annotated[
+        int | None, typer.Option(help="Allow only releases with this number and newer from now on.")
+    ] = None,
+    withdraw: Annotated[
+        list[str] | None, typer.Option(help="VERSION that may no longer run, may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the signed role; default BUNDLE.role.json.")
+    ] = None,
+    passphrase_file: passphrase.PassphraseFile = None,
+    passphrase_text: passphrase.PassphraseText = None,
+) -> None:
+    """Sign a bundle as the next release of its family.
+
+    \b
+    Examples:
+      shoal release sign digits-1 --keys keys
+      shoal release sign digits-2 --keys keys --min-release 2
+    """
+    checked = build.verify_bundle(bundle)
+    family = checked.manifest.family
+    secret = passphrase.read(passphrase_file, passphrase_text, is_new=False)
+    signer = key_folder.family_signer(folder, family, secret)
+    with http.connect() as api:
+        current = api.get_bytes(f"trust/roles/{family}")
+    path = target_path(family, checked.manifest.version)
+    role = publisher.add_release(
+        current,
+        signer,
+        path=path,
+        manifest=checked.manifest_bytes,
+        now=time.time(),
+        min_release=min_release,
+        withdraw=[target_path(family, version) for version in withdraw or ()],
+    )
+    file = out or _role_file(bundle)
+    durable.write(file, role)
+    facts, floor = publisher.releases_in(role)[path], publisher.floor_in(role)
+    output.show_one(
+        {
+            "release": path,
+            "number": facts.number,
+            "digest": facts.digest,
+            "min_release": floor.min_release,
+            "withdrawn": list(floor.withdrawn),
+            "role": str(file),
+        }
+    )
+
+
+@app.command()
+def publish(
+    bundle: BundleFolder,
+    *,
+    role: Annotated[
+        Path | None, typer.Option(help="The signed role; default BUNDLE.role.json.")
+    ] = None,
+) -> None:
+    """Upload a signed bundle; it becomes visible whole or not at all.
+
+    \b
+    Example:
+      shoal release publish digits-1
+    """
+    checked = build.verify_bundle(bundle)
+    file = role or _role_file(bundle)
+    if not file.exists():
+        raise InputError(f"{file} is not there", hint=f"Sign first: shoal release sign {bundle}.")
+    with http.connect() as api:
+        uploaded = _upload_chunks(api, checked)
+        answer = api.post(
+            "releases",
+            json={"role": file.read_text(), "manifest": checked.manifest_bytes.decode()},
+        )
+    output.show_one({**answer, "chunks_uploaded": uploaded})
+
+
+@app.command("list")
+def list_releases(
+    *, family: Annotated[str | None, typer.Option(help="Only this family's.")] = None
+) -> None:
+    """List published releases.
+
+    \b
+    Example:
+      shoal release list --family digits
+    """
+    with http.connect() as api:
+        rows = api.get("releases", family=family)
+    output.show(rows, _COLUMNS, empty="no releases yet")
+
+
+def _upload_chunks(api: http.Api, bundle: build.Bundle) -> int:
+    wanted = list(bundle.manifest.chunks())
+    missing = set(api.post("chunks/missing", json={"digests": wanted})["missing"])
+    uploaded = 0
+    for chunk in _chunks(bundle):
+        if chunk.digest in missing:
+            api.put(f"chunks/{chunk.digest}", content=chunk.data)
+            missing.remove(chunk.digest)
+            uploaded += 1
+    return uploaded
+
+
+def _chunks(bundle: build.Bundle) -> Iterator[Chunk]:
+    for entry in bundle.manifest.files:
+        yield from chunks.cut(bundle.file_bytes(entry.name))
+
+
+def _role_file(bundle: Path) -> Path:
+    folder = bundle.resolve()
+    return folder.with_name(f"{folder.name}{_ROLE_SUFFIX}")
+
+
+def _time(value: object) -> str:
+    if not isinstance(value, int | float):
+        return "-"
+    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+_COLUMNS: Final[dict[str, Callable[[object], str]]] = {
+    "family": str,
+    "version": str,
+    "number": str,
+    "digest": lambda value: str(value)[:12],
+    "is_withdrawn": lambda value: "yes" if value else "no",
+    "published": _time,
+}

@@ -1,0 +1,95 @@
+"""Telling devices over MQTT what the repository holds: retained messages, the hint last.
+
+Bytes were checked and stored before; saying them twice harms nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from firmware_bundles import manifest
+from firmware_bundles.trust import publisher, roles
+from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire.messages import RepositoryHint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from control_plane.releases.chunk_files import ChunkFiles
+    from control_plane.releases.repository import ModelsRepository
+    from control_plane.store.releases import Releases
+
+
+class Publish(Protocol):
+    """Sends one message, at least once."""
+
+    def __call__(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Send `payload` to `topic`; an empty retained one clears it."""
+
+
+class Publisher:
+    """Keeps the broker's retained messages equal to the repository."""
+
+    def __init__(
+        self,
+        repository: ModelsRepository,
+        releases: Releases,
+        chunk_files: ChunkFiles,
+        publish: Publish,
+    ) -> None:
+        self._repository = repository
+        self._releases = releases
+        self._chunks = chunk_files
+        self._publish = publish
+        self._said_chunks: set[str] = set()
+        self._said_files: set[str] = set()
+        self._retired: set[str] = set()
+        self._turn = threading.Lock()
+
+    def announce(self) -> None:
+        """Say everything: at start, and whenever the broker may have lost what it retained."""
+        with self._turn:
+            self._said_chunks.clear()
+            self._announce()
+
+    def announce_changes(self) -> None:
+        """Say what is new since the last announcement: after a release, after a renewal."""
+        with self._turn:
+            self._announce()
+
+    def _announce(self) -> None:
+        """Send chunks, roles, snapshot, timestamp and hint, in this order.
+
+        A device that follows the previous hint may still be fetching: what left the repository is
+        cleared only at the announcement after the next.
+        """
+        for digest in self._wanted_chunks():
+            if digest not in self._said_chunks:
+                self._publish(topics.chunk(digest), self._chunks.get(digest), retain=True)
+                self._said_chunks.add(digest)
+        files = self._repository.files()
+        if not files:
+            return
+        for name in sorted(files, key=_publish_order):
+            self._publish(topics.repository_file(name), files[name], retain=True)
+        hint = RepositoryHint(
+            root=publisher.describe(self._repository.root()).version, files=tuple(sorted(files))
+        )
+        self._publish(topics.REPOSITORY_HINT, codec.encode(hint), retain=True)
+        for name in self._retired - set(files):
+            self._publish(topics.repository_file(name), b"", retain=True)
+        self._retired = self._said_files - set(files)
+        self._said_files = set(files)
+
+    def _wanted_chunks(self) -> Iterator[str]:
+        for row in self._releases.list():
+            if not row.is_withdrawn:
+                yield from manifest.parse(row.manifest).chunks()
+                yield row.digest
+
+
+def _publish_order(name: str) -> tuple[int, str]:
+    """Return a key that puts what refers after what it refers to (TUF 5.3 read backwards)."""
+    last = {"targets.json": 1, "snapshot.json": 2, roles.TIMESTAMP_FILE: 3}
+    return last.get(name.split(".", 1)[-1] if name[:1].isdigit() else name, 0), name

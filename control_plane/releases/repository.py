@@ -1,0 +1,273 @@
+"""The models repository that devices trust: how it begins, grows by a release, and stays fresh.
+
+What would become visible is first verified exactly as a device will verify it; only then are
+files and release written, in one transaction. A refused publish leaves nothing behind but chunks
+that nobody names.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from control_plane.store.releases import ReleaseRow
+from firmware_bundles import chunks, limits, manifest
+from firmware_bundles.errors import (
+    ChunkMissing,
+    ConflictError,
+    DigestMismatch,
+    NotFound,
+    RollbackAttempt,
+    SignatureInvalid,
+    TrustError,
+)
+from firmware_bundles.identifiers import target_path
+from firmware_bundles.trust import publisher, roles, verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from control_plane.releases.chunk_files import ChunkFiles
+    from control_plane.releases.online_keys import OnlineKeys
+    from control_plane.store.releases import Releases
+    from firmware_bundles.manifest import Manifest
+    from firmware_bundles.trust.roles import ReleaseFacts
+    from firmware_bundles.trust.verifier import Repository as View
+
+# Online roles are signed again when this share of their life is left.
+_RENEWAL_SHARE: Final = 0.5
+
+
+class Bootstrap(NamedTuple):
+    """What the owners lay as the beginning of trust; `families` holds a role for each family."""
+
+    root: bytes
+    targets: bytes
+    director_keys: bytes
+    families: Mapping[str, bytes]
+
+
+class ModelsRepository:
+    """The owners' repository as the control plane keeps it. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        releases: Releases,
+        chunk_files: ChunkFiles,
+        online_keys: OnlineKeys,
+        clock: Callable[[], float],
+    ) -> None:
+        self._releases = releases
+        self._chunks = chunk_files
+        self._keys = online_keys
+        self._clock = clock
+        self._change = threading.Lock()
+
+    def files(self) -> dict[str, bytes]:
+        """Return the repository by file name; empty before its beginning."""
+        return self._releases.files()
+
+    def root(self) -> bytes:
+        """Return the newest root, which a device is enrolled with. Raises NotFound."""
+        return _role_file(self._files(), "root")
+
+    def family_role(self, family: str) -> bytes:
+        """Return a family's present role, for its owners to extend. Raises NotFound."""
+        files = self._files()
+        if family not in publisher.families_in(_role_file(files, "targets")):
+            raise NotFound(f"the owners delegate to no family {family!r:.40}")
+        return _role_file(files, family)
+
+    def begin(self, bootstrap: Bootstrap) -> None:
+        """Take the beginning of trust. Raises ConflictError if there is one, TrustError."""
+        now = self._clock()
+        with self._change:
+            if self._releases.files():
+                raise ConflictError(
+                    "this control plane has a root of trust already",
+                    hint="Use the keys it began with; a new root must be signed by them.",
+                )
+            files = {
+                _name("root", bootstrap.root): bootstrap.root,
+                _name("targets", bootstrap.targets): bootstrap.targets,
+                roles.DIRECTOR_KEYS_PATH: bootstrap.director_keys,
+            }
+            files |= {_name(family, data): data for family, data in bootstrap.families.items()}
+            files = self._sealed(files, now)
+            view = _verify(files, now)
+            _raise_faults(view)
+            if self._keys.director.public_key.keyid not in {key.keyid for key in view.directors}:
+                raise SignatureInvalid("the owners do not allow this control plane's director key")
+            self._releases.replace(files, now)
+
+    def accept(self, role: bytes, manifest_bytes: bytes) -> ReleaseRow:
+        """Take one more release of a family.
+
+        `role` must follow the family's present role by one version, and differ from it by exactly
+        this manifest (and the floor). Raises ConflictError, TrustError and its children,
+        ManifestInvalid, ChunkMissing; nothing is visible then.
+        """
+        document = manifest.parse(manifest_bytes)
+        path = target_path(document.family, document.version)
+        now = self._clock()
+        with self._change:
+            files = self._files()
+            present = self.family_role(document.family)
+            _check_successor(present, role)
+            next_files = dict(files)
+            del next_files[_name(document.family, present)]
+            next_files[_name(document.family, role)] = role
+            next_files = self._sealed(next_files, now)
+            view = _verify(next_files, now)
+            facts = view.release(path)
+            _check_difference(publisher.releases_in(present), publisher.releases_in(role), facts)
+            _check_manifest(facts, manifest_bytes)
+            self._check_chunks(document)
+            self._chunks.put(facts.digest, manifest_bytes)
+            row = _row(document, facts, manifest_bytes, now)
+            withdrawn = view.floor(document.family).withdrawn
+            self._releases.replace(next_files, now, added=row, withdrawn=withdrawn)
+        return row
+
+    def refresh_if_due(self, now: float) -> bool:
+        """Sign snapshot and timestamp again if half of a life is over; True if it was done."""
+        with self._change:
+            files = self._releases.files()
+            if not files or not any(
+                _is_due(_role_file(files, role), role, now) for role in ("snapshot", "timestamp")
+            ):
+                return False
+            self._releases.replace(self._sealed(files, now), now)
+        return True
+
+    def _files(self) -> dict[str, bytes]:
+        files = self._releases.files()
+        if not files:
+            raise NotFound(
+                "this control plane has no root of trust yet", hint="Lay it: shoal keys init."
+            )
+        return files
+
+    def _sealed(self, files: Mapping[str, bytes], now: float) -> dict[str, bytes]:
+        """Return the files under a new snapshot and timestamp."""
+        kept = dict(files)
+        versions = {
+            role: max(_pop_version(kept, role) + 1, 1) for role in ("snapshot", "timestamp")
+        }
+        targets = _role_file(kept, "targets")
+        listed = {"targets": targets}
+        for family in publisher.families_in(targets):
+            listed[family] = _role_file(kept, family)
+        snapshot = publisher.create_snapshot(
+            self._keys.snapshot, version=versions["snapshot"], files=listed, now=now
+        )
+        kept[_name("snapshot", snapshot)] = snapshot
+        kept[roles.TIMESTAMP_FILE] = publisher.create_timestamp(
+            self._keys.timestamp, version=versions["timestamp"], snapshot=snapshot, now=now
+        )
+        if len(kept) > limits.REPOSITORY_FILES_MAX:
+            raise ConflictError(f"the repository would have {len(kept)} files, too many")
+        return kept
+
+    def _check_chunks(self, document: Manifest) -> None:
+        if missing := self._chunks.missing(document.chunks()):
+            raise ChunkMissing(
+                f"{len(missing)} chunks of {document.family} {document.version} were not uploaded, "
+                f"the first is {missing[0][:12]}",
+                hint="Upload them first: shoal release publish does.",
+            )
+        for entry in document.files:
+            data = chunks.join(entry.digest, map(self._chunks.get, entry.chunks))
+            if len(data) != entry.length:
+                raise DigestMismatch(f"file {entry.name} is not {entry.length} bytes long")
+
+
+def _verify(files: Mapping[str, bytes], now: float) -> View:
+    """Return what a device that is new would make of these files."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return verifier.refresh(Path(scratch), _role_file(files, "root"), files, now)
+
+
+def _raise_faults(view: View) -> None:
+    for fault in view.faults.values():
+        raise fault
+
+
+def _check_successor(present: bytes, role: bytes) -> None:
+    expected = publisher.describe(present).version + 1
+    found = publisher.describe(role).version
+    if found < expected:
+        raise ConflictError(
+            f"the role has version {found}; {expected} is next: somebody published meanwhile",
+            hint="Sign the release again: shoal release sign.",
+        )
+    if found > expected:
+        raise TrustError(f"the role has version {found}; {expected} is next")
+
+
+def _check_difference(
+    present: Mapping[str, ReleaseFacts], role: Mapping[str, ReleaseFacts], added: ReleaseFacts
+) -> None:
+    if added.path in present:
+        raise ConflictError(f"release {added.path} exists already")
+    if dict(role) != {**present, added.path: added}:
+        raise RollbackAttempt(
+            f"the role changes more than to add {added.path}",
+            hint="Releases stay listed; withdraw one instead of removing it.",
+        )
+    if any(other.number >= added.number for other in present.values()):
+        raise RollbackAttempt(f"release {added.path} has number {added.number}, which is not new")
+
+
+def _check_manifest(facts: ReleaseFacts, data: bytes) -> None:
+    if (facts.digest, facts.length) != (chunks.digest_of(data), len(data)):
+        raise DigestMismatch(f"the manifest is not the one that the owners signed as {facts.path}")
+
+
+def _row(document: Manifest, facts: ReleaseFacts, data: bytes, now: float) -> ReleaseRow:
+    return ReleaseRow(
+        path=facts.path,
+        family=document.family,
+        version=document.version,
+        number=facts.number,
+        digest=facts.digest,
+        length=facts.length,
+        manifest=data,
+        is_withdrawn=False,
+        published=now,
+    )
+
+
+def _name(role: str, data: bytes) -> str:
+    return roles.file_name(role, publisher.describe(data).version)
+
+
+def _role_file(files: Mapping[str, bytes], role: str) -> bytes:
+    """Return the newest file of a role. Raises NotFound."""
+    version = _version(files, role)
+    if version == 0:
+        raise NotFound(f"the repository has no role {role!r:.40}")
+    return files[roles.file_name(role, version)]
+
+
+def _version(files: Mapping[str, bytes], role: str) -> int:
+    """Return the newest version of a role, 0 if there is none."""
+    if role == "timestamp":
+        data = files.get(roles.TIMESTAMP_FILE)
+        return publisher.describe(data).version if data is not None else 0
+    numbers = (
+        name.removesuffix(f".{role}.json") for name in files if name.endswith(f".{role}.json")
+    )
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+
+def _pop_version(files: dict[str, bytes], role: str) -> int:
+    version = _version(files, role)
+    files.pop(roles.file_name(role, version), None)
+    return version
+
+
+def _is_due(data: bytes, role: str, now: float) -> bool:
+    return publisher.describe(data).expires - now < _RENEWAL_SHARE * roles.LIFE_S[role]

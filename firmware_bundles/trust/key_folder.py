@@ -1,0 +1,132 @@
+"""The owners' key folder: encrypted private keys, and the signed beginning of trust.
+
+Made once, whole or not at all. Whoever holds it owns the fleet's models; it belongs offline.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from firmware_bundles import durable
+from firmware_bundles.errors import InputError
+from firmware_bundles.identifiers import Family, parse
+from firmware_bundles.trust import keys, publisher, roles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from firmware_bundles.trust.keys import Key, Signer
+
+_PRIVATE_MODE: Final = 0o600
+_ROOT_FILE: Final = "root.json"
+_TARGETS_FILE: Final = "targets.json"
+_DIRECTOR_FILE: Final = "director-keys.json"
+
+
+class Beginning(NamedTuple):
+    """The public files with which a control plane begins."""
+
+    root: bytes
+    targets: bytes
+    director_keys: bytes
+    families: Mapping[str, bytes]
+
+
+def create(
+    folder: Path,
+    *,
+    families: Sequence[str],
+    online: Mapping[str, Key],
+    passphrase: bytes,
+    now: float,
+) -> Beginning:
+    """Make all keys, sign the first roles and write the folder. Raises InputError, OSError.
+
+    `online` holds the control plane's public keys: snapshot, timestamp and director.
+    """
+    for family in families:
+        parse(Family, family, "model family")
+    if not families or len(set(families)) != len(families):
+        raise InputError("name at least one model family, each once")
+    if folder.exists():
+        raise InputError(f"{folder} exists already", hint="Keys are made once; name a new folder.")
+    names = [*(f"root-{number + 1}" for number in range(roles.ROOT_KEYS)), "targets"]
+    signers = {name: keys.generate() for name in (*names, *map(_family_key, families))}
+    beginning = _sign(signers, families, online, now)
+    private = {
+        f"{name}.pem": keys.encode_private(signer, passphrase) for name, signer in signers.items()
+    }
+    _write(folder, private, beginning)
+    return beginning
+
+
+def read_beginning(folder: Path) -> Beginning:
+    """Return the public files of a folder. Raises OSError."""
+    families = {path.stem: path.read_bytes() for path in sorted(folder.glob("family/*.json"))}
+    return Beginning(
+        root=(folder / _ROOT_FILE).read_bytes(),
+        targets=(folder / _TARGETS_FILE).read_bytes(),
+        director_keys=(folder / _DIRECTOR_FILE).read_bytes(),
+        families=families,
+    )
+
+
+def family_signer(folder: Path, family: str, passphrase: bytes) -> Signer:
+    """Return the key of a family. Raises InputError, OSError."""
+    parse(Family, family, "model family")
+    path = folder / f"{_family_key(family)}.pem"
+    if not path.exists():
+        raise InputError(f"{folder} holds no key of the family {family}")
+    return keys.decode_private(path.read_bytes(), passphrase, f"key file {path}")
+
+
+def _family_key(family: str) -> str:
+    return f"family-{family}"
+
+
+def _sign(
+    signers: Mapping[str, Signer], families: Sequence[str], online: Mapping[str, Key], now: float
+) -> Beginning:
+    director_keys = keys.encode_public_list([online["director"]])
+    return Beginning(
+        root=publisher.create_root(
+            [signers[f"root-{number + 1}"] for number in range(roles.ROOT_KEYS)],
+            targets_key=signers["targets"].public_key,
+            snapshot_key=online["snapshot"],
+            timestamp_key=online["timestamp"],
+            now=now,
+        ),
+        targets=publisher.create_targets(
+            signers["targets"],
+            families={family: signers[_family_key(family)].public_key for family in families},
+            director_keys=director_keys,
+            now=now,
+        ),
+        director_keys=director_keys,
+        families={
+            family: publisher.create_family(signers[_family_key(family)], now=now)
+            for family in families
+        },
+    )
+
+
+def _write(folder: Path, private: Mapping[str, bytes], beginning: Beginning) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for name, data in private.items():
+            durable.write(temporary / name, data, mode=_PRIVATE_MODE)
+        (temporary / "family").mkdir()
+        for family, data in beginning.families.items():
+            durable.write(temporary / "family" / f"{family}.json", data)
+        durable.write(temporary / _ROOT_FILE, beginning.root)
+        durable.write(temporary / _TARGETS_FILE, beginning.targets)
+        durable.write(temporary / _DIRECTOR_FILE, beginning.director_keys)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    durable.sync_directory(folder.parent)
