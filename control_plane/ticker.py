@@ -47,5 +47,5 @@ def _do(duty: Callable[[], None]) -> None:
         duty()
     except ShoalError as error:
         _LOG.warning("duty refused name=%s code=%s reason=%s", name, error.code, error.message)
-    except Exception:
+    except Exception:  # noqa: BLE001 logged; the next round tries again
         _LOG.exception("duty failed name=%s", name)

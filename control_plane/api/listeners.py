@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _GRACE_S: Final = 2
-_POLL_S: Final = 0.01
 _BACKLOG: Final = 1024
 
 
@@ -71,10 +70,11 @@ async def serve(app: FastAPI, doors: Sequence[Door], ready: Callable[[], None]) 
         asyncio.ensure_future(server.serve(sockets=[door.socket]))
         for server, door in zip(servers, doors, strict=True)
     ]
-    while not all(server.started for server in servers) and not any(s.done() for s in serving):
-        await asyncio.sleep(_POLL_S)
-    if not any(server.should_exit for server in servers):
+    opened = asyncio.ensure_future(_opened(servers))
+    await asyncio.wait([opened, *serving], return_when=asyncio.FIRST_COMPLETED)
+    if opened.done():
         ready()
+    opened.cancel()
     await asyncio.wait(serving, return_when=asyncio.FIRST_COMPLETED)
     _close(servers)
     await asyncio.gather(*serving)
@@ -83,9 +83,23 @@ async def serve(app: FastAPI, doors: Sequence[Door], ready: Callable[[], None]) 
 class _Server(uvicorn.Server):
     """A server that leaves signals to `serve`: there are two of them."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_open = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the door, and say so."""
+        await super().startup(sockets)
+        self.is_open.set()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+async def _opened(servers: Sequence[_Server]) -> None:
+    for server in servers:
+        await server.is_open.wait()
 
 
 def _close(servers: Sequence[_Server]) -> None:

@@ -16,7 +16,6 @@ from firmware_bundles.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from control_plane.config import Config
     from control_plane.fleet.authority import Pair
@@ -24,9 +23,7 @@ if TYPE_CHECKING:
 _HOW_TO_GET: Final = "apt install mosquitto, or --broker amqtt for a first look on this machine."
 
 
-def choose(
-    config: Config, *, ca: bytes, server: Callable[[], Pair], note: Callable[[str], None]
-) -> Broker:
+def choose(config: Config, *, ca: bytes, server: Pair, note: Callable[[str], None]) -> Broker:
     """Return the broker of `config.broker`, not started; `note` is told what a person must know.
 
     Raises ConfigInvalid.
@@ -45,7 +42,7 @@ def choose(
             port=config.broker_port or TLS_PORT_DEFAULT,
             offered_host=config.device_host,
         )
-        broker.prepare(ca, server())
+        broker.prepare(ca, server)
         return broker
     from control_plane.broker import amqtt
 
