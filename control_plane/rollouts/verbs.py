@@ -6,8 +6,7 @@ state does not allow it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -15,7 +14,12 @@ from control_plane.rollouts.model import FleetView, Plan, Rollout, RolloutState,
 from control_plane.rollouts.planner import moved, revert_all
 from firmware_bundles.errors import ConflictError
 
-Verb = Callable[[Rollout, FleetView, float, str], Plan]
+
+class Verb(Protocol):
+    """What somebody, `by` name, decides at `now` (Unix seconds)."""
+
+    def __call__(self, rollout: Rollout, view: FleetView, now: float, /, by: str) -> Plan:
+        """Return the decision as a plan. Raises ConflictError."""
 
 
 def pause(rollout: Rollout, _view: FleetView, _now: float, by: str) -> Plan:
