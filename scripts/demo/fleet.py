@@ -66,7 +66,7 @@ class Installation:
         arguments = [
             program("shoal"), "serve", "--data", str(self.data), "--port", str(self.port),
             "--local-port", str(self.local_port), "--broker", self._broker,
-            "--broker-port", str(self.broker_port), "--tick-s", "0.5",
+            "--broker-port", str(self.broker_port),
         ]  # fmt: skip
         self.server = Program(
             "control plane", arguments, self.logs / "server.log", self.environment
@@ -169,7 +169,7 @@ class Device:
             [
                 program("shoal-agent"), "--state-dir", str(self.state), "enrol",
                 "--server", f"https://127.0.0.1:{self._installation.port}",
-                "--token", token, "--ca", str(self._installation.data / "ca.pem"),
+                "--token", token, "--ca", str(self._installation.data / "ca" / "ca.pem"),
             ],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=self._installation.environment,
@@ -193,13 +193,19 @@ class Device:
             str(self.run_dir),
         ]
         settings = {
-            "SHOAL_AGENT_SEGMENT_AGE_S": "1",
-            "SHOAL_AGENT_HELLO_JITTER_S": "0.2",
+            "SHOAL_INFERENCE_SEGMENT_AGE_S": "1",
+            "SHOAL_INFERENCE_WINDOW_AGE_S": "5",
         } | environment
         log = self._installation.logs / f"{self.id}.log"
         self.core = Program(
             f"agent {self.id}", arguments, log, self._installation.environment | settings
         )
+
+    def require_running(self) -> None:
+        """Raise ProgramError if the agent has ended."""
+        if self.core is None or not self.core.is_running:
+            said = self.core.tail() if self.core else "it was never started"
+            raise ProgramError(f"agent {self.id} does not run:\n{said}")
 
     def worker_pid(self) -> int | None:
         """The process id of the inference worker, when there is one."""

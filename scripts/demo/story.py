@@ -105,6 +105,8 @@ class Story:
         print(f"    {self.seconds[name]:.1f} s", flush=True)
 
     def _all_online(self) -> bool:
+        for device in self.installation.devices.values():
+            device.require_running()
         return (
             sum(
                 bool(device["is_online"]) for device in self.installation.get("/devices")["devices"]
