@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _RETRY_S: Final = 0.5
 _MARGIN_S: Final = 10.0
 _POLL_S_MIN: Final = 0.1
-_POLL_S_MAX: Final = 2.0
+_POLL_S_MAX: Final = 1.0
 _POLLS_PER_PROBATION: Final = 10
 
 
