@@ -17,14 +17,13 @@ import msgspec
 import numpy as np
 
 from agent.inference import tensors
-from agent.inference.quantization import Reals, Stored, dequantize
+from agent.inference.quantization import Port, Reals, Stored
 from agent.inference.registry import Registry, Serving
 from agent.inference.served import ServedModel
 from agent.inference.tensors import Refused, Taken
 from agent.telemetry.feedback import Feedback
 from agent.telemetry.recorder import Recorder
 from firmware_bundles.errors import ModelUnusable, NotFound, ShoalError
-from firmware_bundles.manifest import Tensor
 
 BODY_BYTES_MAX: Final = 32 * 1024 * 1024
 
@@ -45,9 +44,14 @@ class _Told(msgspec.Struct):
     label: str | int
 
 
-class Classified(NamedTuple):
-    """The scores of an answer as real values, and the class they mean, -1 without classes."""
+class Answer(NamedTuple):
+    """What the model gave: stored and real values of each output, and what they mean.
 
+    `scores` are those of the classes, `predicted` the index of the largest, -1 without classes.
+    """
+
+    stored: list[Stored]
+    real: list[Reals]
     scores: Reals
     predicted: int
 
@@ -159,22 +163,21 @@ class Endpoint:
     async def _infer(self, serving: Serving, scope: Message, receive: Receive) -> object:
         body = await _body(scope, receive)
         model = serving.model
-        manifest = model.manifest
-        taken = tensors.take(body, manifest.inputs, model.output_names)
+        taken = tensors.take(body, model.inputs, model.output_names)
         started = time.perf_counter_ns()
         stored = await self._run(model, taken.stored)
         latency_us = (time.perf_counter_ns() - started) // 1000
-        classified = _classify(model, stored)
+        answer = _interpret(model, stored)
         # Before the answer: what was answered is never lost.
         prediction = self._recorder.prediction(
             serving.recording,
-            predicted=classified.predicted,
+            predicted=answer.predicted,
             latency_us=latency_us,
-            scores=classified.scores,
+            scores=answer.scores,
             features=taken.features,
         )
         model.answered += 1
-        return _response(model, taken, stored, classified, prediction)
+        return _response(model, taken, answer, prediction)
 
     async def _run(self, model: ServedModel, stored: list[Stored]) -> list[Stored]:
         try:
@@ -234,37 +237,31 @@ def _allow(method: str, allowed: str) -> None:
         raise Refused(405, f"{method:.20} is not possible here; use {allowed}")
 
 
-def _classify(model: ServedModel, stored: list[Stored]) -> Classified:
-    place = model.scores_place
-    if place is None:
-        return Classified(_NO_SCORES, _UNKNOWN)
-    scores = dequantize(stored[place], model.manifest.outputs[place]).ravel()
-    return Classified(scores, int(scores.argmax()))
+def _interpret(model: ServedModel, stored: list[Stored]) -> Answer:
+    real = [port.real(each) for each, port in zip(stored, model.outputs, strict=True)]
+    if model.scores_place is None:
+        return Answer(stored, real, _NO_SCORES, _UNKNOWN)
+    scores = real[model.scores_place]
+    return Answer(stored, real, scores, int(scores.argmax()))
 
 
-def _response(
-    model: ServedModel,
-    taken: Taken,
-    stored: list[Stored],
-    classified: Classified,
-    prediction: str,
-) -> dict[str, Any]:
+def _response(model: ServedModel, taken: Taken, answer: Answer, prediction: str) -> dict[str, Any]:
     outputs = [
-        tensors.give(values, tensor, is_raw=taken.is_raw)
-        for values, tensor in zip(stored, model.manifest.outputs, strict=True)
-        if taken.outputs is None or tensor.name in taken.outputs
+        tensors.give(stored, real, port, is_raw=taken.is_raw)
+        for stored, real, port in zip(answer.stored, answer.real, model.outputs, strict=True)
+        if taken.outputs is None or port.name in taken.outputs
     ]
     if model.has_class_output and (taken.outputs is None or tensors.CLASS_OUTPUT in taken.outputs):
-        outputs.append(tensors.give_class(model.bundle.labels[classified.predicted]))
-    answer: dict[str, Any] = {
+        outputs.append(tensors.give_class(model.bundle.labels[answer.predicted]))
+    response: dict[str, Any] = {
         "model_name": model.manifest.family,
         "model_version": model.version,
         "parameters": {"prediction_id": prediction},
         "outputs": outputs,
     }
     if taken.id is not None:
-        answer["id"] = taken.id
-    return answer
+        response["id"] = taken.id
+    return response
 
 
 def _ready(serving: Serving) -> object:
@@ -273,26 +270,23 @@ def _ready(serving: Serving) -> object:
 
 def _metadata(serving: Serving) -> object:
     model = serving.model
-    outputs = [_tensor(tensor) for tensor in model.manifest.outputs]
+    outputs = [_tensor(port) for port in model.outputs]
     if model.has_class_output:
         outputs.append({"name": tensors.CLASS_OUTPUT, "datatype": "BYTES", "shape": [1]})
     return {
         "name": model.manifest.family,
         "versions": [model.version],
         "platform": model.backend.runtime,
-        "inputs": [_tensor(tensor) for tensor in model.manifest.inputs],
+        "inputs": [_tensor(port) for port in model.inputs],
         "outputs": outputs,
     }
 
 
-def _tensor(tensor: Tensor) -> dict[str, Any]:
-    preferred, *others = tensors.datatypes(tensor)
-    facts: dict[str, Any] = {
-        "name": tensor.name,
-        "datatype": preferred,
-        "shape": list(tensor.shape),
-    }
+def _tensor(port: Port) -> dict[str, Any]:
+    preferred, *others = port.datatypes
+    facts: dict[str, Any] = {"name": port.name, "datatype": preferred, "shape": port.shape}
     if others:
-        raw = {"datatype": others[0], "scale": tensor.scale, "zero_point": tensor.zero_point}
-        facts["parameters"] = {"stored_as": raw}
+        scale, zero_point = port.tensor.scale, port.tensor.zero_point
+        stored_as = {"datatype": others[0], "scale": scale, "zero_point": zero_point}
+        facts["parameters"] = {"stored_as": stored_as}
     return facts

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from agent.deployment import slots
 from agent.deployment.slots import Slot
 from agent.inference.backends import Backend, LiteRtBackend
-from agent.inference.quantization import Reals, Stored, dequantize, is_quantized, quantize
+from agent.inference.quantization import Port, Reals, Stored
 from agent.inference.tensors import CLASS_OUTPUT
 from firmware_bundles import golden
 from firmware_bundles.errors import BundleError, SelfTestFailed, SlotBroken, WireError
-from firmware_bundles.manifest import Manifest, Tensor
+from firmware_bundles.manifest import Manifest
 from firmware_bundles.sketches import codec as sketch_codec
 from firmware_bundles.sketches.baseline import Baseline
 from firmware_bundles.wire.columns import CLASS_MAX
@@ -97,6 +97,8 @@ class ServedModel:
         self.has_class_output = fact is not None and CLASS_OUTPUT not in names
         self.output_names = frozenset([*names, CLASS_OUTPUT] if self.has_class_output else names)
         self.backend = backend
+        self.inputs = [Port(tensor) for tensor in bundle.manifest.inputs]
+        self.outputs = [Port(tensor) for tensor in bundle.manifest.outputs]
         self.since = time.time()
         self.answered = 0
         self.errors = 0
@@ -134,53 +136,50 @@ def _run_golden(model: ServedModel) -> Agreement:
         vectors = golden.parse((directory / manifest.golden.file).read_bytes())
     except (OSError, BundleError) as error:
         raise SelfTestFailed(f"the golden vectors cannot be read: {error}") from error
-    inputs = [_real(vectors.inputs, tensor, vectors.rows) for tensor in manifest.inputs]
-    wanted = [_real(vectors.outputs, tensor, vectors.rows) for tensor in manifest.outputs]
+    inputs = [_real(vectors.inputs, port, vectors.rows) for port in model.inputs]
+    wanted = [_real(vectors.outputs, port, vectors.rows) for port in model.outputs]
     lsb = absolute = 0.0
     latency_us = np.zeros(vectors.rows)
     for row in range(vectors.rows):
-        stored = [
-            quantize(values[row], tensor)
-            for values, tensor in zip(inputs, manifest.inputs, strict=True)
-        ]
+        stored = [port.store(each[row]) for each, port in zip(inputs, model.inputs, strict=True)]
         started = time.perf_counter_ns()
         outputs = model.run(stored)
         latency_us[row] = (time.perf_counter_ns() - started) / 1000
-        for output, values, tensor in zip(outputs, wanted, manifest.outputs, strict=True):
-            off = _difference(dequantize(output, tensor), values[row], tensor)
+        for output, values, port in zip(outputs, wanted, model.outputs, strict=True):
+            off = _difference(port.real(output), values[row], port)
             lsb, absolute = max(lsb, off[0]), max(absolute, off[1])
-            _check(off, row, tensor, manifest)
+            _check(off, row, port, manifest)
     return Agreement(vectors.rows, lsb, absolute, latency_us)
 
 
-def _real(arrays: dict[str, golden.RealArray], tensor: Tensor, rows: int) -> Reals:
-    array = arrays.get(tensor.name)
-    if array is None or int(np.prod(array.shape)) != rows * int(np.prod(tensor.shape)):
-        raise SelfTestFailed(f"the golden vectors do not fit the tensor {tensor.name!r}")
+def _real(arrays: dict[str, golden.RealArray], port: Port, rows: int) -> Reals:
+    array = arrays.get(port.name)
+    if array is None or int(np.prod(array.shape)) != rows * port.size:
+        raise SelfTestFailed(f"the golden vectors do not fit the tensor {port.name!r}")
     values = np.frombuffer(array.data, dtype="<f4").astype(np.float32)
-    return values.reshape(rows, *tensor.shape)
+    return values.reshape(rows, port.size)
 
 
-def _difference(real: Reals, wanted: Reals, tensor: Tensor) -> tuple[float, float]:
+def _difference(real: Reals, wanted: Reals, port: Port) -> tuple[float, float]:
     """Return the largest difference in quantization steps (0 where there are none) and in units."""
     with np.errstate(invalid="ignore"):
         off = np.abs(real - wanted)
-    if not is_quantized(tensor):
+    if not port.is_quantized:
         return 0.0, float(np.max(off - _RELATIVE * np.abs(wanted), initial=0.0))
     largest = float(np.max(off, initial=0.0))
-    return largest / tensor.scale, largest
+    return largest / port.tensor.scale, largest
 
 
-def _check(off: tuple[float, float], row: int, tensor: Tensor, manifest: Manifest) -> None:
+def _check(off: tuple[float, float], row: int, port: Port, manifest: Manifest) -> None:
     lsb, absolute = off
     fact = manifest.golden
-    if is_quantized(tensor):
+    if port.is_quantized:
         # Half a step of slack for the float32 arithmetic of the steps themselves.
         is_near, bound = lsb <= fact.tolerance_lsb + 0.01, f"{fact.tolerance_lsb:g} steps"
     else:
         is_near, bound = absolute <= fact.tolerance_absolute, f"{fact.tolerance_absolute:g}"
     if not is_near:
         raise SelfTestFailed(
-            f"golden vector {row}: output {tensor.name!r} is off by {absolute:g} "
+            f"golden vector {row}: output {port.name!r} is off by {absolute:g} "
             f"({lsb:.1f} steps), more than {bound}"
         )

@@ -20,8 +20,8 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -54,8 +54,9 @@ event = partial(log.event, program="worker")
 class _Server(uvicorn.Server):
     """Leaves signals to this module: what was answered is sealed after the last answer."""
 
-    def capture_signals(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, socket.socket]:
@@ -144,7 +145,7 @@ async def serve(
 
 def _server(endpoint: Endpoint) -> _Server:
     config = uvicorn.Config(
-        endpoint,  # type: ignore[arg-type]  # its own narrower words for an ASGI application
+        endpoint,
         http="httptools",
         ws="none",
         lifespan="off",
