@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from control_plane.store.database import Database
 
-_IDS_PER_STATEMENT = 500
-
 
 class PredictionRow(NamedTuple):
     """Predictions of one model on one device: answered as it last reported, and received.
@@ -54,7 +52,9 @@ class AccuracyRow(NamedTuple):
 class WindowsOf(NamedTuple):
     """Window segments of one model, newest first."""
 
+    family: str
     model: str
+    version: str | None
     bodies: list[bytes]
 
 
@@ -139,34 +139,38 @@ class Telemetry:
             return [(row[0], int(row[1])) for row in connection.execute(statement)]
 
     def windows(
-        self, family: str, device_ids: Sequence[str] | None, since: float, limit: int
+        self, family: str | None, device_ids: Sequence[str] | None, since: float, limit: int
     ) -> list[WindowsOf]:
-        """Return the latest windows of a family by model, at most `limit` in all, newest first.
+        """Return the latest windows by model, at most `limit` in all, newest first.
 
-        `device_ids` None means every device.
+        Family and devices None mean all.
         """
         statement = (
-            select(segment.c.device_id, segment.c.model, segment.c.body)
-            .where(
-                segment.c.kind == "window",
-                segment.c.family == family,
-                segment.c.received >= since,
+            select(
+                segment.c.device_id,
+                segment.c.family,
+                segment.c.model,
+                release.c.version,
+                segment.c.body,
             )
+            .outerjoin(release, release.c.digest == segment.c.model)
+            .where(segment.c.kind == "window", segment.c.received >= since)
             .order_by(segment.c.received.desc())
         )
+        if family is not None:
+            statement = statement.where(segment.c.family == family)
+        # Membership is tested here: a cohort may have more devices than a statement takes.
         wanted = None if device_ids is None else frozenset(device_ids)
-        if wanted is not None and len(wanted) <= _IDS_PER_STATEMENT:
-            statement = statement.where(segment.c.device_id.in_(wanted))
-        found: dict[str, list[bytes]] = {}
+        found: dict[tuple[str, str, str | None], list[bytes]] = {}
         count = 0
         with self._database.reading() as connection:
             for row in connection.execute(statement):
-                if wanted is None or row.device_id in wanted:
-                    found.setdefault(row.model, []).append(row.body)
-                    count += 1
-                if count >= limit:
+                if count == limit:
                     break
-        return [WindowsOf(model, bodies) for model, bodies in found.items()]
+                if wanted is None or row.device_id in wanted:
+                    found.setdefault((row.family, row.model, row.version), []).append(row.body)
+                    count += 1
+        return [WindowsOf(*place, bodies) for place, bodies in found.items()]
 
     def latest_window(self) -> float:
         """Return when a window last arrived; 0 if none did."""
