@@ -14,13 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from control_plane.store.database import Database
-from control_plane.store.devices import Devices, Identity
 from control_plane.store.intake import Intake
 from control_plane.store.telemetry import Telemetry
 from control_plane.telemetry.ingest import Ingest
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import Acknowledgement, Segment
-from support import segments
+from support import fleet_rows, segments
 
 DEVICES = {"ant": b"k" * 32, "bee": b"l" * 32}
 OTHER = "00000000000000bb"
@@ -68,8 +67,7 @@ def open_world(path: Path) -> World:
     """A database with the two devices."""
     database = Database.open(f"sqlite:///{path}")
     for device_id, secret in DEVICES.items():
-        identity = Identity(device_id, "", "", secret)
-        Devices(database).enrol(identity, labels={}, agent_version="", inventory={}, now=1.0)
+        fleet_rows.enrol(database, device_id, secret=secret)
     return World(database)
 
 
