@@ -1,0 +1,52 @@
+"""Bringing an installation to where the system tests begin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fleet import wait_until
+
+if TYPE_CHECKING:
+    from fleet import Installation
+
+FIRST = """\
+schema: "1.0"
+id: {id}
+family: digits
+release: "{release}"
+cohort: everywhere
+probation_s: 0.5
+phases:
+  - {{share: 1.0, soak_s: 0.2, timeout_s: 60}}
+gates:
+  installs: {{failed_share_max: 0.0}}
+"""
+
+
+def roll_out(installation: Installation, name: str, release: str, *, expected: int = 0) -> None:
+    """Roll a release out to every device, and wait for the end."""
+    file = installation.root / f"{name}.yaml"
+    file.write_text(FIRST.format(id=name, release=release))
+    installation.shoal("rollout", "start", str(file))
+    installation.shoal("rollout", "watch", name, "--timeout", "90", accept=(expected,))
+
+
+def serve_first_model(installation: Installation, count: int) -> None:
+    """Bring an installation to the point where `count` devices serve model 1."""
+    if installation.server is None:
+        installation.start_server()
+    installation.shoal("keys", "init", "--out", str(installation.keys), "--family", "digits")
+    installation.publish("v1", "1")
+    installation.enrol(count)
+    for device in installation.devices.values():
+        device.start()
+    installation.shoal("cohort", "create", "everywhere", "--selector", "site=demo")
+
+    def all_online() -> bool:
+        for device in installation.devices.values():
+            device.require_running()
+        shown = installation.get("/devices")["devices"]
+        return sum(bool(device["is_online"]) for device in shown) == count
+
+    wait_until(all_online, "all devices online", 90)
+    roll_out(installation, "first", "1")
