@@ -169,8 +169,7 @@ class Story:
         """Return all that was seen, for the JSON file and the summary."""
         received, devices = self.received(), []
         digests = {
-            release["version"]: release["digest"]
-            for release in self.installation.get("/releases")["releases"]
+            release["version"]: release["digest"] for release in self.installation.get("/releases")
         }
         for device in self.installation.devices:
             shown = self.installation.get(f"/devices/{device}")
