@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-import msgspec
-
 from control_plane.rollouts.model import FleetView, Plan, Rollout, RolloutState, total
 from control_plane.rollouts.planner import moved, revert_all
 from firmware_bundles.errors import ConflictError
@@ -25,18 +23,14 @@ class Verb(Protocol):
 def pause(rollout: Rollout, _view: FleetView, _now: float, by: str) -> Plan:
     """Hold offers. Gates go on watching: harm still rolls back."""
     _require(rollout, "paused", RolloutState.RUNNING)
-    changed = msgspec.structs.replace(
-        rollout.standing,
-        state=RolloutState.PAUSED,
-        generation=rollout.standing.generation + 1,
-    )
+    changed = moved(rollout.standing, state=RolloutState.PAUSED)
     return Plan(next=changed, why=(f"paused by {by}",))
 
 
 def resume(rollout: Rollout, _view: FleetView, now: float, by: str) -> Plan:
     """Go on where it was; timeouts, soaks and deadlines of the phase begin anew."""
     _require(rollout, "resumed", RolloutState.PAUSED)
-    changed = moved(rollout.standing, now, state=RolloutState.RUNNING)
+    changed = moved(rollout.standing, since=now, state=RolloutState.RUNNING)
     return Plan(next=changed, why=(f"resumed by {by}",))
 
 
@@ -45,7 +39,7 @@ def abort(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
     _require(
         rollout, "aborted", RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK
     )
-    changed = moved(rollout.standing, now, state=RolloutState.CANCELLED)
+    changed = moved(rollout.standing, since=now, state=RolloutState.CANCELLED)
     left = total(view.phases, "offered") + total(view.phases, "reverting")
     told = (f"aborted by {by}", f"devices left as they are: {left}")
     return Plan(next=changed, why=told)
@@ -61,7 +55,7 @@ def rollback(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
         RolloutState.COMPLETED,
         RolloutState.CANCELLED,
     )
-    changed = moved(rollout.standing, now, state=RolloutState.ROLLING_BACK)
+    changed = moved(rollout.standing, since=now, state=RolloutState.ROLLING_BACK)
     told = (
         f"rollback asked for by {by}",
         f"devices that go back to their previous model: {total(view.phases, 'revertible')}",

@@ -60,19 +60,20 @@ class DeploymentRow(NamedTuple):
 def view(connection: Connection, wanted: Rollout) -> FleetView:
     """Return the counts of every phase, and the labels of both arms since the phase began."""
     status = _status()
+    # These labels are no column's name: GROUP BY would prefer the column.
     query = _from_deployments(
         wanted,
         status.label("status"),
-        _phase(wanted, _members(connection, wanted)).label("phase"),
+        _phase(wanted, _members(connection, wanted)).label("in_phase"),
         func.count().label("devices"),
         func.sum(case((_previous.c.digest.is_(None), 1), else_=0)).label("stuck"),
         func.sum(case((_serves_another(), 1), else_=0)).label("others"),
         func.min(deployment.c.offered).label("first"),
         func.max(deployment.c.offered).label("last"),
-    ).group_by("status", "phase")
+    ).group_by("status", "in_phase")
     rows = connection.execute(query).all()
     phases = tuple(
-        _counts([row for row in rows if row.phase == phase])
+        _counts([row for row in rows if row.in_phase == phase])
         for phase in range(len(wanted.spec.phases))
     )
     arms = _labels(connection, wanted, phases[wanted.standing.phase].offered_first)
@@ -197,7 +198,7 @@ def _labels(connection: Connection, wanted: Rollout, since: float | None) -> dic
         return arms
     is_offered = deployment.c.generation > 0
     is_candidate = label_count.c.model == _candidate.c.digest
-    arm = case((is_offered, Arm.CANDIDATE.value), else_=Arm.CONTROL.value).label("arm")
+    arm = case((is_offered, Arm.CANDIDATE.value), else_=Arm.CONTROL.value).label("side")
     query = (
         select(arm, func.sum(label_count.c.labelled), func.sum(label_count.c.wrong))
         .select_from(deployment)
@@ -209,7 +210,7 @@ def _labels(connection: Connection, wanted: Rollout, since: float | None) -> dic
             label_count.c.received >= since,
             or_(and_(is_offered, is_candidate), and_(~is_offered, ~is_candidate)),
         )
-        .group_by("arm")
+        .group_by("side")
     )
     for name, labelled, wrong in connection.execute(query):
         arms[name] = LabelCounts(labelled=labelled, wrong=wrong)
