@@ -196,6 +196,11 @@ class VersionUnsupported(WireError):
     default_hint = "Agent and control plane may be one release apart; update the older one."
 
 
+class SegmentOverlapping(WireError):
+    code = "wire.segment_overlapping"
+    default_hint = "Two runs of one agent use the same state directory."
+
+
 class InputError(ShoalError):
     code = "input.invalid"
 

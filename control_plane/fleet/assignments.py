@@ -9,12 +9,14 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from firmware_bundles import limits
+from firmware_bundles.trust import envelopes
 from firmware_bundles.wire import codec, messages, topics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from control_plane.store.devices import Devices
+    from firmware_bundles.trust.keys import Signer
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -22,18 +24,18 @@ _LOG: Final = logging.getLogger(__name__)
 class Assignments:
     """Answers hellos and pushes changes.
 
-    `sign` wraps a message in an envelope of the director, `publish` takes topic and payload.
+    `director` signs, `publish` takes topic and payload.
     """
 
     def __init__(
         self,
         devices: Devices,
-        sign: Callable[[messages.Assignment], bytes],
+        director: Signer,
         publish: Callable[[str, bytes], None],
         clock: Callable[[], float],
     ) -> None:
         self._devices = devices
-        self._sign = sign
+        self._director = director
         self._publish = publish
         self._clock = clock
 
@@ -65,7 +67,8 @@ class Assignments:
             orders=tuple(orders),
             nonce=nonce,
         )
-        self._publish(topics.down(device_id, topics.Down.ASSIGNMENT), self._sign(assignment))
+        payload = envelopes.sign(assignment, self._director)
+        self._publish(topics.down(device_id, topics.Down.ASSIGNMENT), payload)
 
 
 def newer(orders: Sequence[messages.Order], generations: Mapping[str, int]) -> list[messages.Order]:

@@ -1,4 +1,4 @@
-"""Rows of API tokens and enrolment tokens. Only digests are stored; texts are never seen here."""
+"""Rows of API tokens. Only digests are stored; texts are never seen here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, func, insert, select
 
-from control_plane.store.schema import api_token, enrolment_token
+from control_plane.store.schema import api_token
 from firmware_bundles.errors import NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from control_plane.store.database import Database
 
 
@@ -23,17 +21,6 @@ class TokenRow(NamedTuple):
     name: str
     role: str
     created: float
-
-
-class InvitationRow(NamedTuple):
-    """An enrolment token as stored: bound to a device id, or to labels alone."""
-
-    digest: str
-    device_id: str | None
-    labels: Mapping[str, str]
-    uses_left: int
-    expires: float
-    created_by: str
 
 
 class AccessTokens:
@@ -53,7 +40,7 @@ class AccessTokens:
             row = connection.execute(select(api_token).where(api_token.c.prefix == prefix)).first()
         return None if row is None else TokenRow._make(row)
 
-    def list(self) -> list[TokenRow]:
+    def all(self) -> list[TokenRow]:
         """Return all tokens, oldest first."""
         with self._database.reading() as connection:
             rows = connection.execute(select(api_token).order_by(api_token.c.created)).all()
@@ -70,32 +57,3 @@ class AccessTokens:
             found = connection.execute(delete(api_token).where(api_token.c.prefix == prefix))
         if found.rowcount == 0:
             raise NotFound(f"there is no token with the prefix {prefix!r:.80}")
-
-
-class Invitations:
-    """Enrolment tokens: each allows a number of enrolments before it expires."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def add(self, row: InvitationRow) -> None:
-        """Store a new token."""
-        with self._database.transaction() as connection:
-            connection.execute(insert(enrolment_token).values(row._asdict()))
-
-    def find(self, digest: str, now: float) -> InvitationRow | None:
-        """Return the token with this digest, if it may still be used."""
-        usable = (
-            (enrolment_token.c.digest == digest)
-            & (enrolment_token.c.uses_left > 0)
-            & (enrolment_token.c.expires > now)
-        )
-        with self._database.reading() as connection:
-            row = connection.execute(select(enrolment_token).where(usable)).first()
-        return None if row is None else InvitationRow._make(row)
-
-    def delete_expired(self, now: float) -> None:
-        """Forget tokens that nobody can use any more."""
-        spent = (enrolment_token.c.uses_left <= 0) | (enrolment_token.c.expires <= now)
-        with self._database.transaction() as connection:
-            connection.execute(delete(enrolment_token).where(spent))

@@ -28,15 +28,6 @@ _IDS_PER_STATEMENT: Final = 500
 ItemT = TypeVar("ItemT")
 
 
-class Identity(NamedTuple):
-    """What a device gets at its enrolment."""
-
-    device_id: str
-    public_key_pem: str
-    certificate_serial: str
-    telemetry_secret: bytes
-
-
 class DeviceRow(NamedTuple):
     """A device as an operator sees it."""
 
@@ -75,31 +66,6 @@ class Devices:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def enrol(
-        self,
-        identity: Identity,
-        *,
-        labels: Mapping[str, str],
-        agent_version: str,
-        inventory: Mapping[str, Any],
-        now: float,
-    ) -> None:
-        """Store a device. One that is enrolled again gets a new identity and keeps its history."""
-        row = {
-            "id": identity.device_id,
-            "public_key_pem": identity.public_key_pem,
-            "certificate_serial": identity.certificate_serial,
-            "telemetry_secret": identity.telemetry_secret,
-            "inventory": dict(inventory),
-            "agent_version": agent_version,
-            "enrolled": now,
-        }
-        with self._database.transaction() as connection:
-            known = connection.execute(
-                select(device.c.labels).where(device.c.id == identity.device_id)
-            ).scalar_one_or_none()
-            upsert(connection, device, row | {"labels": {**(known or {}), **labels}})
 
     def get(self, device_id: str) -> DeviceRow:
         """Return a device. Raises NotFound."""
@@ -194,24 +160,10 @@ class Devices:
     def set_desired(self, rows: Sequence[Desired], now: float) -> dict[str, int]:
         """Change what devices shall run; return the new generation of each device.
 
-        A generation is newer than the device's last and never below the time, so that it stays
-        newer after a restore from a backup. `rows` holds one family for each device.
+        `rows` holds one family for each device.
         """
-        assert len({row.device_id for row in rows}) == len(rows)
-        generations: dict[str, int] = {}
         with self._database.transaction() as connection:
-            for part in _parts(rows):
-                previous = _generations(connection, part)
-                for row in part:
-                    last = previous.get((row.device_id, row.family), 0)
-                    generations[row.device_id] = max(last + 1, int(now))
-                    values = row._asdict() | {
-                        "policy": msgspec.to_builtins(row.policy),
-                        "generation": generations[row.device_id],
-                        "changed": now,
-                    }
-                    upsert(connection, desired, values)
-        return generations
+            return change_desired(connection, rows, now)
 
     def orders(self, device_id: str) -> list[Order]:
         """Return what a device shall run, one order for each family."""
@@ -247,6 +199,18 @@ class Devices:
         """Return what a device last reported, as stored."""
         return self._rows(reported, device_id)
 
+    def serving(self, device_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return, by device and family, the version that each said it serves."""
+        found: dict[str, dict[str, str]] = {}
+        with self._database.reading() as connection:
+            for part in _parts(device_ids):
+                query = select(reported).where(
+                    reported.c.device_id.in_(part), reported.c.serving_version.is_not(None)
+                )
+                for row in connection.execute(query):
+                    found.setdefault(row.device_id, {})[row.family] = row.serving_version
+        return found
+
     def detections(self, device_id: str) -> list[Mapping[str, Any]]:
         """Return what a device refused, as stored."""
         return self._rows(detection, device_id)
@@ -258,6 +222,28 @@ class Devices:
                 {str(key): value for key, value in row.items() if key != "device_id"}
                 for row in connection.execute(query).mappings()
             ]
+
+
+def change_desired(connection: Connection, rows: Sequence[Desired], now: float) -> dict[str, int]:
+    """Change, in the caller's transaction, what devices shall run; return each one's generation.
+
+    A generation is newer than the device's last and never below the time, so that it stays newer
+    after a restore from a backup. `rows` holds one family for each device.
+    """
+    assert len({row.device_id for row in rows}) == len(rows)
+    generations: dict[str, int] = {}
+    for part in _parts(rows):
+        previous = _generations(connection, part)
+        for row in part:
+            last = previous.get((row.device_id, row.family), 0)
+            generations[row.device_id] = max(last + 1, int(now))
+            values = row._asdict() | {
+                "policy": msgspec.to_builtins(row.policy),
+                "generation": generations[row.device_id],
+                "changed": now,
+            }
+            upsert(connection, desired, values)
+    return generations
 
 
 def _devices() -> Any:  # noqa: ANN401 a statement of eight columns

@@ -1,4 +1,4 @@
-"""The statements that SQLite and PostgreSQL write differently. All others stand with their subject."""
+"""Statements that SQLite and PostgreSQL write differently; all others are with their subject."""
 
 from __future__ import annotations
 

@@ -184,6 +184,7 @@ decision = Table(
     Column("phase", Integer, nullable=False),
     Column("phase_state", String, nullable=False),
     Column("why", JSON, nullable=False),
+    Column("gates", JSON, nullable=False, server_default="[]"),
 )
 
 # One row for each device of a rollout. Progress is counted from here and `reported`, never stored.
@@ -218,16 +219,44 @@ segment = Table(
     Column("body", LargeBinary, nullable=False),
 )
 
+# Predictions received of each model on each device: the rows of its segments, counted with them.
+prediction_count = Table(
+    "prediction_count",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("family", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("received", BigInteger, nullable=False),
+    Column("segments", BigInteger, nullable=False),
+    Column("latest", Float, nullable=False),
+)
+
 # How many labels came for a model's predictions on a device, and how many contradicted them.
+# The key names the segment whose arrival settled them: the labels', or the predictions' that came
+# later. A segment is stored once, so each label is counted once.
 label_count = Table(
     "label_count",
     metadata,
     Column("device_id", String, ForeignKey("device.id"), primary_key=True),
     Column("incarnation", String, primary_key=True),
+    Column("kind", String, primary_key=True),
     Column("first", BigInteger, primary_key=True),
+    Column("model", String, primary_key=True, index=True),
     Column("family", String, nullable=False),
-    Column("model", String, nullable=False, index=True),
     Column("received", Float, nullable=False),
     Column("labelled", Integer, nullable=False),
     Column("wrong", Integer, nullable=False),
+)
+
+# Labels whose prediction has not arrived: counted, and deleted, when it does.
+label_pending = Table(
+    "label_pending",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("device_id", String, ForeignKey("device.id"), nullable=False),
+    Column("incarnation", String, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("label", Integer, nullable=False),
+    Column("received", Float, nullable=False),
+    Index("ix_label_pending_prediction", "device_id", "incarnation", "sequence"),
 )

@@ -1,0 +1,110 @@
+"""What devices said, in order, off the MQTT thread: taken in batches, told to who handles it.
+
+A message that is refused is counted and logged with its code; it never stops the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from firmware_bundles.errors import ShoalError
+from firmware_bundles.wire import topics
+from firmware_bundles.wire.topics import Up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    Batch = Sequence[tuple[str, bytes]]
+
+_LOG: Final = logging.getLogger(__name__)
+_WAITING_MAX: Final = 20_000
+_BATCH_MAX: Final = 256
+_WAKE_S: Final = 0.5
+
+
+class Inbox:
+    """A thread that handles messages one batch after another.
+
+    `handlers` take one message each; `ingest` takes all telemetry of a batch together.
+    `refused` counts by error code, `dropped` counts what found no room: who sent it tries again.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[Up, Callable[[str, bytes], object]],
+        ingest: Callable[[Batch], None],
+    ) -> None:
+        self._handlers = handlers
+        self._ingest = ingest
+        self._waiting: queue.Queue[tuple[str, bytes]] = queue.Queue(_WAITING_MAX)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
+        self.refused: Counter[str] = Counter()
+        self.dropped = 0
+
+    def put(self, topic: str, payload: bytes) -> None:
+        """Take a message; never waits."""
+        try:
+            self._waiting.put_nowait((topic, payload))
+        except queue.Full:
+            self.dropped += 1
+
+    def start(self) -> None:
+        """Begin to handle."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End after the present batch. What still waits is sent again by the devices."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def handle(self, batch: Batch) -> None:
+        """Handle messages, given as topic and payload, in order; telemetry last, together."""
+        telemetry: list[tuple[str, bytes]] = []
+        for topic, payload in batch:
+            with _Refusals(self.refused, topic):
+                device, kind = topics.parse_up(topic)
+                if kind is Up.TELEMETRY:
+                    telemetry.append((device, payload))
+                elif payload and kind in self._handlers:
+                    self._handlers[kind](device, payload)
+        if telemetry:
+            with _Refusals(self.refused, f"{len(telemetry)} segments"):
+                self._ingest(telemetry)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                batch = [self._waiting.get(timeout=_WAKE_S)]
+            except queue.Empty:
+                continue
+            while len(batch) < _BATCH_MAX and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            self.handle(batch)
+
+
+class _Refusals:
+    """Counts and logs what a block refuses, and goes on."""
+
+    def __init__(self, counts: Counter[str], what: str) -> None:
+        self._counts = counts
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, ShoalError):
+            self._counts[error.code] += 1
+            _LOG.warning("refused code=%s from=%s reason=%s", error.code, self._what, error.message)
+            return True
+        if isinstance(error, Exception):
+            self._counts[ShoalError.code] += 1
+            _LOG.error("handling failed from=%s", self._what, exc_info=error)
+            return True
+        return False

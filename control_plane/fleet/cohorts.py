@@ -1,0 +1,70 @@
+"""Cohorts: named selectors. Who belongs to one is asked anew each time, never stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from control_plane.fleet import selectors
+from control_plane.store.cohorts import CohortRow
+from firmware_bundles.errors import NotFound
+from firmware_bundles.identifiers import CohortName, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from control_plane.store.cohorts import CohortRows
+    from control_plane.store.devices import Devices
+
+
+class Cohort(NamedTuple):
+    """A cohort and how many devices belong to it now."""
+
+    name: str
+    selector: str
+    created: float
+    devices: int
+
+
+class Cohorts:
+    """All cohorts of the fleet."""
+
+    def __init__(self, rows: CohortRows, devices: Devices, clock: Callable[[], float]) -> None:
+        self._rows = rows
+        self._devices = devices
+        self._clock = clock
+
+    def create(self, name: str, selector: str) -> Cohort:
+        """Name a selector. Raises SelectorInvalid, Malformed, ConflictError."""
+        parse(CohortName, name, "cohort name")
+        selectors.parse(selector)
+        self._rows.add(CohortRow(name, selector, self._clock()))
+        return self.get(name)
+
+    def get(self, name: str) -> Cohort:
+        """Return a cohort. Raises NotFound."""
+        row = self._row(name)
+        return Cohort(*row, devices=len(self.select(row.selector)))
+
+    def all(self) -> list[Cohort]:
+        """Return all cohorts by name."""
+        labels = self._devices.labels()
+        found = []
+        for row in self._rows.all():
+            matches = selectors.parse(row.selector).matches
+            found.append(Cohort(*row, devices=sum(matches(each) for _, each in labels)))
+        return found
+
+    def members(self, name: str) -> list[str]:
+        """Return the ids of the devices that belong to a cohort now. Raises NotFound."""
+        return self.select(self._row(name).selector)
+
+    def select(self, selector: str) -> list[str]:
+        """Return the ids of the devices that a selector matches. Raises SelectorInvalid."""
+        matches = selectors.parse(selector).matches
+        return [device_id for device_id, labels in self._devices.labels() if matches(labels)]
+
+    def _row(self, name: str) -> CohortRow:
+        row = self._rows.find(name)
+        if row is None:
+            raise NotFound(f"there is no cohort {name!r:.80}")
+        return row

@@ -1,0 +1,55 @@
+"""What an operator sees of the fleet: pages of devices, and one device with all that is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from control_plane.fleet.selectors import Selector
+    from control_plane.store.devices import DeviceRow, Devices
+
+_ROWS_PER_READ: Final = 500
+
+
+class Page(NamedTuple):
+    """Some devices in order of their ids; `next_after` continues, None at the end."""
+
+    devices: list[DeviceRow]
+    next_after: str | None
+
+
+class Description(NamedTuple):
+    """One device with what is wanted of it and what it said."""
+
+    device: DeviceRow
+    desired: list[Mapping[str, Any]]
+    reported: list[Mapping[str, Any]]
+    detected: list[Mapping[str, Any]]
+
+
+def page(devices: Devices, selector: Selector, *, after: str, limit: int) -> Page:
+    """Return the next at most `limit` devices that `selector` matches."""
+    found: list[DeviceRow] = []
+    while True:
+        rows = devices.after(after, _ROWS_PER_READ)
+        for row in rows:
+            if not selector.matches(row.labels):
+                continue
+            if len(found) == limit:
+                return Page(found, found[-1].id)
+            found.append(row)
+        if len(rows) < _ROWS_PER_READ:
+            return Page(found, None)
+        after = rows[-1].id
+
+
+def describe(devices: Devices, device_id: str) -> Description:
+    """Return all that is known of a device. Raises NotFound."""
+    return Description(
+        device=devices.get(device_id),
+        desired=devices.desired(device_id),
+        reported=devices.reported(device_id),
+        detected=devices.detections(device_id),
+    )

@@ -1,0 +1,176 @@
+"""Label selectors in the syntax of Kubernetes: `a=b,c!=d,e in (x,y),f notin (z),g,!h`. Pure.
+
+All requirements must hold. As there, `!=` and `notin` also hold for a device without the label;
+the empty selector holds for every device.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from control_plane.fleet import labels as label
+from firmware_bundles.errors import SelectorInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+SELECTOR_CHARS_MAX: Final = 1024
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._/-]+|==|!=|[=!(),]")
+_SPACE: Final = re.compile(r"\s*")
+
+
+class Operator(StrEnum):
+    """How a requirement looks at a label."""
+
+    IN = "in"
+    NOT_IN = "notin"
+    EXISTS = "exists"
+    MISSING = "missing"
+
+
+class Requirement(NamedTuple):
+    """One part of a selector."""
+
+    key: str
+    operator: Operator
+    values: frozenset[str] = frozenset()
+
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        """Whether `labels` meet this requirement."""
+        match self.operator:
+            case Operator.IN:
+                return labels.get(self.key) in self.values
+            case Operator.NOT_IN:
+                return labels.get(self.key) not in self.values
+            case Operator.EXISTS:
+                return self.key in labels
+            case Operator.MISSING:
+                return self.key not in labels
+
+    def __str__(self) -> str:
+        match self.operator:
+            case Operator.EXISTS:
+                return self.key
+            case Operator.MISSING:
+                return f"!{self.key}"
+            case _:
+                return f"{self.key} {self.operator.value} ({','.join(sorted(self.values))})"
+
+
+class Selector(NamedTuple):
+    """Requirements that must all hold."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether a device with these labels is selected."""
+        return all(requirement.holds(labels) for requirement in self.requirements)
+
+    def also(self, other: Selector) -> Selector:
+        """Return the selector of what both select."""
+        return Selector(self.requirements + other.requirements)
+
+    def __str__(self) -> str:
+        return ",".join(str(requirement) for requirement in self.requirements)
+
+
+def parse(text: str) -> Selector:
+    """Read a selector. Raises SelectorInvalid, which names the column (from 1)."""
+    if len(text) > SELECTOR_CHARS_MAX:
+        raise SelectorInvalid(f"the selector is longer than {SELECTOR_CHARS_MAX} characters")
+    tokens = _Tokens(text)
+    if tokens.peek() == "":
+        return Selector()
+    found = [_requirement(tokens)]
+    while tokens.peek() != "":
+        tokens.expect(",")
+        found.append(_requirement(tokens))
+    return Selector(tuple(found))
+
+
+class _Tokens:
+    """The rest of a selector that is not read yet."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = _skip(text, 0)
+
+    def peek(self) -> str:
+        """Return the next token without reading it; empty at the end."""
+        if self._at == len(self._text):
+            return ""
+        found = _TOKEN.match(self._text, self._at)
+        if found is None:
+            raise self.refusal(f"unexpected character {self._text[self._at]!r}")
+        return found[0]
+
+    def take(self) -> str:
+        """Read the next token."""
+        token = self.peek()
+        self._at = _skip(self._text, self._at + len(token))
+        return token
+
+    def expect(self, wanted: str) -> None:
+        """Read the next token, which must be `wanted`."""
+        if self.peek() != wanted:
+            raise self.refusal(f"expected {wanted!r}, found {self._found()}")
+        self.take()
+
+    def word(self, fits: Callable[[str], bool], what: str) -> str:
+        """Read the next token, which must be a label's name or value."""
+        if self.peek() == "" or not fits(self.peek()):
+            raise self.refusal(f"expected {what}, found {self._found()}")
+        return self.take()
+
+    def refusal(self, reason: str) -> SelectorInvalid:
+        """Return the error for what stands here."""
+        return SelectorInvalid(f"selector {self._text!r:.200}, column {self._at + 1}: {reason}")
+
+    def _found(self) -> str:
+        return repr(self.peek()) if self.peek() else "the end"
+
+
+def _skip(text: str, start: int) -> int:
+    space = _SPACE.match(text, start)
+    return space.end() if space else start
+
+
+def _requirement(tokens: _Tokens) -> Requirement:
+    if tokens.peek() == "!":
+        tokens.take()
+        return Requirement(tokens.word(label.is_key, "a label's name"), Operator.MISSING)
+    key = tokens.word(label.is_key, "a label's name")
+    match tokens.peek():
+        case "" | ",":
+            return Requirement(key, Operator.EXISTS)
+        case "=" | "==":
+            tokens.take()
+            return Requirement(key, Operator.IN, frozenset({_value(tokens)}))
+        case "!=":
+            tokens.take()
+            return Requirement(key, Operator.NOT_IN, frozenset({_value(tokens)}))
+        case "in" | "notin":
+            return Requirement(key, Operator(tokens.take()), _values(tokens))
+        case found:
+            raise tokens.refusal(
+                f"expected '=', '!=', 'in', 'notin' or ',' after {key!r}, found {found!r}"
+            )
+
+
+def _value(tokens: _Tokens) -> str:
+    # A value may be empty: `a=` and `a=,b` are legal.
+    if tokens.peek() in {"", ",", ")"}:
+        return ""
+    return tokens.word(label.is_value, "a label's value")
+
+
+def _values(tokens: _Tokens) -> frozenset[str]:
+    tokens.expect("(")
+    found = {_value(tokens)}
+    while tokens.peek() == ",":
+        tokens.take()
+        found.add(_value(tokens))
+    tokens.expect(")")
+    return frozenset(found)

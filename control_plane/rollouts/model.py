@@ -1,0 +1,226 @@
+"""The values that planner, gates and store share: a rollout, what its fleet says, what comes next.
+
+No progress is a state: progress is counted. Which devices stand at which position is decided here
+too, because planner, store and simulation have to agree on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from control_plane.rollouts.spec import RolloutSpec
+
+
+class RolloutState(StrEnum):
+    """Where a whole rollout stands."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    ROLLING_BACK = "rolling_back"
+    COMPLETED = "completed"
+    ROLLED_BACK = "rolled_back"
+    CANCELLED = "cancelled"
+
+
+OPEN_STATES: Final = frozenset(
+    {RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK}
+)
+
+
+class PhaseState(StrEnum):
+    """Where one phase stands; the last two are terminal."""
+
+    PENDING = "pending"
+    OFFERING = "offering"
+    SOAKING = "soaking"
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+class Verdict(StrEnum):
+    """What a gate says, worst first."""
+
+    FAIL = "fail"
+    ERROR = "error"
+    INCONCLUSIVE = "inconclusive"
+    PASS = "pass"  # noqa: S105 - a verdict, no password
+
+
+class Action(StrEnum):
+    """What an order does with the devices of its range."""
+
+    OFFER = "offer"
+    REVERT = "revert"
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Standing(_Value, frozen=True, kw_only=True):
+    """What a decision changes.
+
+    `since` is when the phase's present state began, or was resumed (Unix seconds).
+    """
+
+    state: RolloutState = RolloutState.RUNNING
+    phase: int = 0
+    phase_state: PhaseState = PhaseState.PENDING
+    since: float = 0.0
+    generation: int = 1
+
+
+class Rollout(_Value, frozen=True, kw_only=True):
+    """One rollout as it is stored."""
+
+    id: str
+    spec: RolloutSpec
+    release_path: str
+    standing: Standing
+    created: float = 0.0
+    created_by: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the executor still has to look after it."""
+        return self.standing.state in OPEN_STATES
+
+
+class Counts(_Value, frozen=True, kw_only=True):
+    """How many devices of one phase stand where; each is in one of the fields before `stuck`.
+
+    `waiting` said nothing yet of its offer; `differing` said committed, but serves another model by
+    the same signed report; `superseded` follows something newer than this rollout. `stuck` counts
+    those among the offered ones that have no previous model to go back to.
+    """
+
+    planned: int = 0
+    waiting: int = 0
+    in_progress: int = 0
+    committed: int = 0
+    differing: int = 0
+    failed: int = 0
+    rolled_back: int = 0
+    reverting: int = 0
+    reverted: int = 0
+    superseded: int = 0
+    stuck: int = 0
+    offered_first: float | None = None
+    offered_last: float | None = None
+
+    @property
+    def unfinished(self) -> int:
+        """Devices with an offer whose end is not known."""
+        return self.waiting + self.in_progress
+
+    @property
+    def finished(self) -> int:
+        """Devices that said, signed, how their offer ended."""
+        return self.committed + self.broken
+
+    @property
+    def broken(self) -> int:
+        """Devices that do not serve what they were offered."""
+        return self.differing + self.failed + self.rolled_back
+
+    @property
+    def offered(self) -> int:
+        """Devices whose offer stands."""
+        return self.unfinished + self.finished
+
+    @property
+    def revertible(self) -> int:
+        """Devices whose offer stands and that have a previous model to go back to."""
+        return self.offered - self.stuck
+
+
+class LabelCounts(_Value, frozen=True, kw_only=True):
+    """Labels that came for one arm since the phase began, and how many contradicted it."""
+
+    labelled: int = 0
+    wrong: int = 0
+
+
+class FleetView(_Value, frozen=True, kw_only=True):
+    """What the fleet's signed reports and labels say of one rollout now."""
+
+    phases: tuple[Counts, ...]
+    candidate: LabelCounts = LabelCounts()
+    control: LabelCounts = LabelCounts()
+    control_devices: int = 0
+    members: int = 0
+
+
+class Finding(_Value, frozen=True, kw_only=True):
+    """What one gate found. Where it does not apply, `verdict` is None and the sentence says why."""
+
+    gate: str
+    verdict: Verdict | None
+    sentence: str
+    value: float | None = None
+    threshold: float | None = None
+    samples: dict[str, int] = {}
+
+
+class Order(_Value, frozen=True, kw_only=True):
+    """Do `action` with the devices at positions `first` to `end` (exclusive); twice is once."""
+
+    phase: int
+    first: int
+    end: int
+    action: Action
+
+
+class Plan(_Value, frozen=True, kw_only=True):
+    """What comes next, what to do about it, and why: sentences for people."""
+
+    next: Standing
+    why: tuple[str, ...]
+    orders: tuple[Order, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def total(counts: Iterable[Counts], field: str) -> int:
+    """Return the sum of one field, or property, over phases."""
+    return sum(getattr(each, field) for each in counts)
+
+
+def worst(findings: Iterable[Finding]) -> Verdict:
+    """Return the worst verdict; gates that do not apply have no say."""
+    said = {finding.verdict for finding in findings}
+    return next((verdict for verdict in Verdict if verdict in said), Verdict.PASS)
+
+
+def phase_ends(spec: RolloutSpec, members: int) -> tuple[int, ...]:
+    """Return the position at which each phase ends (exclusive); none ends before an earlier one."""
+    ends: list[int] = []
+    for phase in spec.phases:
+        if phase.count is not None:
+            size = min(phase.count, members)
+        else:
+            # A share of .1 of 30 devices is 3 of them, whatever binary fractions make of it.
+            size = math.ceil(round((phase.share or 0.0) * members, 6))
+        ends.append(max([size, *ends[-1:]]))
+    return tuple(ends)
+
+
+def phase_states(standing: Standing, phases: int) -> tuple[PhaseState, ...]:
+    """Return where each of the phases stands."""
+    passed = (PhaseState.PASSED,) * standing.phase
+    pending = (PhaseState.PENDING,) * (phases - standing.phase - 1)
+    return (*passed, standing.phase_state, *pending)
+
+
+def arrange(rollout_id: str, devices: Iterable[str]) -> list[str]:
+    """Return the devices by position: in a random order that the ids alone settle."""
+
+    def place(device: str) -> bytes:
+        return hashlib.sha256(f"{rollout_id}\0{device}".encode()).digest()
+
+    return sorted(set(devices), key=place)

@@ -1,0 +1,95 @@
+"""What a person writes to start a rollout, as a frozen value. Reading one stands in `parsing`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from firmware_bundles.identifiers import CohortName, Family, ModelVersion, RolloutId
+from firmware_bundles.wire.messages import Policy
+
+SCHEMA: Final = "1.0"
+PHASES_MAX: Final = 32
+
+_MONTH_S: Final = 30 * 86_400
+Seconds = Annotated[float, Meta(ge=0, le=_MONTH_S)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Rate = Annotated[float, Meta(ge=0, le=1)]
+Positive = Annotated[int, Meta(ge=1, lt=2**31)]
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class PhaseSpec(_Part, frozen=True, kw_only=True):
+    """One step: up to which share or count of the cohort to offer, and for how long to watch.
+
+    Both are cumulative, so that phases nest. After `timeout_s` a device that has not ended counts
+    as silent.
+    """
+
+    share: Share | None = None
+    count: Positive | None = None
+    soak_s: Seconds = 3_600.0
+    timeout_s: Annotated[float, Meta(gt=0, le=_MONTH_S)] = 86_400.0
+
+
+class InstallsGate(_Part, frozen=True, kw_only=True):
+    """How many devices with an offer may fail, may stay silent, and must have ended at least."""
+
+    failed_share_max: Rate = 0.05
+    silent_share_max: Rate = 0.0
+    finished_min: Positive = 1
+
+
+class LabelErrorsGate(_Part, frozen=True, kw_only=True):
+    """How many more of the candidate's labelled predictions may be wrong than of the control's.
+
+    `margin` is a difference of shares. `error_rate_max` judges where no control is left.
+    `deadline_s` after the soak began, too few labels pause.
+    """
+
+    margin: Rate
+    labels_min: Positive = 200
+    deadline_s: Seconds = 86_400.0
+    error_rate_max: Rate | None = None
+
+
+class Gates(_Part, frozen=True, kw_only=True):
+    """The rules that every phase has to pass."""
+
+    installs: InstallsGate = InstallsGate()
+    label_errors: LabelErrorsGate | None = None
+
+
+class DevicePolicy(_Part, frozen=True, kw_only=True):
+    """Limits for the device's own part of a deployment, beside its probation."""
+
+    self_test_s_max: Annotated[float, Meta(gt=0, le=3_600)] = 30.0
+    attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
+
+
+class RolloutSpec(_Part, frozen=True, kw_only=True):
+    """The whole plan: which release, to which cohort, in which phases, under which gates."""
+
+    schema: str | int | float = SCHEMA
+    id: RolloutId | None = None
+    family: Family
+    release: ModelVersion
+    cohort: CohortName
+    phases: Annotated[tuple[PhaseSpec, ...], Meta(min_length=1, max_length=PHASES_MAX)]
+    gates: Gates = Gates()
+    on_failure: Literal["rollback", "pause"] = "rollback"
+    probation_s: Seconds = 60.0
+    policy: DevicePolicy = DevicePolicy()
+
+    def device_policy(self) -> Policy:
+        """Return the policy that assignments carry."""
+        return Policy(
+            probation_s=self.probation_s,
+            self_test_s_max=self.policy.self_test_s_max,
+            attempts_max=self.policy.attempts_max,
+        )

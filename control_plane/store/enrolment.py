@@ -1,0 +1,91 @@
+"""Rows of enrolment tokens, and the transaction in which one turns into a device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import delete, insert, select, update
+
+from control_plane.store.dialects import upsert
+from control_plane.store.schema import device, enrolment_token
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from control_plane.store.database import Database
+
+
+class InvitationRow(NamedTuple):
+    """An enrolment token as stored: bound to a device id, or to labels alone."""
+
+    digest: str
+    device_id: str | None
+    labels: Mapping[str, str]
+    uses_left: int
+    expires: float
+    created_by: str
+
+
+class NewDevice(NamedTuple):
+    """What is stored of a device at its enrolment."""
+
+    id: str
+    public_key_pem: str
+    certificate_serial: str
+    telemetry_secret: bytes
+    labels: Mapping[str, str]
+    inventory: Mapping[str, Any]
+    agent_version: str
+
+
+class Invitations:
+    """Enrolment tokens: each allows a number of enrolments before it expires."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, row: InvitationRow) -> None:
+        """Store a new token."""
+        with self._database.transaction() as connection:
+            connection.execute(insert(enrolment_token).values(row._asdict()))
+
+    def find(self, digest: str, now: float) -> InvitationRow | None:
+        """Return the token with this digest, if it may still be used."""
+        with self._database.reading() as connection:
+            row = connection.execute(select(enrolment_token).where(_usable(digest, now))).first()
+        return None if row is None else InvitationRow._make(row)
+
+    def redeem(self, digest: str, new: NewDevice, now: float) -> bool:
+        """Spend one use of a token and store its device, both or neither.
+
+        False if the token may no longer be used. A device that is enrolled again gets a new
+        identity and keeps its history and the labels that the token does not set.
+        """
+        with self._database.transaction() as connection:
+            spent = connection.execute(
+                update(enrolment_token)
+                .where(_usable(digest, now))
+                .values(uses_left=enrolment_token.c.uses_left - 1)
+            )
+            if spent.rowcount == 0:
+                return False
+            known = connection.execute(
+                select(device.c.labels).where(device.c.id == new.id)
+            ).scalar_one_or_none()
+            labels = {**(known or {}), **new.labels}
+            upsert(connection, device, new._asdict() | {"labels": labels, "enrolled": now})
+        return True
+
+    def delete_spent(self, now: float) -> None:
+        """Forget tokens that nobody can use any more."""
+        spent = (enrolment_token.c.uses_left <= 0) | (enrolment_token.c.expires <= now)
+        with self._database.transaction() as connection:
+            connection.execute(delete(enrolment_token).where(spent))
+
+
+def _usable(digest: str, now: float) -> Any:  # noqa: ANN401 a condition
+    return (
+        (enrolment_token.c.digest == digest)
+        & (enrolment_token.c.uses_left > 0)
+        & (enrolment_token.c.expires > now)
+    )
