@@ -130,8 +130,8 @@ class _Service:
         self._server_url = f"https://{_in_url(config.device_host)}:{port}"
         self._authority = Authority.load_or_create(config.data / "ca", clock)
         server = self._authority.issue_server(_names(config))
-        self.files = _write_files(config, server, self._authority.issue_client(acl.SERVICE))
         ca = self._authority.certificate_pem
+        self.files = _write_files(config, ca, server, self._authority.issue_client(acl.SERVICE))
         self._broker: Broker = choice.choose(config, ca=ca, server=server, note=say)
         self._client = BrokerClient(self._broker.own, self._tls())
         self._keys = OnlineKeys.load_or_create(config.data / "keys")
@@ -270,13 +270,15 @@ def _open(database: Database) -> _Stores:
     )
 
 
-def _write_files(config: Config, server: Pair, client_pair: Pair) -> _Files:
+def _write_files(config: Config, ca: bytes, server: Pair, client_pair: Pair) -> _Files:
+    public = config.data / "ca.pem"
+    durable.write(public, ca)
     directory = config.data / "tls"
     directory.mkdir(exist_ok=True, mode=0o700)
     return _Files(
         server=_write_pair(directory, "server", server),
         client=_write_pair(directory, "client", client_pair),
-        ca=config.data / "ca" / "ca.pem",
+        ca=public,
     )
 
 

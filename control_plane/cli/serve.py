@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer()
+app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
@@ -32,6 +32,9 @@ def serve(
     ] = None,
     database: Annotated[
         str | None, typer.Option(help="URL of a database; else a file in --data.")
+    ] = None,
+    tick_s: Annotated[
+        float | None, typer.Option(help="How often rollouts are looked after, in seconds.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
@@ -57,6 +60,7 @@ def serve(
         "broker_ca": broker_ca,
         "advertise": advertise,
         "database": database,
+        "tick_s": tick_s,
         "log_level": log_level,
     }
     loaded = settings.load(flags, os.environ, config)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from firmware_bundles import limits
 from firmware_bundles.errors import Malformed, MessageTooLarge, SignatureInvalid
@@ -20,6 +20,8 @@ from firmware_bundles.wire import codec, messages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from securesystemslib.signer import Key, Signer
 
 SignedT = TypeVar("SignedT", messages.Assignment, messages.Report)
 
