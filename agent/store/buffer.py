@@ -152,16 +152,16 @@ class Buffer:
         """Remove the cursor of an incarnation whose journal is gone."""
         self._connection.execute("DELETE FROM cursor WHERE incarnation = ?", (incarnation,))
 
-    def find(self, incarnation: str, sequence: int) -> bytes | None:
-        """Return the encoded predictions segment that holds a prediction, if it is here."""
+    def find(self, incarnation: str, sequence: int) -> list[bytes]:
+        """Return the encoded predictions segments that may hold a prediction."""
         query = (
             "SELECT body, last FROM segment WHERE incarnation = ? AND kind = ? AND first <= ?"
-            " ORDER BY first DESC LIMIT 4"
+            " ORDER BY first DESC LIMIT 16"
         )
         kind = SegmentKind.PREDICTIONS.value
         rows = self._connection.execute(query, (incarnation, kind, sequence))
         # Segments of several models may overlap; the newest ones that begin before are few.
-        return next((body for body, last in rows if last >= sequence), None)
+        return [body for body, last in rows if last >= sequence]
 
     def facts(self) -> BufferFacts:
         """Return how full the buffer is."""
