@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        line = self.peek_event().start_mark.line
+        line = self.peek_event().start_mark.line  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
             raise _refused(line, "", "anchors and aliases are not read here")
         if self.depth == _DEPTH_MAX:

@@ -35,18 +35,18 @@ def plan(rollout: Rollout, view: FleetView, now: float) -> Plan:
     """
     state = rollout.standing.state
     if state is RolloutState.ROLLING_BACK:
-        return _roll_back(rollout, view)
+        return _roll_back(rollout, view, now)
     if not rollout.is_open:
-        return Plan(next=rollout.standing, why=(f"the rollout is {state.value}",))
+        told = f"the rollout is {state.value.replace('_', ' ')}"
+        return Plan(next=rollout.standing, why=(told,))
     findings = gates.judge(rollout, view, now)
     decided = _decide(rollout, view, findings, now)
     return msgspec.structs.replace(decided, findings=findings)
 
 
-def moved(standing: Standing, now: float, **changes: object) -> Standing:
-    """Return the standing after a decision at `now`: one generation later, its clock anew."""
-    generation = standing.generation + 1
-    return msgspec.structs.replace(standing, since=now, generation=generation, **changes)
+def moved(standing: Standing, **changes: object) -> Standing:
+    """Return the standing after a decision: changed, and one generation later."""
+    return msgspec.structs.replace(standing, generation=standing.generation + 1, **changes)
 
 
 def revert_all(rollout: Rollout, view: FleetView) -> tuple[Order, ...]:
@@ -80,7 +80,7 @@ def _begin(rollout: Rollout, view: FleetView, phase: int, now: float, *told: str
         *told,
         f"{_name(rollout, phase)} begins: {_devices(view.phases[phase].planned)} to offer to",
     )
-    changed = moved(rollout.standing, now, phase=phase, phase_state=state)
+    changed = moved(rollout.standing, since=now, phase=phase, phase_state=state)
     return Plan(next=changed, orders=orders, why=told)
 
 
@@ -97,17 +97,11 @@ def _offer(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: 
         return _wait(rollout, told, *_sentences(findings))
     installs = next(finding for finding in findings if finding.gate == gates.INSTALLS)
     if own.unfinished and installs.verdict is not Verdict.PASS:
-        return _pause(
-            rollout,
-            now,
-            f"{name}: {_devices(own.unfinished)} had their time",
-            *_sentences(findings),
-        )
+        told = f"{name}: out of time for {_devices(own.unfinished)}"
+        return _pause(rollout, told, *_sentences(findings))
     soak_s = rollout.spec.phases[phase].soak_s
-    ended = (
-        f"{name}: {own.finished} of {_devices(own.offered)} have ended; soaking for {soak_s:g} s"
-    )
-    changed = moved(rollout.standing, now, phase_state=PhaseState.SOAKING)
+    ended = f"{name}: ended are {own.finished} of {_devices(own.offered)}; soaking for {soak_s:g} s"
+    changed = moved(rollout.standing, since=now, phase_state=PhaseState.SOAKING)
     return Plan(next=changed, why=(ended, installs.sentence))
 
 
@@ -116,7 +110,7 @@ def _soak(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
     name, soak_s = _name(rollout, phase), rollout.spec.phases[phase].soak_s
     soaked_s = now - rollout.standing.since
     if soaked_s < soak_s:
-        told = f"{name}: soaking for {soak_s:g} s"
+        told = f"{name}: soaked {max(soaked_s, 0):.0f} of {soak_s:g} s"
         return _wait(rollout, told, *_sentences(findings))
     missing = _missing(rollout, view, findings)
     if not missing:
@@ -125,7 +119,7 @@ def _soak(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
     if soaked_s < deadline_s:
         told = f"{name}: soaked; waiting for what is missing, {deadline_s:g} s at most"
         return _wait(rollout, told, *missing)
-    return _pause(rollout, now, f"{name}: the deadline of {deadline_s:g} s has passed", *missing)
+    return _pause(rollout, f"{name}: the deadline of {deadline_s:g} s has passed", *missing)
 
 
 def _pass(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
@@ -134,12 +128,12 @@ def _pass(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
     if phase + 1 < len(rollout.spec.phases):
         return _begin(rollout, view, phase + 1, now, *told)
     changed = moved(
-        rollout.standing, now, state=RolloutState.COMPLETED, phase_state=PhaseState.PASSED
+        rollout.standing, since=now, state=RolloutState.COMPLETED, phase_state=PhaseState.PASSED
     )
     serving = total(view.phases, "committed")
     told = (
         *told,
-        f"completed: {_devices(serving)} said, signed, that they serve {rollout.release_path}",
+        f"completed: by signed report, {_devices(serving)} on {rollout.release_path}",
     )
     return Plan(next=changed, why=told)
 
@@ -149,33 +143,31 @@ def _fail(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
     if rollout.spec.on_failure == "pause":
         if rollout.standing.state is RolloutState.PAUSED:
             return _wait(rollout, "paused: a person rolls it back or aborts it", *told)
-        return _pause(rollout, now, *told)
+        return _pause(rollout, *told)
     changed = moved(
-        rollout.standing, now, state=RolloutState.ROLLING_BACK, phase_state=PhaseState.FAILED
+        rollout.standing, since=now, state=RolloutState.ROLLING_BACK, phase_state=PhaseState.FAILED
     )
-    reverting = f"{_devices(total(view.phases, 'revertible'))} go back to their previous model"
+    reverting = f"back to the previous model: {_devices(total(view.phases, 'revertible'))}"
     return Plan(next=changed, orders=revert_all(rollout, view), why=(*told, reverting))
 
 
-def _roll_back(rollout: Rollout, view: FleetView) -> Plan:
+def _roll_back(rollout: Rollout, view: FleetView, now: float) -> Plan:
     orders = revert_all(rollout, view)
     left = total(view.phases, "revertible") + total(view.phases, "reverting")
     reverted, stuck = total(view.phases, "reverted"), total(view.phases, "stuck")
-    kept = (f"{_devices(stuck)} had no previous model and stay as they are",) if stuck else ()
+    kept = (f"left as they are, for want of a previous model: {_devices(stuck)}",) if stuck else ()
     if left:
         of = _devices(left + reverted)
-        told = f"rolling back: {left} of {of} have yet to say that they are back"
+        told = f"rolling back: {left} of {of} yet to say, signed, that they are back"
         return Plan(next=rollout.standing, orders=orders, why=(told, *kept))
-    standing = rollout.standing
-    changed = msgspec.structs.replace(
-        standing, state=RolloutState.ROLLED_BACK, generation=standing.generation + 1
-    )
-    told = f"rolled back: {_devices(reverted)} said, signed, that they serve their previous model"
+    changed = moved(rollout.standing, since=now, state=RolloutState.ROLLED_BACK)
+    told = f"rolled back: by signed report, {_devices(reverted)} on the previous model"
     return Plan(next=changed, why=(told, *kept))
 
 
-def _pause(rollout: Rollout, now: float, *told: str) -> Plan:
-    changed = moved(rollout.standing, now, state=RolloutState.PAUSED)
+def _pause(rollout: Rollout, *told: str) -> Plan:
+    # The clock of the phase goes on: who was silent stays silent.
+    changed = moved(rollout.standing, state=RolloutState.PAUSED)
     return Plan(next=changed, why=(*told, "paused: a person has to decide"))
 
 
@@ -196,7 +188,7 @@ def _missing(rollout: Rollout, view: FleetView, findings: Sequence[Finding]) -> 
     missing = [finding.sentence for finding in findings if finding.verdict not in passing]
     is_last = rollout.standing.phase + 1 == len(rollout.spec.phases)
     if is_last and (differing := total(view.phases, "differing")):
-        missing.append(f"{_devices(differing)} said committed, but serve another model")
+        missing.append(f"committed, but on another model by signed report: {_devices(differing)}")
     return tuple(missing)
 
 

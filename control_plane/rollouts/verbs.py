@@ -6,33 +6,31 @@ state does not allow it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
-
-import msgspec
+from typing import Final, Protocol
 
 from control_plane.rollouts.model import FleetView, Plan, Rollout, RolloutState, total
 from control_plane.rollouts.planner import moved, revert_all
 from firmware_bundles.errors import ConflictError
 
-Verb = Callable[[Rollout, FleetView, float, str], Plan]
+
+class Verb(Protocol):
+    """What somebody, `by` name, decides at `now` (Unix seconds)."""
+
+    def __call__(self, rollout: Rollout, view: FleetView, now: float, /, by: str) -> Plan:
+        """Return the decision as a plan. Raises ConflictError."""
 
 
 def pause(rollout: Rollout, _view: FleetView, _now: float, by: str) -> Plan:
     """Hold offers. Gates go on watching: harm still rolls back."""
     _require(rollout, "paused", RolloutState.RUNNING)
-    changed = msgspec.structs.replace(
-        rollout.standing,
-        state=RolloutState.PAUSED,
-        generation=rollout.standing.generation + 1,
-    )
+    changed = moved(rollout.standing, state=RolloutState.PAUSED)
     return Plan(next=changed, why=(f"paused by {by}",))
 
 
 def resume(rollout: Rollout, _view: FleetView, now: float, by: str) -> Plan:
     """Go on where it was; timeouts, soaks and deadlines of the phase begin anew."""
     _require(rollout, "resumed", RolloutState.PAUSED)
-    changed = moved(rollout.standing, now, state=RolloutState.RUNNING)
+    changed = moved(rollout.standing, since=now, state=RolloutState.RUNNING)
     return Plan(next=changed, why=(f"resumed by {by}",))
 
 
@@ -41,7 +39,7 @@ def abort(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
     _require(
         rollout, "aborted", RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK
     )
-    changed = moved(rollout.standing, now, state=RolloutState.CANCELLED)
+    changed = moved(rollout.standing, since=now, state=RolloutState.CANCELLED)
     left = total(view.phases, "offered") + total(view.phases, "reverting")
     told = (f"aborted by {by}", f"devices left as they are: {left}")
     return Plan(next=changed, why=told)
@@ -57,7 +55,7 @@ def rollback(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
         RolloutState.COMPLETED,
         RolloutState.CANCELLED,
     )
-    changed = moved(rollout.standing, now, state=RolloutState.ROLLING_BACK)
+    changed = moved(rollout.standing, since=now, state=RolloutState.ROLLING_BACK)
     told = (
         f"rollback asked for by {by}",
         f"devices that go back to their previous model: {total(view.phases, 'revertible')}",

@@ -184,6 +184,7 @@ decision = Table(
     Column("phase", Integer, nullable=False),
     Column("phase_state", String, nullable=False),
     Column("why", JSON, nullable=False),
+    Column("gates", JSON, nullable=False, server_default="[]"),
 )
 
 # One row for each device of a rollout. Progress is counted from here and `reported`, never stored.

@@ -1,0 +1,291 @@
+"""Rollouts over HTTP: start, check, look, and a person's verbs."""
+
+# Without postponed annotations: FastAPI reads those of routes, which name local dependencies.
+
+import secrets
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel
+
+from control_plane.api.auth import Access, Caller, Role
+from control_plane.rollouts.draft import Draft, FindMembers, FindRelease, draft
+from control_plane.rollouts.model import FleetView, Plan, Rollout, phase_ends, phase_states
+from control_plane.rollouts.parsing import ROLLOUT_BYTES_MAX
+from control_plane.rollouts.planner import plan
+from control_plane.rollouts.verbs import VERBS, Verb
+from control_plane.store.rollouts import Decision, Rollouts
+from firmware_bundles.errors import ConflictError, RolloutInvalid
+
+_ATTEMPTS_MAX: Final = 5
+_ID_SUFFIX_BYTES: Final = 3
+_FILE_FORMATS: Final[dict[str, Any]] = {"application/yaml": {}, "application/json": {}}
+_FILE_BODY: Final = {"requestBody": {"required": True, "content": _FILE_FORMATS}}
+
+
+class RolloutSummary(BaseModel):
+    """One rollout in a list; `phase` counts from 0."""
+
+    id: str
+    family: str
+    release: str
+    cohort: str
+    state: str
+    phase: int
+    phase_state: str
+    phase_count: int
+    since: float
+    generation: int
+    created: float
+    created_by: str
+
+
+class PhaseCounts(BaseModel):
+    """How many devices of a phase stand where; each is in one of these."""
+
+    planned: int
+    waiting: int
+    in_progress: int
+    committed: int
+    differing: int
+    failed: int
+    rolled_back: int
+    reverting: int
+    reverted: int
+    superseded: int
+
+
+class PhaseDetail(BaseModel):
+    """One phase; `first` to `end` (exclusive) are positions in the rollout's order of devices."""
+
+    state: str
+    first: int
+    end: int
+    soak_s: float
+    timeout_s: float
+    counts: PhaseCounts
+
+
+class GateFinding(BaseModel):
+    """What a gate found; without a verdict it does not apply, and the sentence says why."""
+
+    gate: str
+    verdict: str | None
+    sentence: str
+    value: float | None = None
+    threshold: float | None = None
+    samples: dict[str, int] = {}
+
+
+class DecisionDetail(BaseModel):
+    """One decision with its reasons."""
+
+    generation: int
+    at: float
+    state: str
+    phase: int
+    phase_state: str
+    why: list[str]
+    gates: list[GateFinding]
+
+
+class RolloutDetail(RolloutSummary):
+    """One rollout with all that is known of it; `why` tells of now, the decisions of before."""
+
+    release_path: str
+    members: int
+    phases: list[PhaseDetail]
+    gates: list[GateFinding]
+    why: list[str]
+    decisions: list[DecisionDetail]
+    spec: dict[str, Any]
+
+
+class RolloutPreview(BaseModel):
+    """What a rollout file would start: its id, and how many devices each phase reaches."""
+
+    id: str
+    release_path: str
+    members: int
+    phase_ends: list[int]
+    spec: dict[str, Any]
+
+
+class DeploymentDetail(BaseModel):
+    """Where one device of a rollout stands."""
+
+    device_id: str
+    position: int
+    status: str
+    generation: int
+    previous_path: str | None
+    serving_digest: str | None
+    fault_code: str | None
+    fault_message: str | None
+
+
+def router(
+    access: Access,
+    rollouts: Rollouts,
+    find_release: FindRelease,
+    find_members: FindMembers,
+    clock: Callable[[], float],
+) -> APIRouter:
+    """Return the routes below `/rollouts`."""
+    routes = APIRouter(prefix="/rollouts", tags=["rollouts"])
+    viewer, operator = access.require(Role.VIEWER), access.require(Role.OPERATOR)
+
+    def read(body: bytes, caller: Caller) -> Draft:
+        suffix = secrets.token_hex(_ID_SUFFIX_BYTES)
+        return draft(body, find_release, find_members, now=clock(), by=caller.name, suffix=suffix)
+
+    @routes.post("", status_code=201, openapi_extra=_FILE_BODY)
+    def start(
+        caller: Annotated[Caller, Depends(operator)], body: Annotated[bytes, Depends(_body)]
+    ) -> RolloutDetail:
+        """Start a rollout as a YAML or JSON file describes it."""
+        wanted, members = read(body, caller)
+        rollouts.create(wanted, members)
+        return detail(rollouts, wanted, clock())
+
+    @routes.post("/check", openapi_extra=_FILE_BODY)
+    def check(
+        caller: Annotated[Caller, Depends(viewer)], body: Annotated[bytes, Depends(_body)]
+    ) -> RolloutPreview:
+        """Check a rollout file and say what it would start; nothing is stored."""
+        return _preview(read(body, caller))
+
+    @routes.get("", dependencies=[Depends(viewer)])
+    def list_all() -> list[RolloutSummary]:
+        """List all rollouts, the newest first."""
+        return [RolloutSummary(**_summary(rollout)) for rollout in rollouts.all()]
+
+    @routes.get("/{rollout_id}", dependencies=[Depends(viewer)])
+    def show(rollout_id: str) -> RolloutDetail:
+        """Show a rollout: phases with counts, what the gates find, why, and all decisions."""
+        return detail(rollouts, rollouts.get(rollout_id), clock())
+
+    @routes.get("/{rollout_id}/devices", dependencies=[Depends(viewer)])
+    def devices(rollout_id: str) -> list[DeploymentDetail]:
+        """List where each device of a rollout stands, in the order of offers."""
+        rows = rollouts.deployments(rollouts.get(rollout_id))
+        return [DeploymentDetail(**row._asdict()) for row in rows]
+
+    for name, verb in VERBS.items():
+        routes.post(f"/{{rollout_id}}/{name}", name=name, summary=name.title())(
+            _verb(rollouts, verb, operator, clock)
+        )
+    return routes
+
+
+def _verb(
+    rollouts: Rollouts,
+    verb: Verb,
+    operator: Callable[..., Caller],
+    clock: Callable[[], float],
+) -> Callable[..., RolloutDetail]:
+    def act(rollout_id: str, caller: Annotated[Caller, Depends(operator)]) -> RolloutDetail:
+        changed = _decide(rollouts, rollout_id, partial(verb, by=caller.name), clock)
+        return detail(rollouts, changed, clock())
+
+    act.__doc__ = verb.__doc__
+    return act
+
+
+def _decide(
+    rollouts: Rollouts,
+    rollout_id: str,
+    verb: Callable[[Rollout, FleetView, float], Plan],
+    clock: Callable[[], float],
+) -> Rollout:
+    """Store what a person decided; if the executor decided meanwhile, ask the verb again."""
+    for attempt in range(1, _ATTEMPTS_MAX + 1):
+        rollout, now = rollouts.get(rollout_id), clock()
+        decided = verb(rollout, rollouts.view(rollout), now)
+        try:
+            return rollouts.save(rollout, decided, now)
+        except ConflictError:
+            if attempt == _ATTEMPTS_MAX:
+                raise
+    raise AssertionError
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > ROLLOUT_BYTES_MAX:
+            raise RolloutInvalid(f"the rollout has more than {ROLLOUT_BYTES_MAX} bytes")
+    return body
+
+
+def _summary(rollout: Rollout) -> dict[str, Any]:
+    standing = rollout.standing
+    return {
+        "id": rollout.id,
+        "family": rollout.spec.family,
+        "release": rollout.spec.release,
+        "cohort": rollout.spec.cohort,
+        "state": standing.state,
+        "phase": standing.phase,
+        "phase_state": standing.phase_state,
+        "phase_count": len(rollout.spec.phases),
+        "since": standing.since,
+        "generation": standing.generation,
+        "created": rollout.created,
+        "created_by": rollout.created_by,
+    }
+
+
+def detail(rollouts: Rollouts, rollout: Rollout, now: float) -> RolloutDetail:
+    """Return all that is known of a rollout now."""
+    view, decisions = rollouts.view(rollout), rollouts.decisions(rollout.id)
+    planned = plan(rollout, view, now)
+    findings = msgspec.to_builtins(planned.findings) or _last_gates(decisions)
+    return RolloutDetail(
+        **_summary(rollout),
+        release_path=rollout.release_path,
+        members=view.members,
+        phases=_phases(rollout, view),
+        gates=[GateFinding(**finding) for finding in findings],
+        why=list(planned.why) if rollout.is_open else decisions[-1].why,
+        decisions=[DecisionDetail.model_validate(each._asdict()) for each in decisions],
+        spec=msgspec.to_builtins(rollout.spec),
+    )
+
+
+def _last_gates(decisions: list[Decision]) -> list[dict[str, Any]]:
+    """Return what the gates found when they were asked last; after the end, they are not."""
+    return next((each.gates for each in reversed(decisions) if each.gates), [])
+
+
+def _phases(rollout: Rollout, view: FleetView) -> list[PhaseDetail]:
+    ends = phase_ends(rollout.spec, view.members)
+    states = phase_states(rollout.standing, len(ends))
+    return [
+        PhaseDetail(
+            state=state,
+            first=first,
+            end=end,
+            soak_s=phase.soak_s,
+            timeout_s=phase.timeout_s,
+            counts=PhaseCounts.model_validate(counts, from_attributes=True),
+        )
+        for phase, state, first, end, counts in zip(
+            rollout.spec.phases, states, (0, *ends), ends, view.phases, strict=False
+        )
+    ]
+
+
+def _preview(drafted: Draft) -> RolloutPreview:
+    rollout, members = drafted
+    return RolloutPreview(
+        id=rollout.id,
+        release_path=rollout.release_path,
+        members=len(members),
+        phase_ends=list(phase_ends(rollout.spec, len(members))),
+        spec=msgspec.to_builtins(rollout.spec),
+    )

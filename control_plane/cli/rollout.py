@@ -1,0 +1,221 @@
+"""`shoal rollout`: start a rollout, watch it, ask why, and step in."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import quote
+
+import typer
+
+from control_plane.cli import http, output, rollout_text
+from firmware_bundles.errors import InputError, ServerUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+_POLL_S: Final = 0.5
+_UNREACHABLE_S_MAX: Final = 60.0
+_EXIT_HALTED: Final = 3
+_EXIT_LATE: Final = 4
+_EXIT_CODES: Final = {
+    "completed": 0,
+    "paused": _EXIT_HALTED,
+    "rolled_back": _EXIT_HALTED,
+    "cancelled": _EXIT_HALTED,
+}
+_LIST_COLUMNS: Final[dict[str, Callable[[Any], str]]] = {
+    "id": str,
+    "release": str,
+    "cohort": str,
+    "state": str,
+    "phase": lambda phase: str(phase + 1),
+    "phase_state": str,
+    "created": rollout_text.moment,
+    "created_by": str,
+}
+_DEVICE_COLUMNS: Final = ("position", "device_id", "status", "fault_code", "fault_message")
+
+RolloutId = Annotated[str, typer.Argument(metavar="ROLLOUT", show_default=False)]
+
+
+@app.command()
+def start(
+    file: Annotated[
+        Path, typer.Argument(help="A rollout file, YAML or JSON; - reads it from standard input.")
+    ],
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check it and say what it would start; start nothing.")
+    ] = False,
+) -> None:
+    """Start a rollout as a file describes it, and print its id.
+
+    \b
+    Examples:
+      shoal rollout start digits-2.yaml --dry-run
+      shoal rollout watch "$(shoal rollout start digits-2.yaml)"
+    """  # noqa: D301 - the mark keeps lines apart
+    content = _read(file)
+    with http.connect() as api:
+        document = api.post("rollouts/check" if dry_run else "rollouts", content=content)
+    if output.is_json():
+        output.show_json(document)
+    elif dry_run:
+        output.show_one(document, ("release_path", "members", "phase_ends"))
+    else:
+        print(document["id"])
+
+
+@app.command(name="list")
+def list_all() -> None:
+    """List rollouts, the newest first."""
+    with http.connect() as api:
+        output.show(api.get("rollouts"), _LIST_COLUMNS, empty="no rollouts")
+
+
+@app.command()
+def show(rollout: RolloutId) -> None:
+    """Show a rollout: its phases with counts, what the gates find, and why."""
+    _print(_load(rollout), rollout_text.overview)
+
+
+@app.command()
+def explain(rollout: RolloutId) -> None:
+    """Tell why a rollout stands where it does: every decision with its reasons."""
+    _print(_load(rollout), rollout_text.explanation)
+
+
+@app.command()
+def devices(rollout: RolloutId) -> None:
+    """List where each device of a rollout stands, in the order of offers."""
+    with http.connect() as api:
+        output.show(api.get(_path(rollout, "/devices")), _DEVICE_COLUMNS)
+
+
+@app.command()
+def pause(rollout: RolloutId) -> None:
+    """Hold offers. Gates go on watching: harm still rolls back."""
+    _act(rollout, "pause")
+
+
+@app.command()
+def resume(rollout: RolloutId) -> None:
+    """Go on where it was; timeouts, soaks and deadlines of the phase begin anew."""
+    _act(rollout, "resume")
+
+
+@app.command()
+def abort(rollout: RolloutId) -> None:
+    """Stop for good and leave every device as it is."""
+    _act(rollout, "abort")
+
+
+@app.command()
+def rollback(rollout: RolloutId) -> None:
+    """Send every device with an offer back to its previous model, also after the end."""
+    _act(rollout, "rollback")
+
+
+@app.command()
+def watch(
+    rollout: RolloutId,
+    *,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Give up after so long.")
+    ] = None,
+) -> None:
+    """Follow a rollout until it has ended or needs a person.
+
+    Exit status: 0 completed, 3 paused, aborted or rolled back, 4 not ended within --timeout.
+    """
+    deadline = time.monotonic() + timeout if timeout is not None else None
+    documents = _follow(rollout, deadline)
+    is_live = sys.stdout.isatty() and not output.is_json()
+    last = (_watch_live if is_live else _watch_lines)(documents)
+    if output.is_json():
+        output.show_json(last)
+    code = _EXIT_CODES.get(last["state"], _EXIT_LATE)
+    if code == _EXIT_LATE:
+        output.note(f"rollout {rollout} is still {last['state']}")
+    raise typer.Exit(code)
+
+
+def _follow(rollout: str, deadline: float | None) -> Iterator[dict[str, Any]]:
+    """Yield what is known of a rollout, again and again, until it ended or the time is over."""
+    reached = time.monotonic()
+    with http.connect() as api:
+        while True:
+            try:
+                document = api.get(_path(rollout))
+            except ServerUnreachable:
+                # The control plane may be starting again; devices go on meanwhile.
+                if time.monotonic() - reached > _UNREACHABLE_S_MAX:
+                    raise
+            else:
+                reached = time.monotonic()
+                yield document
+                if document["state"] in _EXIT_CODES:
+                    return
+            if deadline is not None and time.monotonic() > deadline:
+                return
+            time.sleep(_POLL_S)
+
+
+def _watch_live(documents: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    from rich.live import Live
+    from rich.text import Text
+
+    last: dict[str, Any] = {"state": "unknown"}
+    with Live(refresh_per_second=4) as live:
+        for last in documents:
+            lines = rollout_text.overview(last)
+            live.update(Text("\n".join(output.clean(line) for line in lines)))
+    return last
+
+
+def _watch_lines(documents: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    last: dict[str, Any] = {"state": "unknown"}
+    told = 0
+    for last in documents:
+        for decision in last["decisions"][told:]:
+            for line in rollout_text.decision(decision, last["phase_count"]):
+                output.note(line) if output.is_json() else print(output.clean(line), flush=True)
+        told = len(last["decisions"])
+    return last
+
+
+def _act(rollout: str, verb: str) -> None:
+    with http.connect() as api:
+        _print(api.post(_path(rollout, f"/{verb}")), rollout_text.overview)
+
+
+def _path(rollout: str, below: str = "") -> str:
+    return f"rollouts/{quote(rollout, safe='')}{below}"
+
+
+def _load(rollout: str) -> dict[str, Any]:
+    with http.connect() as api:
+        document: dict[str, Any] = api.get(_path(rollout))
+    return document
+
+
+def _print(document: dict[str, Any], words: Callable[[dict[str, Any]], list[str]]) -> None:
+    if output.is_json():
+        output.show_json(document)
+        return
+    for line in words(document):
+        print(output.clean(line))
+
+
+def _read(file: Path) -> bytes:
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error

@@ -1,0 +1,53 @@
+"""Rollouts in words: lines for people, from the documents of the API. Nothing here prints."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+_BAR_CHARS: Final = 20
+_SETTLED: Final = ("committed", "reverted", "superseded")
+
+
+def moment(at: float) -> str:
+    """Return a time (Unix seconds) as the user's clock tells it."""
+    return datetime.fromtimestamp(at, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def overview(document: dict[str, Any]) -> list[str]:
+    """Return a rollout at a glance: phases with counts, gates, and why it stands where it does."""
+    what = f"{document['id']}: {document['release_path']} to {document['cohort']}"
+    lines = [f"{what} ({document['members']} devices) is {document['state']}"]
+    lines += [_phase(index, phase) for index, phase in enumerate(document["phases"])]
+    lines += [
+        f"  gate {finding['verdict'] or 'not applicable':<14}  {finding['sentence']}"
+        for finding in document["gates"]
+    ]
+    return lines + [f"  why: {sentence}" for sentence in document["why"]]
+
+
+def explanation(document: dict[str, Any]) -> list[str]:
+    """Return every decision with its reasons, and why nothing more was decided yet."""
+    lines = [f"{document['id']}: {document['release_path']} to {document['cohort']}"]
+    for each in document["decisions"]:
+        lines += decision(each, document["phase_count"])
+    if document["state"] in ("running", "paused", "rolling_back"):
+        lines += ["now:", *(f"    {sentence}" for sentence in document["why"])]
+    return lines
+
+
+def decision(found: dict[str, Any], phase_count: int) -> list[str]:
+    """Return one decision: when, where it led, and its reasons."""
+    where = f"phase {found['phase'] + 1} of {phase_count} {found['phase_state']}"
+    head = f"{moment(found['at'])}  {found['state']}, {where}"
+    return [head, *(f"    {sentence}" for sentence in found["why"])]
+
+
+def _phase(index: int, phase: dict[str, Any]) -> str:
+    counts: dict[str, int] = phase["counts"]
+    size = phase["end"] - phase["first"]
+    settled = sum(counts[name] for name in _SETTLED)
+    filled = _BAR_CHARS * settled // size if size else 0
+    bar = "#" * filled + "." * (_BAR_CHARS - filled)
+    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
+    return f"  phase {index + 1}  {phase['state']:<9} [{bar}] {told or 'no devices'}"

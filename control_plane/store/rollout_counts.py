@@ -1,0 +1,217 @@
+"""What the fleet says of a rollout, counted: deployments against signed reports, labels by arm.
+
+One expression says where a device stands; counts, lists and reminders all use it. A device counts
+as committed only by its own signed report of the very generation that it was offered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import and_, case, func, or_, select
+
+from control_plane.rollouts.model import Counts, FleetView, LabelCounts, phase_ends
+from control_plane.store.schema import deployment, desired, label_count, release, reported, rollout
+from firmware_bundles.wire.messages import Arm, DeploymentState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Row, Select
+
+    from control_plane.rollouts.model import Rollout
+
+_STATUSES: Final = (
+    "planned",
+    "waiting",
+    "in_progress",
+    "committed",
+    "differing",
+    "failed",
+    "rolled_back",
+    "reverting",
+    "reverted",
+    "superseded",
+)
+_OFFERED: Final = _STATUSES[1:7]
+_ENDED: Final = [
+    DeploymentState.COMMITTED.value,
+    DeploymentState.FAILED.value,
+    DeploymentState.ROLLED_BACK.value,
+]
+
+_candidate: Final = release.alias("candidate")
+_previous: Final = release.alias("previous")
+
+
+class DeploymentRow(NamedTuple):
+    """Where one device of a rollout stands."""
+
+    device_id: str
+    position: int
+    status: str
+    generation: int
+    previous_path: str | None
+    serving_digest: str | None
+    fault_code: str | None
+    fault_message: str | None
+
+
+def view(connection: Connection, wanted: Rollout) -> FleetView:
+    """Return the counts of every phase, and the labels of both arms since the phase began."""
+    status = _status()
+    # These labels are no column's name: GROUP BY would prefer the column.
+    query = _from_deployments(
+        wanted,
+        status.label("status"),
+        _phase(wanted, _members(connection, wanted)).label("in_phase"),
+        func.count().label("devices"),
+        func.sum(case((_previous.c.digest.is_(None), 1), else_=0)).label("stuck"),
+        func.sum(case((_serves_another(), 1), else_=0)).label("others"),
+        func.min(deployment.c.offered).label("first"),
+        func.max(deployment.c.offered).label("last"),
+    ).group_by("status", "in_phase")
+    rows = connection.execute(query).all()
+    phases = tuple(
+        _counts([row for row in rows if row.in_phase == phase])
+        for phase in range(len(wanted.spec.phases))
+    )
+    arms = _labels(connection, wanted, phases[wanted.standing.phase].offered_first)
+    return FleetView(
+        phases=phases,
+        candidate=arms["candidate"],
+        control=arms["control"],
+        control_devices=sum(row.others for row in rows if row.status == "planned"),
+        members=sum(row.devices for row in rows),
+    )
+
+
+def deployments(connection: Connection, wanted: Rollout) -> list[DeploymentRow]:
+    """Return where each device stands, by position."""
+    query = _from_deployments(
+        wanted,
+        deployment.c.device_id,
+        deployment.c.position,
+        _status().label("status"),
+        deployment.c.generation,
+        deployment.c.previous_path,
+        reported.c.serving_digest,
+        reported.c.fault_code,
+        reported.c.fault_message,
+    ).order_by(deployment.c.position)
+    return [DeploymentRow._make(row) for row in connection.execute(query)]
+
+
+def silent(connection: Connection, wanted: Rollout) -> list[str]:
+    """Return the devices whose last report is older than what they were told to run last."""
+    told = case(
+        (deployment.c.revert_generation > 0, deployment.c.revert_generation),
+        else_=deployment.c.generation,
+    )
+    query = _from_deployments(wanted, deployment.c.device_id).where(
+        deployment.c.generation > 0,
+        desired.c.generation == told,
+        func.coalesce(reported.c.generation, 0) < told,
+    )
+    return list(connection.execute(query.order_by(deployment.c.position)).scalars())
+
+
+def _from_deployments(wanted: Rollout, *columns: Any) -> Select[Any]:  # noqa: ANN401 - columns
+    """Select from the rollout's deployments, each with all that is known of its device."""
+    return (
+        select(*columns)
+        .select_from(deployment)
+        .join(rollout, rollout.c.id == deployment.c.rollout_id)
+        .join(_candidate, _candidate.c.path == rollout.c.release_path)
+        .outerjoin(_previous, _previous.c.path == deployment.c.previous_path)
+        .outerjoin(desired, _of_device(desired))
+        .outerjoin(reported, _of_device(reported))
+        .where(deployment.c.rollout_id == wanted.id)
+    )
+
+
+def _of_device(table: Any) -> ColumnElement[bool]:  # noqa: ANN401 - a table
+    return and_(table.c.device_id == deployment.c.device_id, table.c.family == rollout.c.family)
+
+
+def _status() -> ColumnElement[str]:
+    told, said = deployment.c, reported.c
+    newest = case(
+        (told.revert_generation > told.generation, told.revert_generation), else_=told.generation
+    )
+    is_back = and_(
+        said.generation == told.revert_generation,
+        said.state.in_(_ENDED),
+        said.serving_digest == _previous.c.digest,
+    )
+    # The first line that fits decides.
+    return case(
+        (told.generation == 0, "planned"),
+        (desired.c.generation > newest, "superseded"),
+        (and_(told.revert_generation > 0, is_back), "reverted"),
+        (told.revert_generation > 0, "reverting"),
+        (func.coalesce(said.generation, 0) != told.generation, "waiting"),
+        (
+            and_(said.state == "committed", said.serving_digest == _candidate.c.digest),
+            "committed",
+        ),
+        (said.state == "committed", "differing"),
+        (said.state == "failed", "failed"),
+        (said.state == "rolled_back", "rolled_back"),
+        else_="in_progress",
+    )
+
+
+def _serves_another() -> ColumnElement[bool]:
+    return reported.c.serving_digest != _candidate.c.digest
+
+
+def _members(connection: Connection, wanted: Rollout) -> int:
+    query = select(func.count()).where(deployment.c.rollout_id == wanted.id)
+    return int(connection.execute(query).scalar_one())
+
+
+def _phase(wanted: Rollout, members: int) -> ColumnElement[int]:
+    """Say to which phase a position belongs; beyond the last one is none."""
+    ends = phase_ends(wanted.spec, members)
+    return case(*((deployment.c.position < end, phase) for phase, end in enumerate(ends)), else_=-1)
+
+
+def _counts(rows: Sequence[Row[Any]]) -> Counts:
+    firsts = [row.first for row in rows if row.first is not None]
+    lasts = [row.last for row in rows if row.last is not None]
+    return Counts(
+        **{row.status: row.devices for row in rows},
+        stuck=sum(row.stuck for row in rows if row.status in _OFFERED),
+        offered_first=min(firsts, default=None),
+        offered_last=max(lasts, default=None),
+    )
+
+
+def _labels(connection: Connection, wanted: Rollout, since: float | None) -> dict[str, LabelCounts]:
+    """Count labels since the phase's first offer, for both arms.
+
+    They are those of the candidate where it was offered, and of other models where it was not.
+    """
+    arms = {arm.value: LabelCounts() for arm in (Arm.CANDIDATE, Arm.CONTROL)}
+    if since is None:
+        return arms
+    is_offered = deployment.c.generation > 0
+    is_candidate = label_count.c.model == _candidate.c.digest
+    arm = case((is_offered, Arm.CANDIDATE.value), else_=Arm.CONTROL.value).label("side")
+    query = (
+        select(arm, func.sum(label_count.c.labelled), func.sum(label_count.c.wrong))
+        .select_from(deployment)
+        .join(rollout, rollout.c.id == deployment.c.rollout_id)
+        .join(_candidate, _candidate.c.path == rollout.c.release_path)
+        .join(label_count, _of_device(label_count))
+        .where(
+            deployment.c.rollout_id == wanted.id,
+            label_count.c.received >= since,
+            or_(and_(is_offered, is_candidate), and_(~is_offered, ~is_candidate)),
+        )
+        .group_by("side")
+    )
+    for name, labelled, wrong in connection.execute(query):
+        arms[name] = LabelCounts(labelled=labelled, wrong=wrong)
+    return arms

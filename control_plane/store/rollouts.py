@@ -1,0 +1,239 @@
+"""Rollouts and their decisions, as stored.
+
+What the fleet says of a rollout is counted in `rollout_counts`, orders are carried out in
+`rollout_orders`; what to make of it all is the planner's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from sqlalchemy import exists, insert, select, update
+
+from control_plane.rollouts.model import (
+    OPEN_STATES,
+    FleetView,
+    Order,
+    Plan,
+    Rollout,
+    Standing,
+    arrange,
+)
+from control_plane.rollouts.spec import RolloutSpec
+from control_plane.store import rollout_counts, rollout_orders
+from control_plane.store.rollout_counts import DeploymentRow
+from control_plane.store.schema import decision, deployment, rollout
+from firmware_bundles.errors import ConflictError, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Row, Select
+
+    from control_plane.store.database import Database
+
+
+class Decision(NamedTuple):
+    """One decision as stored."""
+
+    generation: int
+    at: float
+    state: str
+    phase: int
+    phase_state: str
+    why: list[str]
+    gates: list[dict[str, Any]]
+
+
+class Rollouts:
+    """All rollouts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, wanted: Rollout, members: Sequence[str]) -> None:
+        """Store a new rollout over these devices, in the order that its id gives them.
+
+        Raises ConflictError if the id is taken, or another open rollout of the family has one of
+        the devices.
+        """
+        rows = [
+            {"rollout_id": wanted.id, "device_id": device_id, "position": position}
+            for position, device_id in enumerate(arrange(wanted.id, members))
+        ]
+        with self._database.transaction() as connection:
+            if connection.execute(select(rollout.c.id).where(rollout.c.id == wanted.id)).first():
+                raise ConflictError(
+                    f"there is already a rollout {wanted.id!r}", hint="Choose another id."
+                )
+            connection.execute(insert(rollout).values(_stored(wanted)))
+            connection.execute(insert(deployment), rows)
+            _refuse_overlap(connection, wanted)
+            _record(connection, wanted.id, wanted.standing, wanted.created, _created(wanted))
+
+    def get(self, rollout_id: str) -> Rollout:
+        """Return a rollout. Raises NotFound."""
+        found = self._load(select(rollout).where(rollout.c.id == rollout_id))
+        if not found:
+            raise NotFound(f"there is no rollout {rollout_id!r:.80}")
+        return found[0]
+
+    def all(self) -> list[Rollout]:
+        """Return all rollouts, the newest first."""
+        return self._load(select(rollout).order_by(rollout.c.created.desc(), rollout.c.id))
+
+    def open(self) -> list[Rollout]:
+        """Return the rollouts that somebody has to look after."""
+        query = select(rollout).where(rollout.c.state.in_(sorted(OPEN_STATES)))
+        return self._load(query.order_by(rollout.c.created, rollout.c.id))
+
+    def decisions(self, rollout_id: str) -> list[Decision]:
+        """Return all decisions on a rollout, the first one first."""
+        query = (
+            select(*(decision.c[name] for name in Decision._fields))
+            .where(decision.c.rollout_id == rollout_id)
+            .order_by(decision.c.id)
+        )
+        with self._database.reading() as connection:
+            return [Decision._make(row) for row in connection.execute(query)]
+
+    def view(self, wanted: Rollout) -> FleetView:
+        """Return what the fleet says of a rollout now."""
+        with self._database.reading() as connection:
+            return rollout_counts.view(connection, wanted)
+
+    def deployments(self, wanted: Rollout) -> list[DeploymentRow]:
+        """Return where each device of a rollout stands, by position."""
+        with self._database.reading() as connection:
+            return rollout_counts.deployments(connection, wanted)
+
+    def silent(self, wanted: Rollout) -> list[str]:
+        """Return the devices that have not said a word since they were told what to run."""
+        with self._database.reading() as connection:
+            return rollout_counts.silent(connection, wanted)
+
+    def save(self, before: Rollout, plan: Plan, now: float) -> Rollout:
+        """Store a decision with its reasons, if nobody decided since `before` was loaded.
+
+        Raises ConflictError.
+        """
+        after = msgspec.structs.replace(before, standing=plan.next)
+        assert plan.next.generation == before.standing.generation + 1
+        with self._database.transaction() as connection:
+            changed = connection.execute(
+                update(rollout).where(_is_same(before)).values(_standing(plan.next))
+            )
+            if not changed.rowcount:
+                raise _outrun(before)
+            if after.is_open and not before.is_open:
+                _refuse_overlap(connection, after)
+            _record(connection, before.id, plan.next, now, plan)
+        return after
+
+    def carry_out(self, wanted: Rollout, order: Order, now: float) -> list[str]:
+        """Do an order for the next devices that lack it; return them, none when all have it.
+
+        A device is marked and told what to run in one transaction. Raises ConflictError if somebody
+        decided since `wanted` was loaded.
+        """
+        with self._database.transaction() as connection:
+            if not connection.execute(select(exists().where(_is_same(wanted)))).scalar_one():
+                raise _outrun(wanted)
+            return rollout_orders.carry_out(connection, wanted, order, now)
+
+    def _load(self, query: Select[Any]) -> list[Rollout]:
+        with self._database.reading() as connection:
+            return [_loaded(row) for row in connection.execute(query)]
+
+
+def _stored(wanted: Rollout) -> dict[str, Any]:
+    return {
+        "id": wanted.id,
+        "family": wanted.spec.family,
+        "release_path": wanted.release_path,
+        "spec": msgspec.to_builtins(wanted.spec),
+        "created": wanted.created,
+        "created_by": wanted.created_by,
+        **_standing(wanted.standing),
+    }
+
+
+def _standing(standing: Standing) -> dict[str, Any]:
+    return {
+        "state": standing.state.value,
+        "phase": standing.phase,
+        "phase_state": standing.phase_state.value,
+        "phase_since": standing.since,
+        "generation": standing.generation,
+    }
+
+
+def _loaded(row: Row[Any]) -> Rollout:
+    standing = {
+        "state": row.state,
+        "phase": row.phase,
+        "phase_state": row.phase_state,
+        "since": row.phase_since,
+        "generation": row.generation,
+    }
+    return Rollout(
+        id=row.id,
+        spec=msgspec.convert(row.spec, RolloutSpec),
+        release_path=row.release_path,
+        standing=msgspec.convert(standing, Standing),
+        created=row.created,
+        created_by=row.created_by,
+    )
+
+
+def _created(wanted: Rollout) -> Plan:
+    return Plan(next=wanted.standing, why=(f"created by {wanted.created_by}",))
+
+
+def _record(
+    connection: Connection, rollout_id: str, standing: Standing, now: float, plan: Plan
+) -> None:
+    connection.execute(
+        insert(decision).values(
+            rollout_id=rollout_id,
+            generation=standing.generation,
+            at=now,
+            state=standing.state.value,
+            phase=standing.phase,
+            phase_state=standing.phase_state.value,
+            why=list(plan.why),
+            gates=msgspec.to_builtins(plan.findings),
+        )
+    )
+
+
+def _is_same(before: Rollout) -> Any:  # noqa: ANN401 - a condition
+    return (rollout.c.id == before.id) & (rollout.c.generation == before.standing.generation)
+
+
+def _outrun(before: Rollout) -> ConflictError:
+    return ConflictError(
+        f"rollout {before.id} has been changed since generation {before.standing.generation}"
+    )
+
+
+def _refuse_overlap(connection: Connection, wanted: Rollout) -> None:
+    """Raise ConflictError if another open rollout of the family has a device of this one."""
+    own = select(deployment.c.device_id).where(deployment.c.rollout_id == wanted.id)
+    query = (
+        select(rollout.c.id, deployment.c.device_id)
+        .join(deployment, deployment.c.rollout_id == rollout.c.id)
+        .where(
+            rollout.c.id != wanted.id,
+            rollout.c.family == wanted.spec.family,
+            rollout.c.state.in_(sorted(OPEN_STATES)),
+            deployment.c.device_id.in_(own),
+        )
+        .limit(1)
+    )
+    if found := connection.execute(query).first():
+        raise ConflictError(
+            f"device {found.device_id} is part of the open rollout {found.id} of the same family",
+            hint="Wait for it to end, or abort it.",
+        )

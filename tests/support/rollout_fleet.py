@@ -1,0 +1,140 @@
+"""Devices that exist only as rows: enrolled, told what to run, and reporting as a test has them.
+
+The database is a real one; what a device would sign is written where checked reports are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert, select
+
+from control_plane.rollouts.model import Rollout, Standing
+from control_plane.rollouts.parsing import parse
+from control_plane.store.database import Database
+from control_plane.store.dialects import upsert
+from control_plane.store.schema import desired, device, label_count, release, reported
+from firmware_bundles.identifiers import target_path
+
+FAMILY = "digits"
+
+
+def digest(version: str) -> str:
+    """Return the digest of the manifest of a version."""
+    return hashlib.sha256(version.encode()).hexdigest()
+
+
+def rollout(text: str, rollout_id: str = "example") -> Rollout:
+    """Return a rollout as `text` describes it."""
+    spec = parse(text)
+    return Rollout(
+        id=rollout_id,
+        spec=spec,
+        release_path=target_path(spec.family, spec.release),
+        standing=Standing(),
+        created_by="anna",
+    )
+
+
+class RowFleet:
+    """A database with releases 1, 2 and 3 of a family, and devices."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.database = Database.open(f"sqlite:///{folder / 'shoal.db'}")
+        self.devices = [f"device-{number:03}" for number in range(size)]
+        with self.database.transaction() as connection:
+            for number in (1, 2, 3):
+                connection.execute(insert(release).values(_release(number)))
+            connection.execute(insert(device), [_device(each) for each in self.devices])
+
+    def wants(self, device_id: str) -> dict[str, Any]:
+        """Return what a device shall run; empty if nothing."""
+        query = select(desired).where(desired.c.device_id == device_id)
+        with self.database.reading() as connection:
+            row = connection.execute(query).mappings().first()
+        return dict(row) if row else {}
+
+    def offered(self, version: str) -> set[str]:
+        """Return the devices that shall run a version."""
+        path = target_path(FAMILY, version)
+        return {each for each in self.devices if self.wants(each).get("path") == path}
+
+    def serve(self, version: str, devices: Iterable[str] | None = None) -> None:
+        """Let devices say that they serve a version, by themselves or since a rollout of old."""
+        for device_id in devices if devices is not None else self.devices:
+            self.report(device_id, generation=0, state=None, serving=digest(version))
+
+    def obey(self, devices: Iterable[str] | None = None, state: str = "committed") -> None:
+        """Let devices do what they are told and say so; in other states they serve as before."""
+        for device_id in devices if devices is not None else self.devices:
+            if not (wanted := self.wants(device_id)):
+                continue
+            serving = wanted["digest"] if state == "committed" else self.serving(device_id)
+            self.report(device_id, generation=wanted["generation"], state=state, serving=serving)
+
+    def serving(self, device_id: str) -> str | None:
+        """Return the digest that a device last said it serves."""
+        query = select(reported.c.serving_digest).where(reported.c.device_id == device_id)
+        with self.database.reading() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def report(
+        self, device_id: str, *, generation: int, state: str | None, serving: str | None
+    ) -> None:
+        """Store what a device said, signed."""
+        row = {
+            "device_id": device_id,
+            "family": FAMILY,
+            "generation": generation,
+            "state": state,
+            "serving_digest": serving,
+            "received": 0.0,
+        }
+        with self.database.transaction() as connection:
+            upsert(connection, reported, row)
+
+    def label(self, device_id: str, version: str, *, labelled: int, wrong: int, at: float) -> None:
+        """Store labels that came for predictions of a version."""
+        row = {
+            "device_id": device_id,
+            "incarnation": "0" * 16,
+            "kind": "labels",
+            "first": int(at * 1000) + 1,
+            "model": digest(version),
+            "family": FAMILY,
+            "received": at,
+            "labelled": labelled,
+            "wrong": wrong,
+        }
+        with self.database.transaction() as connection:
+            upsert(connection, label_count, row)
+
+
+def _release(number: int) -> dict[str, Any]:
+    version = str(number)
+    return {
+        "path": target_path(FAMILY, version),
+        "family": FAMILY,
+        "version": version,
+        "number": number,
+        "digest": digest(version),
+        "length": 100 + number,
+        "manifest": b"{}",
+        "published": 0.0,
+    }
+
+
+def _device(device_id: str) -> dict[str, Any]:
+    return {
+        "id": device_id,
+        "public_key_pem": "",
+        "certificate_serial": "",
+        "telemetry_secret": b"",
+        "labels": {},
+        "inventory": {},
+        "enrolled": 0.0,
+        "is_online": True,
+    }
