@@ -14,6 +14,8 @@ from firmware_bundles import chunks, manifest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy import Table
+
     from control_plane.store.database import Database
 
 SECRET = b"k" * 32
@@ -26,7 +28,7 @@ def enrol(
     *,
     secret: bytes = SECRET,
     labels: Mapping[str, str] | None = None,
-    **values: Any,
+    **values: object,
 ) -> None:
     """Add a device."""
     row = {
@@ -42,7 +44,7 @@ def enrol(
     _insert(database, schema.device, row | values)
 
 
-def report(database: Database, device_id: str, **values: Any) -> None:
+def report(database: Database, device_id: str, **values: object) -> None:
     """Add what a device reports of the family digits."""
     row = {"device_id": device_id, "family": "digits", "generation": 1, "received": NOW}
     _insert(database, schema.reported, row | values)
@@ -86,7 +88,7 @@ def publish(database: Database, version: str, number: int, files: Mapping[str, b
 
 
 def roll_out(
-    database: Database, rollout_id: str, version: str, spec: Mapping[str, Any], **values: Any
+    database: Database, rollout_id: str, version: str, spec: Mapping[str, Any], **values: object
 ) -> None:
     """Add a rollout of the family digits."""
     row = {
@@ -105,13 +107,13 @@ def roll_out(
     _insert(database, schema.rollout, row | values)
 
 
-def deploy(database: Database, rollout_id: str, device_id: str, **values: Any) -> None:
+def deploy(database: Database, rollout_id: str, device_id: str, **values: object) -> None:
     """Add a device to a rollout."""
     row = {"rollout_id": rollout_id, "device_id": device_id, "position": 0}
     _insert(database, schema.deployment, row | values)
 
 
-def decide(database: Database, rollout_id: str, *why: str, **values: Any) -> None:
+def decide(database: Database, rollout_id: str, *why: str, **values: object) -> None:
     """Add a decision on a rollout."""
     row = {
         "rollout_id": rollout_id,
@@ -126,6 +128,6 @@ def decide(database: Database, rollout_id: str, *why: str, **values: Any) -> Non
     _insert(database, schema.decision, row | values)
 
 
-def _insert(database: Database, table: Any, row: Mapping[str, Any]) -> None:
+def _insert(database: Database, table: Table, row: Mapping[str, Any]) -> None:
     with database.transaction() as connection:
         connection.execute(insert(table), msgspec.to_builtins(row, builtin_types=(bytes,)))
