@@ -66,7 +66,7 @@ def _specs(draw: st.DrawFn) -> RolloutSpec:
         release="2",
         cohort="all",
         phases=tuple(phases),
-        gates=Gates(installs=installs, label_errors=draw(st.none() | st.just(labels))),
+        gates=Gates(installs=installs, label_errors=labels if draw(st.booleans()) else None),
         on_failure=draw(st.sampled_from(["rollback", "pause"])),
     )
 
