@@ -17,12 +17,14 @@ case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' test.sh && ex
 prepare_environment
 export PATH="$PWD/.venv/bin:$PATH"
 
+# Says nothing when all is well, else everything the tool said.
 check() {
-    run_group "$@" >&2 || die "failed: $*"
+    local said=.venv/.check.log
+    run_group "$@" &>"$said" || { cat "$said" >&2 && die "failed: $*"; }
 }
-check ruff check --quiet
-check ruff format --check --quiet
-check mypy --no-error-summary
-check lint-imports --no-logo --no-timings
+check ruff check
+check ruff format --check
+check mypy
+check lint-imports --no-logo
 
 exec .venv/bin/pytest --numprocesses 2 --dist loadgroup "$@"

@@ -103,8 +103,14 @@ def manifest_digest(slot: Slot) -> str:
 def holds(slot: Slot, digest: str) -> bool:
     """Return whether the slot holds, whole, the bundle whose manifest has this digest."""
     try:
-        if manifest_digest(slot) != digest:
-            return False
+        return manifest_digest(slot) == digest and is_whole(slot)
+    except SlotBroken:
+        return False
+
+
+def is_whole(slot: Slot) -> bool:
+    """Return whether the slot holds a whole bundle, whichever."""
+    try:
         read(slot)
     except SlotBroken:
         return False

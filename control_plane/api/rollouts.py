@@ -149,7 +149,7 @@ def router(
         """Start a rollout as a YAML or JSON file describes it."""
         wanted, members = read(body, caller)
         rollouts.create(wanted, members)
-        return _detail(rollouts, wanted, clock())
+        return detail(rollouts, wanted, clock())
 
     @routes.post("/check", openapi_extra=_FILE_BODY)
     def check(
@@ -166,7 +166,7 @@ def router(
     @routes.get("/{rollout_id}", dependencies=[Depends(viewer)])
     def show(rollout_id: str) -> RolloutDetail:
         """Show a rollout: phases with counts, what the gates find, why, and all decisions."""
-        return _detail(rollouts, rollouts.get(rollout_id), clock())
+        return detail(rollouts, rollouts.get(rollout_id), clock())
 
     @routes.get("/{rollout_id}/devices", dependencies=[Depends(viewer)])
     def devices(rollout_id: str) -> list[DeploymentDetail]:
@@ -189,7 +189,7 @@ def _verb(
 ) -> Callable[..., RolloutDetail]:
     def act(rollout_id: str, caller: Annotated[Caller, Depends(operator)]) -> RolloutDetail:
         changed = _decide(rollouts, rollout_id, partial(verb, by=caller.name), clock)
-        return _detail(rollouts, changed, clock())
+        return detail(rollouts, changed, clock())
 
     act.__doc__ = verb.__doc__
     return act
@@ -240,7 +240,8 @@ def _summary(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _detail(rollouts: Rollouts, rollout: Rollout, now: float) -> RolloutDetail:
+def detail(rollouts: Rollouts, rollout: Rollout, now: float) -> RolloutDetail:
+    """Return all that is known of a rollout now."""
     view, decisions = rollouts.view(rollout), rollouts.decisions(rollout.id)
     planned = plan(rollout, view, now)
     findings = msgspec.to_builtins(planned.findings) or _last_gates(decisions)

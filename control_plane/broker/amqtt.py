@@ -22,8 +22,8 @@ _START_S_MAX: Final = 10.0
 _STOP_S_MAX: Final = 5.0
 _HOST: Final = "127.0.0.1"
 NOTICE: Final = (
-    "mosquitto is not installed: a small broker runs inside this process, on loopback only, "
-    "without TLS and without client certificates. For devices elsewhere: apt install mosquitto."
+    "notice: a small broker (amqtt) runs inside this process, for this machine alone: "
+    "no TLS, no client certificates. For devices elsewhere: apt install mosquitto."
 )
 
 
@@ -34,7 +34,7 @@ class Amqtt:
 
     def __init__(self, port: int = PLAIN_PORT_DEFAULT) -> None:
         self._port = port
-        self._loop = asyncio.SelectorEventLoop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._settled = threading.Event()
         self._fault: Exception | None = None
@@ -67,21 +67,24 @@ class Amqtt:
 
     def stop(self) -> None:
         """Return when it is gone."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(_STOP_S_MAX)
 
     def _main(self) -> None:
+        loop = self._loop = asyncio.SelectorEventLoop()
         try:
-            self._loop.run_until_complete(self._serve())
+            loop.run_until_complete(self._serve(loop))
         except Exception as error:  # noqa: BLE001 handed to the thread that waits
             self._fault = error
         finally:
             self._settled.set()
-            self._loop.close()
+            self._loop = None
+            loop.close()
 
-    async def _serve(self) -> None:
-        broker = Broker(_configuration(self._port), loop=self._loop)
+    async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        broker = Broker(_configuration(self._port), loop=loop)
         await broker.start()
         self._settled.set()
         await self._stopping.wait()

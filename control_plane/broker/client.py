@@ -39,22 +39,12 @@ _ROOM_S_MAX: Final = 20.0
 
 
 class BrokerClient:
-    """Publishes from any thread; hands what devices say to `on_message`.
+    """Publishes from any thread; hands on what devices say."""
 
-    `on_connect` is called after each connection, on the client's thread: it must be quick.
-    """
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        tls: ssl.SSLContext | None,
-        *,
-        on_message: Callable[[str, bytes], None],
-        on_connect: Callable[[], None],
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None) -> None:
         self._endpoint = endpoint
-        self._on_message = on_message
-        self._on_connect = on_connect
+        self._on_message: Callable[[str, bytes], None] = _ignore
+        self._on_connect: Callable[[], None] = _ignore
         self._under_way = 0
         self._changed = threading.Condition()
         self._client = Client(
@@ -68,8 +58,16 @@ class BrokerClient:
         self._client.on_message = _guarded(self._received)
         self._client.on_publish = _guarded(self._published)
 
-    def start(self) -> None:
-        """Begin to connect; goes on for as long as it takes."""
+    def start(
+        self, *, on_message: Callable[[str, bytes], None], on_connect: Callable[[], None]
+    ) -> None:
+        """Begin to connect; goes on for as long as it takes.
+
+        `on_message` gets topic and payload of what devices say, `on_connect` is called after each
+        connection; both on the client's thread, so they must be quick.
+        """
+        self._on_message = on_message
+        self._on_connect = on_connect
         self._client.connect_async(self._endpoint.host, self._endpoint.port, _KEEPALIVE_S)
         self._client.loop_start()
 
@@ -145,6 +143,10 @@ def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, key)
     return context
+
+
+def _ignore(*_: object) -> None:
+    """Stand in before the start."""
 
 
 def _guarded(callback: Callable[Parameters, None]) -> Callable[Parameters, None]:

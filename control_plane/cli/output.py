@@ -78,7 +78,7 @@ def _word(name: str, value: object, columns: Columns) -> str:
 
 def _plain(value: object) -> str:
     match value:
-        case None | "" | [] | {}:
+        case _ if value is None or value in ("", [], (), {}):
             return "-"
         case bool():
             return "yes" if value else "no"

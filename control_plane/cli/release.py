@@ -27,7 +27,7 @@ BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder.", show_defa
 
 
 @app.command()
-def sign(  # noqa: PLR0913 - options of a command
+def sign(
     bundle: BundleFolder,
     *,
     folder: Annotated[Path, typer.Option("--keys", help="Folder that 'keys init' wrote.")],

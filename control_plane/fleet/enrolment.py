@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from control_plane.fleet import authority as ca
 from control_plane.fleet import credentials, labels
 from control_plane.store.enrolment import InvitationRow, NewDevice
-from firmware_bundles.errors import ConflictError, EnrolmentRefused, InputError
+from firmware_bundles.errors import ConflictError, EnrolmentRefused, InputError, NotFound
 from firmware_bundles.identifiers import DeviceId, parse
 from firmware_bundles.wire.enrolment import TELEMETRY_SECRET_BYTES, Enrolment, EnrolmentRequest
 
@@ -31,8 +31,8 @@ LIFE_S_MAX: Final = 30 * 86_400.0
 class Enrolments:
     """Invites devices and enrols them.
 
-    `root` returns the trusted root metadata of the models repository, None before there is one;
-    `broker` returns the URL that devices connect to.
+    `root` returns the trusted root metadata of the models repository, or raises NotFound before
+    there is one; `broker` is the URL that devices connect to.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Enrolments:
         devices: Devices,
         authority: ca.Authority,
         *,
-        root: Callable[[], bytes | None],
-        broker: Callable[[], str],
+        root: Callable[[], bytes],
+        broker: str,
         clock: Callable[[], float],
     ) -> None:
         self._invitations = invitations
@@ -94,12 +94,7 @@ class Enrolments:
         if invitation is None:
             raise EnrolmentRefused("this enrolment token is unknown, used up or expired")
         public_key = ca.parse_request(request.csr)
-        root = self._root()
-        if root is None:
-            raise ConflictError(
-                "the models repository has no root of trust yet, so no device can check a model",
-                hint="Lay it first: shoal keys init.",
-            )
+        root = self._trusted_root()
         device_id = self._name(invitation, request.device)
         issued = self._authority.issue_device(device_id, public_key)
         new = NewDevice(
@@ -119,9 +114,18 @@ class Enrolments:
             certificate=issued.certificate_pem,
             ca=self._authority.certificate_pem.decode(),
             root=root,
-            broker=self._broker(),
+            broker=self._broker,
             telemetry_secret=new.telemetry_secret,
         )
+
+    def _trusted_root(self) -> bytes:
+        try:
+            return self._root()
+        except NotFound as error:
+            raise ConflictError(
+                "the models repository has no root of trust yet, so no device could check a model",
+                hint="Lay it first: shoal keys init.",
+            ) from error
 
     def _name(self, invitation: InvitationRow, wish: str | None) -> str:
         if invitation.device_id is not None:

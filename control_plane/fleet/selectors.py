@@ -68,6 +68,10 @@ class Selector(NamedTuple):
         """Whether a device with these labels is selected."""
         return all(requirement.holds(labels) for requirement in self.requirements)
 
+    def also(self, other: Selector) -> Selector:
+        """Return the selector of what both select."""
+        return Selector(self.requirements + other.requirements)
+
     def __str__(self) -> str:
         return ",".join(str(requirement) for requirement in self.requirements)
 

@@ -106,8 +106,9 @@ class ModelsRepository:
         """Take one more release of a family.
 
         `role` must follow the family's present role by one version, and differ from it by exactly
-        this manifest (and the floor). Raises ConflictError, TrustError and its children,
-        ManifestInvalid, ChunkMissing; nothing is visible then.
+        this manifest (and the floor). A release that was accepted before is answered again. Raises
+        ConflictError, TrustError and its children, ManifestInvalid, ChunkMissing; nothing is
+        visible then.
         """
         document = manifest.parse(manifest_bytes)
         path = target_path(document.family, document.version)
@@ -115,6 +116,9 @@ class ModelsRepository:
         with self._change:
             files = self._files()
             present = self.family_role(document.family)
+            known = self._releases.get(path)
+            if known is not None and (known.manifest, present) == (manifest_bytes, role):
+                return known
             _check_successor(present, role)
             next_files = dict(files)
             del next_files[_name(document.family, present)]

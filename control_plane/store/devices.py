@@ -199,6 +199,18 @@ class Devices:
         """Return what a device last reported, as stored."""
         return self._rows(reported, device_id)
 
+    def serving(self, device_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return, by device and family, the version that each said it serves."""
+        found: dict[str, dict[str, str]] = {}
+        with self._database.reading() as connection:
+            for part in _parts(device_ids):
+                query = select(reported).where(
+                    reported.c.device_id.in_(part), reported.c.serving_version.is_not(None)
+                )
+                for row in connection.execute(query):
+                    found.setdefault(row.device_id, {})[row.family] = row.serving_version
+        return found
+
     def detections(self, device_id: str) -> list[Mapping[str, Any]]:
         """Return what a device refused, as stored."""
         return self._rows(detection, device_id)

@@ -36,9 +36,9 @@ class Layout:
         for place, column in enumerate(binned):
             self.edges[: len(column.edges), place] = column.edges
 
-    def values(self, features: Reals, scores: Reals) -> Reals:
-        """Return one row for each row, one value for each column."""
-        parts = [features[:, self.features], scores[:, self.scores]]
+    def values(self, watched: Reals, scores: Reals) -> Reals:
+        """Return one row for each row (its features at `features`), one value for each column."""
+        parts = [watched, scores[:, self.scores]]
         if self.has_answers:
             is_whole = np.isfinite(scores).all(axis=1)
             parts.append(np.where(is_whole, scores.max(axis=1), np.nan)[:, None])

@@ -60,14 +60,20 @@ class Sketch:
         Raises ValueError when the shapes are not the baseline's, or the sketch would become too
         large to be exact.
         """
-        rows = len(features)
-        wanted = (rows, self.baseline.features), (rows, len(self.baseline.labels))
-        if (features.shape, scores.shape) != wanted:
-            raise ValueError(f"shapes {features.shape}, {scores.shape} are not {wanted}")
+        if features.shape[1:] != (self.baseline.features,):
+            raise ValueError(f"features of shape {features.shape} are not the baseline's")
+        self.update_watched(features[:, self.layout.features], scores)
+
+    def update_watched(self, watched: Reals, scores: Reals) -> None:
+        """Count rows of which only the features at `layout.features` were kept. See `update`."""
+        rows = len(watched)
+        wanted = (rows, len(self.layout.features)), (rows, len(self.baseline.labels))
+        if (watched.shape, scores.shape) != wanted:
+            raise ValueError(f"shapes {watched.shape}, {scores.shape} are not {wanted}")
         self._make_room(rows)
         for start in range(0, rows, _BLOCK_ROWS):
             stop = start + _BLOCK_ROWS
-            self._count(self.layout.values(features[start:stop], scores[start:stop]))
+            self._count(self.layout.values(watched[start:stop], scores[start:stop]))
 
     def merge(self, other: Sketch) -> None:
         """Add what `other` counted.

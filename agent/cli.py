@@ -1,0 +1,226 @@
+"""The command `shoal-agent`: arguments in, lines and exit status out; the work stands elsewhere.
+
+Every verb imports what it needs by itself, so that the running core stays light.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from agent import config as configuration
+from firmware_bundles.errors import (
+    AccessError,
+    InputError,
+    ShoalError,
+    TransferError,
+    TrustError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent.config import Settings
+    from agent.status import DeviceFacts, FamilyFacts
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+REFUSED: Final = 3
+LATER: Final = 4
+UNAUTHORISED: Final = 5
+_INTERRUPTED: Final = 130
+
+_EXAMPLES: Final = """\
+examples:
+  shoal-agent enrol --server https://fleet.example:8443 --token T0KEN --ca ca.pem
+  shoal-agent run
+  shoal-agent --state-dir /tmp/device-1 run --run-dir /tmp/run-1 --set report_s=60
+  shoal-agent status --output json
+  shoal-agent doctor
+
+exit status:
+  0 done   1 failed   2 usage   3 refused (untrusted)   4 try later   5 not authorised
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        verb: Callable[[argparse.Namespace], int] = options.verb
+        return verb(options)
+    except ShoalError as error:
+        print(f"error: {error.message} ({error.code})", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return exit_status(error)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def exit_status(error: ShoalError) -> int:
+    """Return the status that tells a script what kind of refusal this is."""
+    kinds = (
+        (TrustError, REFUSED),
+        (TransferError, LATER),
+        (AccessError, UNAUTHORISED),
+        (InputError, USAGE),
+    )
+    return next((status for kind, status in kinds if isinstance(error, kind)), FAILED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="shoal-agent",
+        description="The device side of shoal: takes signed models, runs them, tells the truth.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help=f"where this device keeps everything (default {configuration.STATE_DIR_DEFAULT})",
+    )
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    enrol = _verb(verbs, "enrol", _enrol, "make this device a member of a fleet; safe to repeat")
+    enrol.add_argument("--server", required=True, metavar="URL", help="https:// address")
+    enrol.add_argument("--token", required=True, help="the one-use token of this device")
+    enrol.add_argument("--ca", required=True, type=Path, metavar="FILE", help="the server's CA")
+    enrol.add_argument("--device", metavar="NAME", help="a wish; the token may decide otherwise")
+    run = _verb(verbs, "run", _run, "run the agent in the foreground until SIGTERM")
+    status = _verb(verbs, "status", _status, "what runs here; works while the agent is down")
+    status.add_argument("--output", choices=("text", "json"), default="text")
+    doctor = _verb(verbs, "doctor", _doctor, "every setting with its origin, and what is wrong")
+    for each in (run, status, doctor):
+        each.add_argument("--run-dir", type=Path, metavar="DIR", help="where the sockets are")
+        each.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="a setting for this run; 'doctor' lists them all",
+        )
+    return parser
+
+
+def _verb(
+    verbs: Any,  # noqa: ANN401 - argparse keeps the type to itself
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.set_defaults(verb=function)
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    flags: dict[str, str] = {}
+    for pair in getattr(options, "set", []):
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set takes NAME=VALUE, not {pair!r:.80}")
+        flags[name] = value
+    if getattr(options, "run_dir", None):
+        flags["run_dir"] = str(options.run_dir)
+    return configuration.load(options.state_dir, flags, os.environ)
+
+
+def _enrol(options: argparse.Namespace) -> int:
+    from agent import enrolment
+
+    state_dir = _settings(options).config.state_dir
+    device = enrolment.enrol(
+        state_dir,
+        server=options.server,
+        token=options.token,
+        ca=options.ca,
+        device=options.device,
+    )
+    print(f"enrolled as {device}; its identity is in {state_dir / 'identity'}")
+    return DONE
+
+
+def _run(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from agent import daemon
+
+    asyncio.run(daemon.run(_settings(options).config))
+    return DONE
+
+
+def _status(options: argparse.Namespace) -> int:
+    from agent import status
+
+    facts = status.gather(_settings(options).config)
+    if options.output == "json":
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
+    else:
+        print("\n".join(_lines(facts)))
+    return DONE if facts.device else FAILED
+
+
+def _lines(facts: DeviceFacts) -> list[str]:
+    lines = [f"device      {facts.device or 'not enrolled'}"]
+    if facts.server:
+        lines.append(f"server      {facts.server}")
+    lines.append(f"state       {facts.state_dir}")
+    lines.append(f"worker      {'answers' if facts.is_worker_answering else 'does not answer'}")
+    if facts.is_worker_answering:
+        lines.append(
+            f"buffer      {facts.buffer.segments} segments, {facts.buffer.bytes} bytes, "
+            f"{facts.buffer.rows_dropped} rows dropped"
+        )
+    for family in facts.families:
+        lines += _family_lines(family)
+    lines += [f"detected    {each.code} x{each.count}: {each.message}" for each in facts.detected]
+    return lines + [f"fault       {each.message} ({each.code})" for each in facts.faults]
+
+
+def _family_lines(family: FamilyFacts) -> list[str]:
+    state = f"{family.state}, generation {family.generation}" if family.state else "no deployment"
+    lines = [f"family      {family.family}: {state}"]
+    for slot in family.slots:
+        model = f"{slot.version} ({slot.digest[:12]})" if slot.digest else slot.fault
+        lines.append(f"  slot {slot.name}    {model}{' serving' if slot.is_serving else ''}")
+    if family.worker and family.worker.ready:
+        worker = family.worker
+        lines.append(
+            f"  answers   {worker.version} on {worker.runtime} ({worker.delegate}): "
+            f"{worker.answered} answered, {worker.errors} failed"
+        )
+    if family.fault:
+        lines.append(f"  fault     {family.fault.message} ({family.fault.code})")
+    return lines
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from agent import doctor
+
+    config, origins = _settings(options)
+    for name, origin in origins.items():
+        print(f"setting  {name} = {getattr(config, name)} ({origin})")
+    checks = doctor.examine(config)
+    for check in checks:
+        print(f"{check.result.value:<8} {check.name}: {check.detail}")
+        if check.action:
+            print(f"         -> {check.action}")
+    return FAILED if any(check.result is doctor.Result.FAILED for check in checks) else DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

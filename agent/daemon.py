@@ -1,0 +1,286 @@
+"""The core of a device: puts the parts together, and routes what the broker says. Nothing else.
+
+Only light modules are imported here: what is heavy runs in children (`task`) or in the worker. The
+worker starts first and serves by itself, whatever else is wrong with this device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final
+
+from agent import identity as identities
+from agent import log
+from agent.children import Children, Prepared, PrepareState
+from agent.clock import Clock
+from agent.connection import Connection, Message
+from agent.deployment.downloads import ChunkStore, Downloads
+from agent.deployment.steps import Steps
+from agent.deployment.updater import Updater
+from agent.deployment.verification import Known, Verification
+from agent.hellos import Hellos
+from agent.inference import control
+from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
+from agent.reports import DETECTION_PAUSE_S, Reports
+from agent.store import state as states
+from agent.store.state import State
+from agent.telemetry.forwarder import Forwarder
+from firmware_bundles.errors import ShoalError, StateDamaged, TaskFailed
+from firmware_bundles.wire import topics
+from firmware_bundles.wire.messages import DeploymentState
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from pathlib import Path
+
+    from agent.config import Config
+    from agent.deployment.lifecycle import Record
+    from agent.identity import Identity
+    from firmware_bundles.wire.messages import Assignment
+
+STATE_NAME: Final = "state.db"
+_STATE_RETRY_S: Final = 10.0
+_REPORTED: Final = frozenset(
+    {
+        DeploymentState.PROBATION,
+        DeploymentState.COMMITTED,
+        DeploymentState.ROLLED_BACK,
+        DeploymentState.FAILED,
+    }
+)
+
+
+async def run(config: Config) -> None:
+    """Run the core until SIGTERM or SIGINT. Raises NotEnrolled and what else ends it at once."""
+    identity = identities.load(config.state_dir)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        supervisor = Supervisor(config.state_dir, config.run_dir, on_event=_log_worker)
+        stack.push_async_callback(supervisor.stop)
+        await supervisor.start()
+        children = Children(s_max=config.task_s_max)
+        state = await _until(stopping, open_state(config.state_dir / STATE_NAME, children))
+        if state is None:
+            return
+        stack.callback(state.close)
+        core = Core(config, identity, state, children, _Inference(config, supervisor))
+        await core.run(stopping)
+    log.event("stopped")
+
+
+class Core:
+    """The parts, once the state is open."""
+
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        state: State,
+        children: Children,
+        worker: _Inference,
+    ) -> None:
+        self._identity = identity
+        self._state = state
+        self._clock = clock = Clock(state.time_floor())
+        incarnation = secrets.token_hex(8)
+        slots_root = config.state_dir / "slots"
+        self._connection = connection = Connection(
+            identity, config, on_message=self._route, on_change=self._connection_changed
+        )
+        store = ChunkStore(config.state_dir / "chunks")
+        self._downloads = Downloads(
+            store,
+            connection,
+            window=config.chunk_window,
+            stall_s=config.chunk_stall_s,
+            detect=self._detect,
+        )
+        steps = Steps(
+            slots_root,
+            state=state,
+            store=store,
+            downloads=self._downloads,
+            worker=worker,
+            clock=clock,
+            patience_s=config.worker_patience_s,
+            detect=self._detect,
+        )
+        self._updater = Updater(steps, state, on_change=self._changed, detect=self._detect)
+        self._hellos = Hellos(identity.device, incarnation, config)
+        self._reports = Reports(
+            identity,
+            incarnation=incarnation,
+            report_s=config.report_s,
+            state=state,
+            children=children,
+            worker=worker,
+            clock=clock,
+            slots_root=slots_root,
+        )
+        self._verification = Verification(
+            identity,
+            state=state,
+            children=children,
+            clock=clock,
+            line=connection,
+            known=lambda: Known(self._updater.known_generations(), self._hellos.nonce),
+            on_assignment=self._admitted,
+            detect=self._detect,
+        )
+        self._forwarder = Forwarder(
+            config.state_dir / "spool" / "buffer.db",
+            identity.device,
+            identity.telemetry_secret,
+            connection.publish,
+            in_flight_max=config.telemetry_in_flight_max,
+            retry_s=config.telemetry_retry_s,
+        )
+        self._arriving: set[asyncio.Task[None]] = set()
+        log.event("started", device=identity.device, incarnation=incarnation)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Run all parts until `stopping` is set, then stop in order."""
+        self._updater.start()
+        self._connection.start()
+        parts = [
+            self._verification.run(),
+            self._downloads.watch(),
+            self._hellos.run(self._updater.generations, self._connection.publish),
+            self._reports.run(lambda: self._updater.records, self._connection.publish),
+            self._forwarder.run(stopping),
+        ]
+        tasks = [asyncio.create_task(part) for part in parts]
+        ended = asyncio.create_task(stopping.wait())
+        try:
+            await _first_failure(tasks, ended)
+        finally:
+            ended.cancel()
+            await self._updater.stop()
+            await self._connection.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, *self._arriving, return_exceptions=True)
+
+    def _route(self, message: Message) -> None:
+        """Hand a message to the part that reads it; what nobody can read is logged and dropped."""
+        try:
+            self._route_unguarded(message)
+        except ShoalError as error:
+            log.event("message-refused", topic=message.topic[:120], code=error.code)
+            self._detect(error)
+
+    def _route_unguarded(self, message: Message) -> None:
+        topic, payload = message
+        if digest := topics.parse_chunk(topic):
+            arriving = asyncio.create_task(self._downloads.received(digest, payload))
+            self._arriving.add(arriving)
+            arriving.add_done_callback(self._arriving.discard)
+        elif topic == topics.REPOSITORY_HINT:
+            self._verification.take_hint(payload)
+        elif name := topics.parse_repository_file(topic):
+            self._verification.take_file(name, payload)
+        else:
+            match topics.parse_down(topic, self._identity.device):
+                case topics.Down.ASSIGNMENT:
+                    self._verification.take_envelope(payload)
+                case topics.Down.ACKNOWLEDGEMENT:
+                    self._forwarder.acknowledged(payload)
+                case _:
+                    log.event("message-ignored", topic=topic[:120])
+
+    def _connection_changed(self, is_up: bool) -> None:  # noqa: FBT001 - the one fact of a callback
+        self._verification.connection_changed(is_up=is_up)
+        self._downloads.connection_changed(is_up=is_up)
+        self._forwarder.connection_changed(is_up)
+        if is_up:
+            self._hellos.ask()
+            self._reports.ask()
+
+    def _admitted(self, assignment: Assignment) -> None:
+        self._hellos.answered(assignment.nonce)
+        self._updater.offer(assignment)
+
+    def _changed(self, record: Record) -> None:
+        if record.state in _REPORTED:
+            self._reports.ask()
+        if record.state in _REPORTED - {DeploymentState.PROBATION}:
+            self._hellos.ask()
+
+    def _detect(self, error: ShoalError) -> None:
+        """Count a refusal for the reports; it must never stop what detected it."""
+        log.event("detected", code=error.code, reason=error.message)
+        try:
+            self._state.detect(error.code, error.message, self._clock.now())
+        except StateDamaged as damage:
+            log.event("state-damaged", reason=damage.message)
+        self._reports.ask(DETECTION_PAUSE_S)
+
+
+class _Inference:
+    """The worker as deployments see it: its control socket and its supervisor."""
+
+    def __init__(self, config: Config, supervisor: Supervisor) -> None:
+        self._path = config.run_dir / CONTROL_SOCKET
+        self._supervisor = supervisor
+
+    async def ask(self, request: control.Request, timeout_s: float) -> control.Response:
+        return await control.call(self._path, request, timeout_s)
+
+    async def status(self) -> control.StatusAnswer:
+        return await control.status(self._path)
+
+    def deaths(self) -> int:
+        return self._supervisor.deaths
+
+
+async def open_state(path: Path, children: Children) -> State:
+    """Open the state; a damaged or lost one is set aside, and marked, so that nothing is activated.
+
+    Keeps trying while the disk takes nothing: the worker serves meanwhile.
+    """
+    while True:
+        try:
+            return State.open(path)
+        except StateDamaged as error:
+            log.event("state-damaged", reason=error.message, hint=error.hint)
+            damage = error
+        try:
+            states.set_aside(path, f"damaged-{secrets.token_hex(4)}")
+            await children.run(PrepareState(path=str(path)), Prepared)
+            state = State.open(path)
+            state.mark_damaged(is_damaged=True)
+            state.detect(damage.code, damage.message, Clock().now())
+            return state
+        except (OSError, StateDamaged, TaskFailed) as error:
+            log.event("state-not-made", reason=str(error))
+        await asyncio.sleep(_STATE_RETRY_S)
+
+
+async def _until(stopping: asyncio.Event, work: Awaitable[State]) -> State | None:
+    task = asyncio.ensure_future(work)
+    ended = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+    ended.cancel()
+    if task.done():
+        return await task
+    task.cancel()
+    return None
+
+
+async def _first_failure(tasks: list[asyncio.Task[None]], ended: asyncio.Task[bool]) -> None:
+    """Return when `ended` is; raise what ends a part before that, for a part never ends itself."""
+    waiting: set[asyncio.Task[None] | asyncio.Task[bool]] = {*tasks, ended}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if not ended.done():
+        for task in tasks:
+            if task.done():
+                task.result()
+
+
+def _log_worker(name: str, facts: dict[str, object]) -> None:
+    log.event(name.replace("_", "-"), **facts)

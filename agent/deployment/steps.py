@@ -1,0 +1,263 @@
+"""The work of each state of a deployment. Every step may be repeated: a power cut asks for it.
+
+A step does its work and answers with what happened. Which state follows is the lifecycle's, when
+it is persisted the updater's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol
+
+from agent import log
+from agent.deployment import probation, slots
+from agent.deployment.lifecycle import Event, Record
+from agent.inference.control import (
+    Done,
+    Request,
+    Response,
+    SelfTest,
+    SelfTestAnswer,
+    StatusAnswer,
+    Swap,
+    Unload,
+)
+from firmware_bundles import chunks, manifest
+from firmware_bundles.errors import (
+    ManifestInvalid,
+    ProbationFailed,
+    ShoalError,
+    SlotBroken,
+    WorkerUnavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from agent.clock import Clock
+    from agent.deployment.downloads import ChunkStore, Downloads
+    from agent.store.state import State
+
+_RETRY_S: Final = 0.5
+_MARGIN_S: Final = 10.0
+_POLL_S_MIN: Final = 0.1
+_POLL_S_MAX: Final = 1.0
+_POLLS_PER_PROBATION: Final = 10
+
+
+class Worker(Protocol):
+    """What the steps need of the inference worker."""
+
+    async def ask(self, request: Request, timeout_s: float) -> Response:
+        """Return the answer. Raises WorkerUnavailable or the worker's refusal."""
+
+    async def status(self) -> StatusAnswer:
+        """Return what serves. Raises WorkerUnavailable."""
+
+    def deaths(self) -> int:
+        """Return how often the worker died since the agent's start."""
+
+
+class Steps:
+    """The steps, over disk, network and worker."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        state: State,
+        store: ChunkStore,
+        downloads: Downloads,
+        worker: Worker,
+        clock: Clock,
+        patience_s: float,
+        detect: Callable[[ShoalError], None],
+    ) -> None:
+        self.root = root
+        self._state = state
+        self._store = store
+        self._downloads = downloads
+        self._worker = worker
+        self._clock = clock
+        self._patience_s = patience_s
+        self._detect = detect
+
+    async def fetch(self, record: Record) -> Event:
+        """Bring all chunks of the bundle to this device, unless a slot holds it already."""
+        serving = slots.serving(self.root, record.family)
+        digest = record.model.digest
+        if serving is not None and await asyncio.to_thread(slots.holds, serving, digest):
+            return Event.ALREADY_SERVING
+        if await asyncio.to_thread(slots.holds, self._slot(record), digest):
+            return Event.DONE
+        facts = await self._fetch_manifest(record)
+        await self._downloads.fetch(facts.chunks())
+        return Event.DONE
+
+    async def stage(self, record: Record) -> Event:
+        """Put the bundle together in the slot that does not serve."""
+        slot = self._slot(record)
+        if await asyncio.to_thread(slots.holds, slot, record.model.digest):
+            return Event.DONE
+        facts = await self._fetch_manifest(record)
+        await self._downloads.fetch(facts.chunks())  # at once, unless some were lost since
+        await asyncio.to_thread(self._fill, slot, record.model.digest, facts)
+        return Event.DONE
+
+    async def self_test(self, record: Record) -> Event:
+        """Let a child of the worker try the model against its golden vectors."""
+        deadline_s = record.policy.self_test_s_max
+        answer = await self._ask(
+            SelfTest(
+                family=record.family,
+                slot="A" if record.slot == "A" else "B",
+                deadline_s=deadline_s,
+            ),
+            deadline_s + _MARGIN_S,
+        )
+        if not isinstance(answer, SelfTestAnswer) or answer.digest != record.model.digest:
+            raise SlotBroken("the worker tested another model than the staged one")
+        log.event(
+            "self-test-passed",
+            family=record.family,
+            runtime=answer.runtime,
+            latency_us_p50=answer.latency_us_p50,
+        )
+        return Event.DONE
+
+    async def shadow(self, _record: Record) -> Event:
+        """Nothing to mirror yet."""
+        return Event.DONE
+
+    async def switch(self, record: Record) -> Event:
+        """Move the pointer, then let the worker follow it."""
+        await asyncio.to_thread(slots.switch, self.root, self._slot(record))
+        answer = await self._ask(Swap(family=record.family), record.policy.self_test_s_max)
+        if not isinstance(answer, Done) or answer.family.digest != record.model.digest:
+            raise SlotBroken("the worker serves another model than the pointer names")
+        return Event.DONE
+
+    async def watch(self, record: Record, note: Callable[[float], None]) -> Event:
+        """Watch the model serve until probation ends; `note` hears the seconds that passed.
+
+        Raises ProbationFailed.
+        """
+        observer = _Observer(record, self._worker.deaths(), self._now())
+        poll_s = record.policy.probation_s / _POLLS_PER_PROBATION
+        while True:
+            try:
+                observer.see(await self._worker.status(), self._now())
+            except WorkerUnavailable as error:
+                log.event("worker-silent", family=record.family, reason=error.message)
+            facts = observer.facts(self._worker.deaths(), self._now())
+            decision = probation.decide(facts, record.policy)
+            if decision.verdict is probation.Verdict.ROLL_BACK:
+                raise ProbationFailed(decision.why)
+            if decision.verdict is probation.Verdict.COMMIT:
+                log.event("probation-passed", family=record.family, why=decision.why)
+                return Event.DONE
+            note(facts.elapsed_s)
+            await asyncio.sleep(min(max(poll_s, _POLL_S_MIN), _POLL_S_MAX))
+
+    async def commit(self, record: Record) -> Event:
+        """Note in the slot's record that it holds a model that proved itself."""
+        self._state.commit_slot(record, self._clock.now())
+        return Event.DONE
+
+    async def roll_back(self, record: Record) -> Event:
+        """Let the pointer and the worker go back; with nothing to go back to, serve nothing."""
+        if record.previous is None:
+            await asyncio.to_thread(slots.unset, self.root, record.family)
+            await self._ask(Unload(family=record.family), record.policy.self_test_s_max)
+            return Event.DONE
+        previous = slots.slot(self.root, record.family, record.previous)
+        try:
+            await asyncio.to_thread(slots.read, previous)
+        except SlotBroken as error:
+            self._detect(error)  # a doubtful model is better than a broken one
+            return Event.DONE
+        await asyncio.to_thread(slots.switch, self.root, previous)
+        await self._ask(Swap(family=record.family), record.policy.self_test_s_max)
+        return Event.DONE
+
+    def clear_chunks(self) -> None:
+        """Forget the chunks: all that was put together from them lies in the slots."""
+        self._store.clear()
+
+    async def _fetch_manifest(self, record: Record) -> manifest.Manifest:
+        await self._downloads.fetch([record.model.digest])
+        data = await asyncio.to_thread(self._store.read, record.model.digest)
+        facts = manifest.parse(data)
+        promised = (record.model.path, record.model.length)
+        if (f"{facts.family}/{facts.version}/manifest.json", len(data)) != promised:
+            raise ManifestInvalid(
+                f"the manifest under {record.model.path} is of {facts.family} {facts.version}"
+            )
+        return facts
+
+    def _fill(self, slot: slots.Slot, digest: str, facts: manifest.Manifest) -> None:
+        def files() -> Iterator[tuple[str, bytes]]:
+            for entry in facts.files:
+                pieces = (self._store.read(each) for each in entry.chunks)
+                yield entry.name, chunks.join(entry.digest, pieces)
+
+        slots.stage(slot, self._store.read(digest), files())
+        slots.read(slot)
+
+    async def _ask(self, request: Request, timeout_s: float) -> Response:
+        """Ask the worker, and again while it is being restarted, for as long as is patient."""
+        deadline = self._now() + self._patience_s
+        while True:
+            try:
+                return await self._worker.ask(request, timeout_s)
+            except WorkerUnavailable:
+                if self._now() >= deadline:
+                    raise
+            await asyncio.sleep(_RETRY_S)
+
+    def _slot(self, record: Record) -> slots.Slot:
+        return slots.slot(self.root, record.family, record.slot)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+class _Observer:
+    """Adds up what the worker tells during one probation, over the worker's restarts."""
+
+    def __init__(self, record: Record, deaths: int, now: float) -> None:
+        self._record = record
+        self._deaths = deaths
+        self._began = now
+        self._ready_at = now
+        self._is_ready = False
+        self._first: dict[str, tuple[int, int]] = {}
+        self._last: dict[str, tuple[int, int]] = {}
+
+    def see(self, answer: StatusAnswer, now: float) -> None:
+        """Take in one status."""
+        family = answer.families.get(self._record.family)
+        self._is_ready = (
+            family is not None and family.ready and family.digest == self._record.model.digest
+        )
+        if family is None or not self._is_ready:
+            return
+        self._ready_at = now
+        seen = (family.answered, family.errors)
+        self._first.setdefault(answer.incarnation, (0, 0) if self._first else seen)
+        self._last[answer.incarnation] = seen
+
+    def facts(self, deaths: int, now: float) -> probation.Facts:
+        """Return all that was seen until now."""
+        answered, errors = (
+            sum(max(0, self._last[each][place] - self._first[each][place]) for each in self._last)
+            for place in (0, 1)
+        )
+        return probation.Facts(
+            elapsed_s=self._record.elapsed_s + now - self._began,
+            unready_s=0.0 if self._is_ready else now - self._ready_at,
+            deaths=max(deaths - self._deaths, len(self._last) - 1),
+            answered=answered,
+            errors=errors,
+        )

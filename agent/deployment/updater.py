@@ -1,0 +1,297 @@
+"""Carries deployments out: persists the next state, does its work, asks the lifecycle what follows.
+
+Families go side by side, each with one deployment at a time. An order that comes meanwhile waits in
+memory only: the generation it brings is not acknowledged before its record is on disk, so a hello
+after a power cut brings it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from agent import log
+from agent.deployment import lifecycle, slots
+from agent.deployment.lifecycle import Event, Record
+from firmware_bundles.errors import (
+    DeploymentLooping,
+    ShoalError,
+    SlotBroken,
+    StateDamaged,
+    WorkerUnavailable,
+)
+from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX, TEXT_CHARS_MAX
+from firmware_bundles.wire.messages import Assignment, DeploymentState, Fault, Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.deployment.steps import Steps
+    from agent.store.state import State
+
+_RETRY_S_MIN: Final = 0.5
+_RETRY_S_MAX: Final = 30.0
+# A worker that refuses so often to go back will not be asked again: a newer generation may mend it.
+_REFUSALS_MAX: Final = 3
+_NOTED_EVERY_S: Final = 60.0
+# States whose work a newer generation ends at once; the others end by themselves, soon.
+_INTERRUPTIBLE: Final = frozenset({DeploymentState.FETCHING, DeploymentState.PROBATION})
+_SUPERSEDABLE: Final = _INTERRUPTIBLE | {
+    DeploymentState.STAGING,
+    DeploymentState.SELF_TESTING,
+    DeploymentState.SHADOWING,
+}
+
+
+class Updater:
+    """Runs one task a family while there is something to do."""
+
+    def __init__(
+        self,
+        steps: Steps,
+        state: State,
+        *,
+        on_change: Callable[[Record], None],
+        detect: Callable[[ShoalError], None],
+    ) -> None:
+        self._steps = steps
+        self._state = state
+        self._on_change = on_change
+        self._detect = detect
+        self._records: dict[str, Record] = {}
+        self._pending: dict[str, Order] = {}
+        self._newer: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._watched: dict[str, float] = {}
+
+    @property
+    def records(self) -> dict[str, Record]:
+        """The newest deployment of each family."""
+        return dict(self._records)
+
+    def generations(self) -> dict[str, int]:
+        """Return the newest generation whose deployment has begun, by family."""
+        return {family: record.generation for family, record in self._records.items()}
+
+    def known_generations(self) -> dict[str, int]:
+        """Return the same with the orders that wait: nothing older may be admitted."""
+        waiting = {family: order.generation for family, order in self._pending.items()}
+        return self.generations() | waiting
+
+    def start(self) -> None:
+        """Mend pointers that name a broken slot, and go on with what a stop interrupted."""
+        self._records = self._state.records()
+        for family in slots.families(self._steps.root):
+            record = self._records.get(family)
+            if record is None or not lifecycle.is_open(record):
+                self._mend(family)
+        for family, record in self._records.items():
+            if not lifecycle.is_open(record):
+                continue
+            resumed = lifecycle.resume(record)
+            log.event("deployment-resumed", family=family, state=resumed.state)
+            if resumed != record:
+                self._persist(_guarded(resumed))
+            self._wake(family)
+
+    async def stop(self) -> None:
+        """Stop in order: what is open goes on at the next start, and it is nobody's fault."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        for family, record in self._records.items():
+            if lifecycle.is_open(record):
+                self._state.save(
+                    lifecycle.suspend(record, elapsed_s=self._watched.get(family, 0.0))
+                )
+
+    def offer(self, assignment: Assignment) -> None:
+        """Take the admitted orders that are newer than what this device has."""
+        if self._state.is_damaged():
+            if assignment.orders:
+                self._detect(StateDamaged("an assignment was not taken: the state was lost"))
+            return
+        known = self.known_generations()
+        for order in assignment.orders:
+            is_room = order.family in known or len(known) < FAMILIES_PER_DEVICE_MAX
+            if order.generation <= known.get(order.family, 0) or not is_room:
+                continue
+            log.event(
+                "order-taken",
+                family=order.family,
+                generation=order.generation,
+                model=order.model.path,
+                rollout=order.rollout,
+                arm=order.arm,
+            )
+            self._pending[order.family] = order
+            self._newer.setdefault(order.family, asyncio.Event()).set()
+            self._wake(order.family)
+
+    def _wake(self, family: str) -> None:
+        task = self._tasks.get(family)
+        if task is None or task.done():
+            self._tasks[family] = asyncio.create_task(self._run(family), name=f"family {family}")
+
+    async def _run(self, family: str) -> None:
+        retry_s = _RETRY_S_MIN
+        while True:
+            try:
+                if not await self._go_on(family):
+                    return
+                retry_s = _RETRY_S_MIN
+            except StateDamaged as error:
+                log.event("state-damaged", family=family, reason=error.message)
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _RETRY_S_MAX)
+
+    async def _go_on(self, family: str) -> bool:
+        """Take one step; return whether there may be more to do."""
+        record = self._records.get(family)
+        if record is None or not lifecycle.is_open(record):
+            order = self._pending.get(family)
+            if order is None:
+                return False
+            self._begin(order)
+            return True
+        event, fault = await self._work(record)
+        record = self._records[family]  # the work may have noted the time that passed
+        if family in self._pending and record.state in _SUPERSEDABLE and event is Event.DONE:
+            event, fault = Event.SUPERSEDED, _superseded(self._pending[family])
+        self._persist(_guarded(lifecycle.advance(record, event, fault)))
+        return True
+
+    def _begin(self, order: Order) -> None:
+        root = self._steps.root
+        serving = slots.serving(root, order.family)
+        record = lifecycle.begin(
+            order,
+            slot=slots.other(root, order.family).name,
+            previous=serving.name if serving else None,
+        )
+        self._persist(record)
+        del self._pending[order.family]
+        self._newer.setdefault(order.family, asyncio.Event()).clear()
+
+    async def _work(self, record: Record) -> tuple[Event, Fault | None]:
+        """Do the work of a state, until it is done, fails, or a newer generation ends it."""
+        work = asyncio.ensure_future(self._attempt(record))
+        newer = asyncio.ensure_future(self._newer.setdefault(record.family, asyncio.Event()).wait())
+        try:
+            if record.state in _INTERRUPTIBLE:
+                await asyncio.wait({work, newer}, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    return Event.SUPERSEDED, _superseded(self._pending[record.family])
+            return await work
+        finally:
+            work.cancel()
+            newer.cancel()
+            await asyncio.gather(work, newer, return_exceptions=True)
+
+    async def _attempt(self, record: Record) -> tuple[Event, Fault | None]:
+        """Do the work; in COMMITTING and ROLLING_BACK as often as it takes."""
+        refusals = 0
+        retry_s = _RETRY_S_MIN
+        while True:
+            try:
+                return await self._step(record), None
+            except StateDamaged:
+                raise
+            except (ShoalError, OSError) as error:
+                fault = _fault(error)
+                log.event(
+                    "step-failed",
+                    family=record.family,
+                    state=record.state,
+                    code=fault.code,
+                    reason=fault.message,
+                )
+                if record.state not in lifecycle.RETRYING:
+                    return Event.ERROR, fault
+                refusals += not isinstance(error, WorkerUnavailable | OSError)
+                if refusals >= _REFUSALS_MAX and isinstance(error, ShoalError):
+                    self._detect(error)
+                    return Event.DONE, None
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, _RETRY_S_MAX)
+
+    async def _step(self, record: Record) -> Event:
+        steps = self._steps
+        match record.state:
+            case DeploymentState.FETCHING:
+                return await steps.fetch(record)
+            case DeploymentState.STAGING:
+                return await steps.stage(record)
+            case DeploymentState.SELF_TESTING:
+                return await steps.self_test(record)
+            case DeploymentState.SHADOWING:
+                return await steps.shadow(record)
+            case DeploymentState.SWITCHING:
+                return await steps.switch(record)
+            case DeploymentState.PROBATION:
+                return await steps.watch(record, lambda s: self._note(record.family, s))
+            case DeploymentState.COMMITTING:
+                return await steps.commit(record)
+            case DeploymentState.ROLLING_BACK:
+                return await steps.roll_back(record)
+            case _:
+                raise ValueError(f"{record.state} has no work")
+
+    def _note(self, family: str, elapsed_s: float) -> None:
+        """Keep the time of a probation, so that a restart does not begin it anew."""
+        self._watched[family] = elapsed_s
+        if elapsed_s - self._records[family].elapsed_s < _NOTED_EVERY_S:
+            return
+        record = msgspec.structs.replace(self._records[family], elapsed_s=elapsed_s)
+        self._state.save(record)
+        self._records[family] = record
+
+    def _persist(self, record: Record) -> None:
+        self._state.save(record)
+        self._records[record.family] = record
+        self._watched.pop(record.family, None)
+        log.event(
+            "deployment",
+            family=record.family,
+            generation=record.generation,
+            state=record.state,
+            version=record.model.path.split("/")[1],
+            fault=record.fault.code if record.fault else None,
+            reason=record.fault.message if record.fault else None,
+        )
+        if not any(lifecycle.is_open(each) for each in self._records.values()):
+            self._steps.clear_chunks()
+        self._on_change(record)
+
+    def _mend(self, family: str) -> None:
+        """Point away from a broken slot if the other one is whole: the worker serves that one."""
+        serving = slots.serving(self._steps.root, family)
+        other = slots.other(self._steps.root, family)
+        try:
+            if serving is not None:
+                slots.read(serving)
+        except SlotBroken as error:
+            self._detect(error)
+            if slots.is_whole(other):
+                slots.switch(self._steps.root, other)
+
+
+def _guarded(record: Record) -> Record:
+    if not lifecycle.is_looping(record):
+        return record
+    error = DeploymentLooping(f"the deployment went through {record.persist_count} steps")
+    return lifecycle.advance(record, Event.LOOP_DETECTED, _fault(error))
+
+
+def _superseded(order: Order) -> Fault:
+    return Fault(
+        code="device.superseded", message=f"generation {order.generation} came and takes its place"
+    )
+
+
+def _fault(error: ShoalError | OSError) -> Fault:
+    if isinstance(error, ShoalError):
+        return Fault(code=error.code, message=error.message[:TEXT_CHARS_MAX])
+    return Fault(code="device.failed", message=str(error)[:TEXT_CHARS_MAX])

@@ -1,0 +1,91 @@
+"""Hello: the device asks for its assignment, at each connect and when a deployment has ended.
+
+Hellos are jittered, so that a broker's restart is no storm, and repeated, ever more rarely, until
+an assignment that answers them was admitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from agent import inventory, log
+from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire.messages import Hello
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agent.config import Config
+
+_DOUBLINGS_MAX: Final = 5
+_ANSWER_S_MAX: Final = 5.0
+
+
+class Hellos:
+    """Says hello when asked and while unanswered."""
+
+    def __init__(self, device: str, incarnation: str, config: Config) -> None:
+        self._device = device
+        self._incarnation = incarnation
+        self._jitter_s = config.hello_jitter_s
+        self._retry_s = config.hello_retry_s
+        self._nonce: str | None = None
+        self._asked = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._answered.set()
+
+    @property
+    def nonce(self) -> str | None:
+        """The nonce of the last hello: the only one that an assignment may echo."""
+        return self._nonce
+
+    def ask(self) -> None:
+        """Say hello soon."""
+        self._asked.set()
+
+    def answered(self, nonce: str | None) -> None:
+        """Take note of an admitted assignment; a push (without nonce) answers nothing."""
+        if nonce is not None and nonce == self._nonce:
+            self._answered.set()
+
+    async def run(
+        self, generations: Callable[[], Mapping[str, int]], send: Callable[[str, bytes], bool]
+    ) -> None:
+        """Say hello until cancelled."""
+        unanswered = 0
+        while True:
+            wait_s = None if self._answered.is_set() else self._retry_s * 2**unanswered
+            is_asked = await _within(wait_s, self._asked)
+            unanswered = 0 if is_asked else min(unanswered + 1, _DOUBLINGS_MAX)
+            await asyncio.sleep(random.uniform(0, self._jitter_s))  # noqa: S311 - only spreads load
+            # A second hello would turn the answer to the first, still on its way, into a replay.
+            await _within(_ANSWER_S_MAX, self._answered)
+            self._asked.clear()
+            self._say(generations(), send)
+
+    def _say(self, generations: Mapping[str, int], send: Callable[[str, bytes], bool]) -> None:
+        self._nonce = secrets.token_hex(16)
+        self._answered.clear()
+        hello = Hello(
+            nonce=self._nonce,
+            incarnation=self._incarnation,
+            agent_version=inventory.agent_version(),
+            generations=dict(generations),
+            inventory_digest=inventory.digest(),
+        )
+        is_sent = send(topics.up(self._device, topics.Up.HELLO), codec.encode(hello))
+        if not is_sent:
+            self._answered.set()  # the next connect says it anew
+        log.event("hello", sent=str(is_sent).lower())
+
+
+async def _within(wait_s: float | None, event: asyncio.Event) -> bool:
+    """Wait for an event, at most so long (None: for ever); return whether it came."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            return await event.wait()
+    return False

@@ -1,0 +1,137 @@
+"""The device's signed statements: what runs, what was refused. The only signal of success.
+
+A report goes out at each connect, when probation begins, when a deployment ends, soon after
+something was refused, and every `report_s`. It is always about now, so none is ever queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from agent import inventory, log
+from agent.children import Signed, SignReport
+from agent.deployment import slots
+from firmware_bundles.errors import ShoalError, WorkerUnavailable
+from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
+from firmware_bundles.wire import topics
+from firmware_bundles.wire.messages import BufferFacts, FamilyReport, Fault, Report, Serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from agent.children import Children
+    from agent.clock import Clock
+    from agent.deployment.lifecycle import Record
+    from agent.deployment.steps import Worker
+    from agent.identity import Identity
+    from agent.inference.control import FamilyStatus, StatusAnswer
+    from agent.store.state import State
+
+# What happens together is told together, and a flood of refusals does not make a flood of reports.
+PAUSE_S: Final = 0.3
+DETECTION_PAUSE_S: Final = 3.0
+
+
+class Reports:
+    """Makes, signs and sends reports when asked, and when it is time."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        incarnation: str,
+        report_s: float,
+        state: State,
+        children: Children,
+        worker: Worker,
+        clock: Clock,
+        slots_root: Path,
+    ) -> None:
+        self._identity = identity
+        self._incarnation = incarnation
+        self._report_s = report_s
+        self._state = state
+        self._children = children
+        self._worker = worker
+        self._clock = clock
+        self._slots_root = slots_root
+        self._asked = asyncio.Event()
+
+    def ask(self, pause_s: float = PAUSE_S) -> None:
+        """Let a report go out after a pause; what is asked meanwhile is the same report."""
+        asyncio.get_running_loop().call_later(pause_s, self._asked.set)
+
+    async def run(
+        self, records: Callable[[], Mapping[str, Record]], send: Callable[[str, bytes], bool]
+    ) -> None:
+        """Report until cancelled."""
+        topic = topics.up(self._identity.device, topics.Up.REPORT)
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._report_s):
+                    await self._asked.wait()
+            self._asked.clear()
+            try:
+                report = await self._make(records())
+                request = SignReport(key_path=str(self._identity.key_path), report=report)
+                signed = await self._children.run(request, Signed)
+            except ShoalError as error:
+                log.event("report-failed", code=error.code, reason=error.message)
+                await asyncio.sleep(DETECTION_PAUSE_S)
+                continue
+            is_sent = send(topic, signed.envelope)
+            log.event("report", counter=report.counter, sent=str(is_sent).lower())
+
+    async def _make(self, records: Mapping[str, Record]) -> Report:
+        status: StatusAnswer | None = None
+        try:
+            status = await self._worker.status()
+        except WorkerUnavailable as error:
+            log.event("worker-silent", reason=error.message)
+        served = status.families if status else {}
+        names = sorted({*records, *served, *slots.families(self._slots_root)})
+        return Report(
+            device=self._identity.device,
+            incarnation=self._incarnation,
+            counter=self._state.next_report(),
+            time=self._clock.now(),
+            agent_version=inventory.agent_version(),
+            families=tuple(
+                family_report(name, records.get(name), served.get(name))
+                for name in names[:FAMILIES_PER_DEVICE_MAX]
+            ),
+            detected=self._state.detections(),
+            inventory=inventory.facts(),
+            buffer=status.buffer if status else BufferFacts(),
+        )
+
+
+def family_report(family: str, record: Record | None, status: FamilyStatus | None) -> FamilyReport:
+    """Return the truth about one family: its deployment's state, and what answers now."""
+    fault = record.fault if record else None
+    if fault is None and status is not None and not status.ready and status.reason:
+        fault = Fault(code=WorkerUnavailable.code, message=status.reason[:512])
+    return FamilyReport(
+        family=family,
+        generation=record.generation if record else 0,
+        state=record.state if record else None,
+        rollout=record.rollout if record else None,
+        serving=_serving(status),
+        fault=fault,
+    )
+
+
+def _serving(status: FamilyStatus | None) -> Serving | None:
+    if status is None or not status.ready or status.digest is None or status.version is None:
+        return None
+    return Serving(
+        digest=status.digest,
+        version=status.version,
+        runtime=status.runtime,
+        delegate=status.delegate,
+        since=status.since,
+        answered=status.answered,
+    )

@@ -1,0 +1,147 @@
+"""What this device does now, from its own disk and its worker: works without the core.
+
+Values for `shoal-agent status`; how they look is the command's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent import identity as identities
+from agent.deployment import slots
+from agent.inference import control
+from agent.inference.supervisor import CONTROL_SOCKET
+from agent.store.state import State
+from firmware_bundles.errors import DeviceError, ShoalError, SlotBroken
+from firmware_bundles.wire.messages import BufferFacts, Detection, Fault
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.deployment.lifecycle import Record
+
+
+class SlotFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One slot on disk; `fault` says why it is not usable."""
+
+    name: str
+    is_serving: bool
+    version: str | None = None
+    digest: str | None = None
+    fault: str | None = None
+
+
+class FamilyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One family: its slots, its newest deployment, and what the worker answers with."""
+
+    family: str
+    slots: tuple[SlotFacts, ...]
+    generation: int = 0
+    state: str | None = None
+    rollout: str | None = None
+    fault: Fault | None = None
+    worker: control.FamilyStatus | None = None
+
+
+class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole device. What could not be read is named in `faults`."""
+
+    state_dir: str
+    device: str | None
+    server: str | None
+    families: tuple[FamilyFacts, ...]
+    is_worker_answering: bool
+    incarnation: str | None
+    buffer: BufferFacts
+    detected: tuple[Detection, ...]
+    faults: tuple[Fault, ...]
+
+
+def gather(config: Config) -> DeviceFacts:
+    """Return what can be found out; what cannot stands in `faults`."""
+    faults: list[Fault] = []
+    identity = None
+    answer = None
+    records: dict[str, Record] = {}
+    detected: tuple[Detection, ...] = ()
+    try:
+        identity = identities.load(config.state_dir)
+    except ShoalError as error:
+        faults.append(_fault(error))
+    try:
+        state = State.open(config.state_dir / "state.db")
+        records, detected = state.records(), state.detections()
+        state.close()
+    except DeviceError as error:
+        faults.append(_fault(error))
+    try:
+        answer = asyncio.run(control.status(config.run_dir / CONTROL_SOCKET, 3.0))
+    except ShoalError as error:
+        faults.append(_fault(error))
+    root = config.state_dir / "slots"
+    served = answer.families if answer else {}
+    names = sorted({*slots.families(root), *records, *served})
+    return DeviceFacts(
+        state_dir=str(config.state_dir),
+        device=identity.device if identity else None,
+        server=identity.server if identity else None,
+        families=tuple(
+            _family(slots_of(config, name), name, records.get(name), served.get(name))
+            for name in names
+        ),
+        is_worker_answering=answer is not None,
+        incarnation=answer.incarnation if answer else None,
+        buffer=answer.buffer if answer else BufferFacts(),
+        detected=detected,
+        faults=tuple(faults),
+    )
+
+
+def slots_of(config: Config, family: str) -> tuple[SlotFacts, ...]:
+    """Return both slots of a family, each checked as far as its manifest and its files."""
+    root = config.state_dir / "slots"
+    serving = slots.serving(root, family)
+    found = []
+    for name in slots.NAMES:
+        slot = slots.slot(root, family, name)
+        is_serving = serving == slot
+        if not slot.directory.is_dir():
+            continue
+        try:
+            version = slots.read(slot).version
+            found.append(
+                SlotFacts(
+                    name=name,
+                    is_serving=is_serving,
+                    version=version,
+                    digest=slots.manifest_digest(slot),
+                )
+            )
+        except SlotBroken as error:
+            found.append(SlotFacts(name=name, is_serving=is_serving, fault=error.message))
+    return tuple(found)
+
+
+def _family(
+    found: tuple[SlotFacts, ...],
+    family: str,
+    record: Record | None,
+    worker: control.FamilyStatus | None,
+) -> FamilyFacts:
+    if record is None:
+        return FamilyFacts(family=family, slots=found, worker=worker)
+    return FamilyFacts(
+        family=family,
+        slots=found,
+        generation=record.generation,
+        state=record.state.value,
+        rollout=record.rollout,
+        fault=record.fault,
+        worker=worker,
+    )
+
+
+def _fault(error: ShoalError) -> Fault:
+    return Fault(code=error.code, message=error.message[:512])

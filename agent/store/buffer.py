@@ -1,0 +1,265 @@
+"""The buffer of sealed segments: every statement on `buffer.db`.
+
+The worker seals into it, the core's forwarder empties it; each has a connection of its own. WAL
+with synchronous=FULL: a commit survives a power cut. When the quota of pages is used up, the oldest
+predictions go, counted. Tables: `buffer_schema`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from agent.store.journal import Position
+from firmware_bundles.errors import StateDamaged, StorageFull
+from firmware_bundles.wire.messages import BufferFacts, SegmentKey, SegmentKind
+
+SCHEMA_VERSION: Final = 1
+BYTES_MAX_DEFAULT: Final = 64 * 1024 * 1024
+
+_PAGE_BYTES: Final = 4096
+_BUSY_MS: Final = 5000
+_WAL_PAGES: Final = 256
+_WAL_BYTES_MAX: Final = 1024 * 1024
+_EVICTED_ROUNDS_MAX: Final = 64
+_SCHEMA_S_MAX: Final = 60
+
+
+class Sealed(NamedTuple):
+    """A segment in the buffer: `body` is the encoded message, ready to send."""
+
+    key: SegmentKey
+    rows: int
+    body: bytes
+
+
+class OpenWindow(NamedTuple):
+    """The checkpoint of a window that is not closed yet: `body` is the encoded sketch."""
+
+    family: str
+    model: str
+    first: int
+    last: int
+    rows: int
+    started: float
+    ended: float
+    body: bytes
+
+
+class Stored(NamedTuple):
+    """A segment that waits to be delivered; `number` orders them."""
+
+    number: int
+    body: bytes
+
+
+def ensure(path: Path) -> None:
+    """Create or migrate the database at `path`, in a child process. Raises StateDamaged."""
+    if is_ready(path):
+        return
+    command = [sys.executable, "-m", "agent.store.buffer_schema", str(path)]
+    try:
+        subprocess.run(command, check=True, timeout=_SCHEMA_S_MAX, stdin=subprocess.DEVNULL)
+    except (subprocess.SubprocessError, OSError) as error:
+        raise StateDamaged(f"the buffer {path} cannot be set up: {error}") from error
+
+
+def is_ready(path: Path) -> bool:
+    """Return whether there is a buffer of the present version at `path`. Raises sqlite3.Error."""
+    if not path.exists():
+        return False
+    connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.close()
+    return bool(version >= SCHEMA_VERSION)
+
+
+class Buffer:
+    """A connection to the buffer, for one thread at a time. Made by `ensure` before."""
+
+    def __init__(self, path: Path, bytes_max: int = BYTES_MAX_DEFAULT) -> None:
+        self._connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000
+        )
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            f"max_page_count = {max(64, bytes_max // _PAGE_BYTES)}",
+            f"wal_autocheckpoint = {_WAL_PAGES}",
+            f"journal_size_limit = {_WAL_BYTES_MAX}",
+        ):
+            self._connection.execute(f"PRAGMA {pragma}").fetchall()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def cursor(self, incarnation: str) -> Position:
+        """Return up to where the journal of `incarnation` was sealed."""
+        query = "SELECT number, offset FROM cursor WHERE incarnation = ?"
+        row = self._connection.execute(query, (incarnation,)).fetchone()
+        return Position(*row) if row else Position()
+
+    def windows(self, incarnation: str) -> list[OpenWindow]:
+        """Return the checkpoints of the windows that `incarnation` had open."""
+        query = (
+            "SELECT family, model, first, last, rows, started, ended, body FROM window"
+            " WHERE incarnation = ?"
+        )
+        return [OpenWindow(*row) for row in self._connection.execute(query, (incarnation,))]
+
+    def incarnations(self) -> list[str]:
+        """Return the incarnations that have a cursor or an open window."""
+        query = "SELECT incarnation FROM cursor UNION SELECT incarnation FROM window"
+        return [row[0] for row in self._connection.execute(query)]
+
+    def seal(
+        self,
+        incarnation: str,
+        cursor: Position,
+        segments: Sequence[Sealed],
+        windows: Sequence[OpenWindow],
+        *,
+        rows_dropped: int = 0,
+    ) -> None:
+        """Add segments, the open windows and the journal's cursor in one transaction.
+
+        Where the quota does not suffice, the oldest predictions go first, and are counted. Raises
+        StorageFull when even that does not help; then nothing has changed.
+        """
+        for _ in range(_EVICTED_ROUNDS_MAX):
+            try:
+                with self._transaction():
+                    self._insert(incarnation, cursor, segments, windows)
+                    self._count("rows_dropped", rows_dropped)
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                    raise
+            wanted = sum(len(segment.body) for segment in segments)
+            if not self._evict(wanted):
+                break
+        raise StorageFull("the buffer is full, and nothing in it can be dropped")
+
+    def forget(self, incarnation: str) -> None:
+        """Remove the cursor of an incarnation whose journal is gone."""
+        self._connection.execute("DELETE FROM cursor WHERE incarnation = ?", (incarnation,))
+
+    def find(self, incarnation: str, sequence: int) -> bytes | None:
+        """Return the encoded predictions segment that holds a prediction, if it is here."""
+        query = (
+            "SELECT body, last FROM segment WHERE incarnation = ? AND kind = ? AND first <= ?"
+            " ORDER BY first DESC LIMIT 4"
+        )
+        kind = SegmentKind.PREDICTIONS.value
+        rows = self._connection.execute(query, (incarnation, kind, sequence))
+        # Segments of several models may overlap; the newest ones that begin before are few.
+        return next((body for body, last in rows if last >= sequence), None)
+
+    def facts(self) -> BufferFacts:
+        """Return how full the buffer is."""
+        segments, size = self._connection.execute(
+            "SELECT count(*), coalesce(sum(length(body)), 0) FROM segment"
+        ).fetchone()
+        return BufferFacts(segments=segments, bytes=size, rows_dropped=self.count("rows_dropped"))
+
+    def waiting(self, limit: int) -> list[Stored]:
+        """Return the oldest segments that are not parked."""
+        query = "SELECT id, body FROM segment WHERE fault IS NULL ORDER BY id LIMIT ?"
+        return [Stored(*row) for row in self._connection.execute(query, (limit,))]
+
+    def acknowledge(self, key: SegmentKey) -> None:
+        """Delete a segment: the control plane has it for good."""
+        self._connection.execute(
+            "DELETE FROM segment WHERE incarnation = ? AND kind = ? AND first = ? AND last = ?",
+            (key.incarnation, key.kind.value, key.first, key.last),
+        )
+
+    def park(self, key: SegmentKey, fault: str) -> None:
+        """Keep a segment that the control plane refused, but never send it again; count it."""
+        row = self._connection.execute(
+            "SELECT id FROM segment WHERE incarnation = ? AND kind = ? AND first = ? AND last = ?",
+            (key.incarnation, key.kind.value, key.first, key.last),
+        ).fetchone()
+        if row:
+            self.park_number(row[0], fault)
+
+    def park_number(self, number: int, fault: str) -> None:
+        """Park the segment with this number; see `park`."""
+        with self._transaction():
+            parked = self._connection.execute(
+                "UPDATE segment SET fault = ? WHERE id = ? AND fault IS NULL", (fault, number)
+            ).rowcount
+            self._count("segments_parked", parked)
+
+    def count(self, name: str) -> int:
+        """Return a counter that survives restarts, 0 if nothing was counted."""
+        query = "SELECT value FROM counter WHERE name = ?"
+        row = self._connection.execute(query, (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _insert(
+        self,
+        incarnation: str,
+        cursor: Position,
+        segments: Sequence[Sealed],
+        windows: Sequence[OpenWindow],
+    ) -> None:
+        execute = self._connection.execute
+        self._connection.executemany(
+            "INSERT INTO segment (incarnation, kind, first, last, rows, body)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (key.incarnation, key.kind.value, key.first, key.last, rows, body)
+                for key, rows, body in segments
+            ],
+        )
+        execute("DELETE FROM window WHERE incarnation = ?", (incarnation,))
+        self._connection.executemany(
+            "INSERT INTO window VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(incarnation, window.model, window.family, *window[2:]) for window in windows],
+        )
+        execute("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)", (incarnation, *cursor))
+
+    def _evict(self, bytes_wanted: int) -> bool:
+        """Drop the oldest predictions (else the oldest of all) of about so many bytes."""
+        query = "SELECT id, rows, length(body) FROM segment ORDER BY kind != ?, id LIMIT 256"
+        kind = SegmentKind.PREDICTIONS.value
+        rows_dropped = freed = 0
+        victims = []
+        for number, rows, size in self._connection.execute(query, (kind,)).fetchall():
+            if freed >= bytes_wanted + _PAGE_BYTES:
+                break
+            victims.append((number,))
+            rows_dropped += rows
+            freed += size
+        with self._transaction():
+            self._connection.executemany("DELETE FROM segment WHERE id = ?", victims)
+            self._count("rows_dropped", rows_dropped)
+        return bool(victims)
+
+    def _count(self, name: str, more: int) -> None:
+        if more:
+            self._connection.execute(
+                "INSERT INTO counter VALUES (?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+                (name, more),
+            )

@@ -1,0 +1,70 @@
+"""The tables of the buffer, made by sqlite-utils.
+
+Runs as a child of its own (`python -m agent.store.buffer_schema PATH`), so that neither core nor
+worker imports it. Statements stand in `buffer`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import sqlite_utils
+
+VERSION = 1
+
+
+def migrate(path: Path) -> None:
+    """Bring the database at `path` to the present version; a newer one is left as it is."""
+    database = sqlite_utils.Database(path)
+    database.conn.execute("PRAGMA auto_vacuum = NONE")
+    database.enable_wal()
+    (version,) = database.conn.execute("PRAGMA user_version").fetchone()
+    if version < 1:
+        with database.conn:
+            _first(database)
+            database.conn.execute(f"PRAGMA user_version = {VERSION}")
+    database.close()
+
+
+def _first(database: sqlite_utils.Database) -> None:
+    segment = database.table("segment")
+    segment.create(
+        {
+            "id": int,
+            "incarnation": str,
+            "kind": str,
+            "first": int,
+            "last": int,
+            "rows": int,
+            "body": bytes,
+            "fault": str,  # set: the control plane refused it, and it is parked
+        },
+        pk="id",
+        not_null={"incarnation", "kind", "first", "last", "rows", "body"},
+        if_not_exists=True,
+    )
+    segment.create_index(["incarnation", "kind", "first"], unique=True, if_not_exists=True)
+    database.table("window").create(
+        {
+            "incarnation": str,
+            "model": str,
+            "family": str,
+            "first": int,
+            "last": int,
+            "rows": int,
+            "started": float,
+            "ended": float,
+            "body": bytes,
+        },
+        pk=("incarnation", "model"),
+        if_not_exists=True,
+    )
+    database.table("cursor").create(
+        {"incarnation": str, "number": int, "offset": int}, pk="incarnation", if_not_exists=True
+    )
+    database.table("counter").create({"name": str, "value": int}, pk="name", if_not_exists=True)
+
+
+if __name__ == "__main__":
+    migrate(Path(sys.argv[1]))

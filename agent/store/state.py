@@ -1,0 +1,210 @@
+"""state.db: what the device must not forget. Deployments, slots, detections, floors, counters.
+
+Every write is one transaction with synchronous=FULL: when a method returns, its fact is on disk.
+The tables are made by `state_schema`, in a task: this module stays light.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from agent.deployment.lifecycle import Record
+from firmware_bundles.errors import RollbackAttempt, StateDamaged
+from firmware_bundles.limits import DETECTIONS_PER_REPORT_MAX, TEXT_CHARS_MAX
+from firmware_bundles.wire.messages import Detection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+SCHEMA: Final = 1
+_SUFFIXES: Final = ("", "-wal", "-shm")
+_DAMAGED: Final = "is_damaged"
+_COUNTER: Final = "report_counter"
+_TIME_FLOOR: Final = "time_floor"
+# They start again when root gives these roles new keys (recovery from a fast-forward attack).
+_ONLINE_ROLES: Final = frozenset({"timestamp", "snapshot"})
+
+
+class State:
+    """The open state database. Used from one thread."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> State:
+        """Open a prepared database. Raises StateDamaged if it is missing, foreign or corrupt."""
+        try:
+            connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None)
+        except sqlite3.Error as error:
+            raise StateDamaged(f"{path} cannot be opened: {error}") from error
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA busy_timeout = 5000")
+            check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as error:
+            connection.close()
+            raise StateDamaged(f"{path} cannot be read: {error}") from error
+        if check != "ok" or version != SCHEMA:
+            connection.close()
+            what = f"schema {version}" if check == "ok" else str(check)
+            raise StateDamaged(f"{path} is not usable: {what:.200}")
+        return cls(connection)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def records(self) -> dict[str, Record]:
+        """Return the newest deployment of each family. Raises StateDamaged."""
+        with self._translated():
+            rows = self._connection.execute("SELECT family, record FROM deployment").fetchall()
+        try:
+            return {family: msgspec.json.decode(text, type=Record) for family, text in rows}
+        except msgspec.DecodeError as error:
+            raise StateDamaged(f"a deployment's record cannot be read: {error}") from error
+
+    def save(self, record: Record) -> None:
+        """Persist a deployment's record in place of its family's former one. Raises StateDamaged.
+
+        A generation never goes back, whatever the caller holds.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO deployment (family, generation, record) VALUES (?, ?, ?) "
+                "ON CONFLICT (family) DO UPDATE SET generation = excluded.generation, "
+                "record = excluded.record WHERE excluded.generation >= deployment.generation",
+                (record.family, record.generation, msgspec.json.encode(record).decode()),
+            )
+
+    def commit_slot(self, record: Record, now: float) -> None:
+        """Note that the slot of this deployment holds a model that proved itself. Repeatable."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO slot (family, name, digest, installed_count, committed_at, mark) "
+                "VALUES (?, ?, ?, 1, ?, 'good') ON CONFLICT (family, name) DO UPDATE SET "
+                "installed_count = installed_count + (digest <> excluded.digest), "
+                "digest = excluded.digest, committed_at = excluded.committed_at, mark = 'good'",
+                (record.family, record.slot, record.model.digest, now),
+            )
+
+    def detect(self, code: str, message: str, now: float) -> None:
+        """Count something refused; it is in every report from now on."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO detection (code, message, count, last) VALUES (?, ?, 1, ?) "
+                "ON CONFLICT (code) DO UPDATE SET count = count + 1, message = excluded.message, "
+                "last = excluded.last",
+                (code, message[:TEXT_CHARS_MAX], now),
+            )
+
+    def detections(self) -> tuple[Detection, ...]:
+        """Return what was refused, the newest first, as many as a report may carry."""
+        with self._translated():
+            rows = self._connection.execute(
+                "SELECT code, message, count, last FROM detection ORDER BY last DESC LIMIT ?",
+                (DETECTIONS_PER_REPORT_MAX,),
+            ).fetchall()
+        return tuple(
+            Detection(code=code, message=message, count=count, last=last)
+            for code, message, count, last in rows
+        )
+
+    def next_report(self) -> int:
+        """Return the number of the next report, persisted before it is used."""
+        with self._transaction():
+            counter = int(self._fact(_COUNTER)) + 1
+            self._set_fact(_COUNTER, counter)
+        return counter
+
+    def time_floor(self) -> float:
+        """Return the latest time that a signed message proved, in Unix seconds; 0 if none did."""
+        with self._translated():
+            return self._fact(_TIME_FLOOR)
+
+    def raise_time_floor(self, proved: float) -> None:
+        """Remember a proved time; an earlier one changes nothing."""
+        with self._transaction():
+            if proved > self._fact(_TIME_FLOOR):
+                self._set_fact(_TIME_FLOOR, proved)
+
+    def floors(self) -> dict[str, int]:
+        """Return the newest verified version of each role."""
+        with self._translated():
+            return dict(self._connection.execute("SELECT role, version FROM floor").fetchall())
+
+    def raise_floors(self, versions: Mapping[str, int]) -> None:
+        """Remember the role versions of a verified repository.
+
+        Raises RollbackAttempt, and remembers nothing, if any went back. Timestamp and snapshot may
+        begin again under a newer root, which is how their owners recover them.
+        """
+        with self._transaction() as connection:
+            floors = self.floors()
+            is_new_root = versions.get("root", 0) > floors.get("root", 0)
+            for role, version in versions.items():
+                if is_new_root and role in _ONLINE_ROLES:
+                    continue
+                if version < floors.get(role, 0):
+                    raise RollbackAttempt(
+                        f"role {role} went back from version {floors[role]} to {version}"
+                    )
+            connection.executemany(
+                "INSERT INTO floor (role, version) VALUES (?, ?) "
+                "ON CONFLICT (role) DO UPDATE SET version = excluded.version",
+                list(versions.items()),
+            )
+
+    def is_damaged(self) -> bool:
+        """Return whether an earlier database was lost: no activation until the next enrolment."""
+        with self._translated():
+            return bool(self._fact(_DAMAGED))
+
+    def mark_damaged(self, *, is_damaged: bool) -> None:
+        """Set or take back the mark of a lost database."""
+        with self._transaction():
+            self._set_fact(_DAMAGED, float(is_damaged))
+
+    def _fact(self, name: str) -> float:
+        row = self._connection.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+        return float(row[0]) if row else 0.0
+
+    def _set_fact(self, name: str, value: float) -> None:
+        self._connection.execute(
+            "INSERT INTO fact (name, value) VALUES (?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._translated():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StateDamaged(f"the state database does not work: {error}") from error
+
+
+def set_aside(path: Path, suffix: str) -> None:
+    """Rename a damaged database with its side files, so that a new one can take its place."""
+    for side in _SUFFIXES:
+        file = path.with_name(path.name + side)
+        if file.exists():
+            file.replace(path.with_name(f"{path.name}.{suffix}{side}"))

@@ -1,0 +1,153 @@
+"""Carries sealed segments from the buffer to the control plane, each until it is acknowledged.
+
+Light: the core imports this. It does not look into segments; a segment leaves the buffer only on an
+acknowledgement that carries the right tag, and is parked when that says it never will be accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from agent.store import buffer
+from agent.store.buffer import Buffer, Stored
+from firmware_bundles.errors import ShoalError
+from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire.messages import Acknowledgement, Segment, SegmentKey
+from firmware_bundles.wire.topics import Down, Up
+
+_POLL_S: Final = 0.5
+_ACKNOWLEDGEMENTS_MAX: Final = 1024
+
+
+class Forwarder:
+    """Sends with `send(topic, payload) -> accepted`, at most `in_flight_max` at a time.
+
+    What is not acknowledged within `retry_s` is sent again. `acknowledged` and
+    `connection_changed` may be called from any thread. Counted: `sent`, `delivered`, `parked`, and
+    `forged`, acknowledgements that were not understood or carried a wrong tag.
+    """
+
+    def __init__(
+        self,
+        buffer_path: Path,
+        device: str,
+        key: bytes,
+        send: Callable[[str, bytes], bool],
+        in_flight_max: int = 8,
+        retry_s: float = 10.0,
+    ) -> None:
+        self.sent = self.delivered = self.parked = self.forged = 0
+        self._path = buffer_path
+        self._key = key
+        self._topic = topics.up(device, Up.TELEMETRY)
+        self._answer_topic = topics.down(device, Down.ACKNOWLEDGEMENT)
+        self._send = send
+        self._in_flight_max = in_flight_max
+        self._retry_s = retry_s
+        self._is_up = False
+        # Insertion order is the order of sending: segment key -> when it was sent.
+        self._in_flight: dict[SegmentKey, float] = {}
+        self._answers: deque[bytes] = deque(maxlen=_ACKNOWLEDGEMENTS_MAX)
+        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._buffer: Buffer | None = None
+
+    def acknowledged(self, payload: bytes) -> None:
+        """Take an acknowledgement as it arrived; it is checked before it is believed."""
+        self._answers.append(payload)
+        self._rouse()
+
+    def connection_changed(self, is_up: bool) -> None:  # noqa: FBT001 - the one fact it tells
+        """Stop sending, or send all that is not acknowledged anew."""
+        self._is_up = is_up
+        self._in_flight = {}
+        self._rouse()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Forward until `stop`. Waits as long as there is no buffer."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            while not stop.is_set():
+                self._wake.clear()
+                # The worker may hold the database for a moment: never wait in the loop's thread.
+                with suppress(sqlite3.Error):
+                    await asyncio.to_thread(self._round)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL_S):
+                        await _first(stop, self._wake)
+        finally:
+            if self._buffer is not None:
+                self._buffer.close()
+
+    def _rouse(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    def _round(self) -> None:
+        store = self._open()
+        if store is None:
+            return
+        while self._answers:
+            self._settle(store, self._answers[0])
+            self._answers.popleft()
+        if self._is_up:
+            self._send_waiting(store)
+
+    def _open(self) -> Buffer | None:
+        if self._buffer is None and buffer.is_ready(self._path):
+            self._buffer = Buffer(self._path)
+        return self._buffer
+
+    def _settle(self, store: Buffer, payload: bytes) -> None:
+        try:
+            answer = codec.unseal(Acknowledgement, self._key, self._answer_topic, payload)
+        except ShoalError:
+            self.forged += 1
+            return
+        if answer.fault is None:
+            store.acknowledge(answer.key)
+            self.delivered += 1
+        else:
+            store.park(answer.key, f"{answer.fault.code}: {answer.fault.message}")
+            self.parked += 1
+        self._in_flight.pop(answer.key, None)
+
+    def _send_waiting(self, store: Buffer) -> None:
+        in_flight = self._in_flight  # replaced when the connection changes
+        now = time.monotonic()
+        for stored in store.waiting(self._in_flight_max):
+            segment = _parse(store, stored)
+            if segment is None:
+                continue
+            sent = in_flight.get(segment.key)
+            if sent is not None and now - sent < self._retry_s:
+                continue
+            if not self._send(self._topic, codec.seal(self._key, self._topic, segment)):
+                return
+            in_flight[segment.key] = now
+            self.sent += 1
+
+
+def _parse(store: Buffer, stored: Stored) -> Segment | None:
+    try:
+        return codec.decode(Segment, stored.body)
+    except ShoalError as error:  # damaged on this disk: keep it for a person, go on with the rest
+        store.park_number(stored.number, f"{error.code}: {error.message}")
+        return None
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Return when one of the events is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()

@@ -1,0 +1,261 @@
+"""Records what the worker answers: a row in the journal before the answer, segments later.
+
+The answering thread only appends to the journal. One thread beside it syncs the journal and seals
+what is due into the buffer. A row that cannot be recorded is counted; the answer is given all the
+same, because a full disk must not stop a device from serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.store.buffer import Buffer
+from agent.store.journal import Journal
+from agent.telemetry.recent import Recent
+from agent.telemetry.rows import (
+    LabelRow,
+    ModelRow,
+    PredictionRow,
+    encode_label,
+    encode_model,
+    encode_prediction,
+)
+from agent.telemetry.sealer import Sealer, recover
+from firmware_bundles.errors import ShoalError
+from firmware_bundles.limits import ROWS_PER_SEGMENT_MAX
+from firmware_bundles.sketches.baseline import Baseline
+from firmware_bundles.sketches.layout import layout_of
+
+Reals = NDArray[np.float32]
+
+_ROTATE_BYTES: Final = 1024 * 1024
+_NOTHING: Final = np.zeros(0, dtype=np.float32)
+
+
+class Pace(NamedTuple):
+    """How long rows may wait: for the disk, for a segment, for a window; and how many bytes."""
+
+    flush_s: float = 0.2
+    segment_age_s: float = 10.0
+    window_age_s: float = 3600.0
+    journal_bytes_max: int = 64 * 1024 * 1024
+
+
+class Recording:
+    """A model whose answers are recorded: its number in the journal, and what is watched."""
+
+    def __init__(self, row: ModelRow, baseline: Baseline | None) -> None:
+        self.row = row
+        self._stride = baseline.stride if baseline else 0
+        self._watched = layout_of(baseline).features if baseline else None
+        self._count = 0
+        self.is_declared = False  # in the journal's present file
+
+    def watched(self, features: Reals) -> Reals:
+        """Return the features to count of this answer: none, unless it is its turn."""
+        if self._watched is None:
+            return _NOTHING
+        self._count += 1
+        if self._count % self._stride:
+            return _NOTHING
+        return features[self._watched]
+
+
+class Recorder:
+    """The journal of this incarnation, and the thread that seals it. Made by `open`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        buffer: Buffer,
+        incarnation: str,
+        pace: Pace,
+        on_event: Callable[..., None],
+    ) -> None:
+        self.incarnation = incarnation
+        self.recent = Recent()
+        self._journal = Journal(directory, incarnation)
+        self._directory = directory
+        self._buffer = buffer
+        self._sealer = Sealer(directory, buffer, incarnation)
+        self._pace = pace
+        self._on_event = on_event
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sealer")
+        self._recordings: dict[tuple[str, str], Recording] = {}
+        self._sequences = {PredictionRow: 0, LabelRow: 0}
+        self._pending_rows = 0
+        self._pending_bytes = 0
+        self._pending_since = 0.0
+        self._window_since: float | None = None
+        self._rows_dropped = 0
+        self._is_synced = True
+
+    @property
+    def last_sequence(self) -> int:
+        """The number of the latest prediction of this incarnation, 0 before the first."""
+        return self._sequences[PredictionRow]
+
+    def use(self, family: str, digest: str, file: bytes, baseline: Baseline | None) -> Recording:
+        """Return the recording of a model; `file` is its baseline as it stands in the bundle."""
+        known = self._recordings.get((family, digest))
+        if known is not None and (known.row.baseline or not file):
+            return known
+        index = known.row.index if known else len(self._recordings)
+        row = ModelRow(index=index, family=family, digest=digest, baseline=file)
+        recording = Recording(row, baseline)
+        self._recordings[family, digest] = recording
+        return recording
+
+    def recording(self, index: int) -> Recording:
+        """Return the recording of the model with this number in the journal."""
+        return next(each for each in self._recordings.values() if each.row.index == index)
+
+    def prediction(
+        self,
+        recording: Recording,
+        *,
+        predicted: int,
+        latency_us: int,
+        scores: Reals,
+        features: Reals,
+    ) -> str:
+        """Record one answer and return its id. All that is real: `features` and `scores` 1-D."""
+        sequence = self._next(PredictionRow)
+        index = recording.row.index
+        row = PredictionRow(
+            model=index,
+            sequence=sequence,
+            time_us=time.time_ns() // 1000,
+            predicted=predicted,
+            latency_us=min(latency_us, 2**32 - 1),
+            scores=scores,
+            watched=recording.watched(features),
+        )
+        self._append(recording, encode_prediction(row))
+        self.recent.remember(sequence, index, predicted)
+        return f"{self.incarnation}-{sequence}"
+
+    def label(
+        self, recording: Recording, incarnation: str, prediction: int, label: int, predicted: int
+    ) -> None:
+        """Record what was true of a prediction; `predicted` is -1 when no longer known."""
+        row = LabelRow(
+            model=recording.row.index,
+            sequence=self._next(LabelRow),
+            time_us=time.time_ns() // 1000,
+            incarnation=incarnation,
+            prediction=prediction,
+            label=label,
+            predicted=predicted,
+        )
+        self._append(recording, encode_label(row))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Recover what dead incarnations left, then sync and seal until `stop`, then seal all."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._recover)
+        while not stop.is_set():
+            try:
+                async with asyncio.timeout(self._pace.flush_s):
+                    await stop.wait()
+            except TimeoutError:
+                await self._flush(is_last=False)
+        await self._flush(is_last=True)
+        self._thread.shutdown()
+        self._journal.close()
+
+    async def _flush(self, *, is_last: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._is_synced:
+            self._is_synced = True
+            await self._in_thread(loop, self._journal.sync)
+        if not (is_last or self._is_due()):
+            return
+        dropped, self._rows_dropped = self._rows_dropped, 0
+        rows, size = self._pending_rows, self._pending_bytes
+        before = time.time() - self._pace.window_age_s
+        if await self._in_thread(loop, lambda: self._seal(before, dropped)):
+            # Rows that came in the meantime are sealed already, or the next time: either is right.
+            self._pending_rows -= rows
+            self._pending_bytes -= size
+            self._pending_since = time.monotonic()
+        else:
+            self._rows_dropped += dropped
+        if self._journal.bytes > _ROTATE_BYTES and not is_last:
+            self._rotate()
+
+    async def _in_thread(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> bool:
+        """Do what touches the disk; a failure is told, and tried again at the next flush."""
+        try:
+            await loop.run_in_executor(self._thread, work)
+        except (OSError, sqlite3.Error, ShoalError) as error:
+            self._is_synced = False
+            self._on_event("recorder_failed", error=str(error))
+            return False
+        return True
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        is_old = now - self._pending_since >= self._pace.segment_age_s
+        if self._pending_rows:
+            return is_old or self._pending_rows >= ROWS_PER_SEGMENT_MAX
+        # Without rows a window may still come of age; looking costs one pass now and then.
+        is_window_old = (
+            self._window_since is not None and now - self._window_since >= self._pace.window_age_s
+        )
+        return bool(self._rows_dropped) or is_window_old
+
+    def _seal(self, windows_before: float, dropped: int) -> None:
+        self._sealer.seal(windows_before=windows_before, rows_dropped=dropped)
+        oldest = self._sealer.window_started
+        age_s = None if oldest is None else time.time() - oldest
+        self._window_since = None if age_s is None else time.monotonic() - age_s
+
+    def _recover(self) -> None:
+        try:
+            rows = recover(self._directory, self._buffer, self.incarnation)
+        except (OSError, sqlite3.Error, ShoalError) as error:
+            self._on_event("recovery_failed", error=str(error))
+        else:
+            if rows:
+                self._on_event("recovered", rows=rows)
+
+    def _rotate(self) -> None:
+        try:
+            self._journal.rotate()
+            for recording in self._recordings.values():
+                recording.is_declared = False
+        except OSError as error:
+            self._on_event("recorder_failed", error=str(error))
+
+    def _next(self, kind: type[PredictionRow | LabelRow]) -> int:
+        self._sequences[kind] += 1
+        return self._sequences[kind]
+
+    def _append(self, recording: Recording, record: bytes) -> None:
+        """Write a row, and before the first of its model in a file, what the model is."""
+        if self._pending_bytes + len(record) > self._pace.journal_bytes_max:
+            self._rows_dropped += 1
+            return
+        try:
+            if not recording.is_declared:
+                self._journal.append(encode_model(recording.row))
+                recording.is_declared = True
+            self._journal.append(record)
+        except OSError:
+            self._rows_dropped += 1
+            return
+        self._is_synced = False
+        if not self._pending_rows:
+            self._pending_since = time.monotonic()
+        self._pending_rows += 1
+        self._pending_bytes += len(record)

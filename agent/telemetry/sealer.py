@@ -1,0 +1,158 @@
+"""Moves what a journal holds into the buffer: segments, window checkpoints and cursor together.
+
+The living worker's journal and those of dead incarnations go the same way, so that recovery is
+nothing but sealing what is left. Runs in one thread at a time, apart from the answering one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent import durable
+from agent.store import journal
+from agent.store.buffer import Buffer, OpenWindow, Sealed
+from agent.store.journal import JournalFile, Position, Record
+from agent.telemetry import rows, sealing
+from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow
+from agent.telemetry.sealing import Model, Window
+from firmware_bundles.sketches import codec as sketch_codec
+from firmware_bundles.wire import codec
+from firmware_bundles.wire.messages import Segment
+
+
+class Sealer:
+    """Seals the journal of one incarnation; its state is what the buffer and the journal say."""
+
+    def __init__(self, directory: Path, buffer: Buffer, incarnation: str) -> None:
+        self._directory = directory
+        self._buffer = buffer
+        self._incarnation = incarnation
+        self._cursor = Position()
+        self._models: dict[int, Model] = {}
+        self._windows: dict[str, Window] = {}
+        self._orphans: list[OpenWindow] = []
+        self._is_loaded = False
+
+    def seal(self, *, windows_before: float = 0.0, rows_dropped: int = 0) -> int:
+        """Seal all whole records behind the cursor; return how many rows these were.
+
+        Open windows that started before `windows_before` (Unix seconds) are closed too. Raises
+        what the buffer raises; then nothing was sealed, and the next call begins anew.
+        """
+        if not self._is_loaded:
+            self._load()
+        try:
+            return self._seal(windows_before, rows_dropped)
+        except BaseException:
+            self._is_loaded = False
+            raise
+
+    @property
+    def window_started(self) -> float | None:
+        """When the oldest open window started, in Unix seconds."""
+        return min((each.started for each in self._windows.values()), default=None)
+
+    def finish(self) -> int:
+        """Seal the rest of a dead incarnation, its open windows too, and remove its journal."""
+        count = self.seal(windows_before=float("inf"))
+        for file in self._files():
+            file.path.unlink()
+        durable.sync_directory(self._directory)
+        self._buffer.forget(self._incarnation)
+        return count
+
+    def _load(self) -> None:
+        """Begin where the last commit ended: models from the journal, windows from the buffer."""
+        self._cursor = self._buffer.cursor(self._incarnation)
+        self._models, self._windows = {}, {}
+        for record in self._records(Position()):
+            if record.end > self._cursor:
+                break
+            if isinstance(row := rows.parse(record.payload), ModelRow):
+                self._learn(row)
+        by_digest = {model.digest: model for model in self._models.values()}
+        self._orphans = []
+        for each in self._buffer.windows(self._incarnation):
+            model = by_digest.get(each.model)
+            if model is None or model.baseline is None:
+                # No row will join it: its model is in no file of the journal any more.
+                self._orphans.append(each)
+                continue
+            sketch = sketch_codec.parse_sketch(each.body, model.baseline)
+            self._windows[each.model] = Window(
+                model, each.first, each.last, each.started, each.ended, sketch
+            )
+        self._is_loaded = True
+
+    def _seal(self, windows_before: float, rows_dropped: int) -> int:
+        predictions: dict[int, list[PredictionRow]] = defaultdict(list)
+        labels: dict[int, list[LabelRow]] = defaultdict(list)
+        cursor = self._cursor
+        for record in self._records(cursor):
+            match rows.parse(record.payload):
+                case ModelRow() as row:
+                    self._learn(row)
+                case PredictionRow() as row:
+                    predictions[row.model].append(row)
+                case LabelRow() as row:
+                    labels[row.model].append(row)
+            cursor = record.end
+        segments: list[Segment] = []
+        for index, found in predictions.items():
+            segments += sealing.predictions(self._incarnation, self._models[index], found)
+            segments += self._count(self._models[index], found)
+        for index, told in labels.items():
+            segments += sealing.labels(self._incarnation, self._models[index], told)
+        segments += self._close_windows(windows_before)
+        if cursor != self._cursor or segments or rows_dropped:
+            self._commit(cursor, segments, rows_dropped)
+        return sum(map(len, predictions.values())) + sum(map(len, labels.values()))
+
+    def _count(self, model: Model, found: list[PredictionRow]) -> list[Segment]:
+        windows = sealing.count(self._windows.pop(model.digest, None), model, found)
+        if windows.open is not None:
+            self._windows[model.digest] = windows.open
+        return [self._closed(each) for each in windows.closed]
+
+    def _close_windows(self, before: float) -> list[Segment]:
+        old = [each for each in self._windows.values() if each.started < before]
+        for window in old:
+            del self._windows[window.model.digest]
+        orphans = [sealing.window_segment(self._incarnation, each) for each in self._orphans]
+        return [*orphans, *(self._closed(each) for each in old)]
+
+    def _closed(self, window: Window) -> Segment:
+        return sealing.window_segment(self._incarnation, sealing.checkpoint(window))
+
+    def _commit(self, cursor: Position, segments: list[Segment], rows_dropped: int) -> None:
+        sealed = [Sealed(each.key, each.rows, codec.encode(each)) for each in segments]
+        checkpoints = [sealing.checkpoint(window) for window in self._windows.values()]
+        self._buffer.seal(self._incarnation, cursor, sealed, checkpoints, rows_dropped=rows_dropped)
+        self._cursor = cursor
+        self._orphans = []
+        for file in self._files():
+            if file.number < cursor.number:
+                file.path.unlink()
+
+    def _learn(self, row: ModelRow) -> None:
+        baseline = sketch_codec.parse_baseline(row.baseline) if row.baseline else None
+        self._models[row.index] = Model(row.family, row.digest, baseline)
+
+    def _files(self) -> list[JournalFile]:
+        found = journal.files(self._directory)
+        return [file for file in found if file.incarnation == self._incarnation]
+
+    def _records(self, start: Position) -> Iterator[Record]:
+        for file in self._files():
+            if file.number >= start.number:
+                offset = start.offset if file.number == start.number else 0
+                yield from journal.read(file, offset)
+
+
+def recover(directory: Path, buffer: Buffer, living: str) -> int:
+    """Seal what dead incarnations left behind; return how many rows that were."""
+    dead = {file.incarnation for file in journal.files(directory)}
+    dead |= set(buffer.incarnations())
+    return sum(Sealer(directory, buffer, each).finish() for each in sorted(dead - {living}))

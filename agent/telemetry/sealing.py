@@ -1,0 +1,186 @@
+"""From rows to sealed segments and windows. Pure: rows in, values out, the time an argument.
+
+Where rows come from, and where segments go, is `sealer`'s affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.store.buffer import OpenWindow
+from agent.telemetry.rows import LabelRow, PredictionRow
+from firmware_bundles import limits
+from firmware_bundles.sketches import codec as sketch_codec
+from firmware_bundles.sketches.baseline import Baseline
+from firmware_bundles.sketches.sketch import Sketch
+from firmware_bundles.wire import columns
+from firmware_bundles.wire.messages import Segment, SegmentKey, SegmentKind
+
+_US: Final = 1_000_000
+_SPAN_MS_MAX: Final = 2**32
+
+RowT = TypeVar("RowT")
+
+
+class Model(NamedTuple):
+    """Whose rows they are; `baseline` is None for a model that is not watched."""
+
+    family: str
+    digest: str
+    baseline: Baseline | None
+
+
+class Window(NamedTuple):
+    """A run of counted rows of one model, from `first` to `last`, with their sketch."""
+
+    model: Model
+    first: int
+    last: int
+    started: float
+    ended: float
+    sketch: Sketch
+
+
+class Windows(NamedTuple):
+    """What counting rows led to: windows that are full, and the one that is still open."""
+
+    closed: tuple[Window, ...]
+    open: Window | None
+
+
+def predictions(incarnation: str, model: Model, rows: Sequence[PredictionRow]) -> list[Segment]:
+    """Return the segments of these rows of one model, in order of sequence."""
+    return [_predictions(incarnation, model, part) for part in _parts(rows)]
+
+
+def labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> list[Segment]:
+    """Return the segments of these labels of one model, in order of sequence."""
+    return [_labels(incarnation, model, part) for part in _parts(rows)]
+
+
+def count(window: Window | None, model: Model, rows: Sequence[PredictionRow]) -> Windows:
+    """Count the watched rows into the open window, and close it as often as it is full."""
+    baseline = model.baseline
+    pending = [row for row in rows if len(row.watched)]
+    closed: list[Window] = []
+    while pending and baseline is not None:
+        sketch = window.sketch if window else Sketch(baseline)
+        taken = pending[: baseline.window_rows - sketch.rows]
+        pending = pending[len(taken) :]
+        sketch.update_watched(
+            np.stack([row.watched for row in taken]), np.stack([row.scores for row in taken])
+        )
+        window = Window(
+            model=model,
+            first=window.first if window else taken[0].sequence,
+            last=taken[-1].sequence,
+            started=window.started if window else taken[0].time_us / _US,
+            ended=taken[-1].time_us / _US,
+            sketch=sketch,
+        )
+        if sketch.rows >= baseline.window_rows:
+            closed.append(window)
+            window = None
+    return Windows(tuple(closed), window)
+
+
+def checkpoint(window: Window) -> OpenWindow:
+    """Return a window as the buffer keeps it while it is open."""
+    return OpenWindow(
+        family=window.model.family,
+        model=window.model.digest,
+        first=window.first,
+        last=window.last,
+        rows=window.sketch.rows,
+        started=window.started,
+        ended=window.ended,
+        body=sketch_codec.encode_sketch(window.sketch),
+    )
+
+
+def window_segment(incarnation: str, window: OpenWindow) -> Segment:
+    """Return the segment of a window that is closed now."""
+    return Segment(
+        key=_key(incarnation, SegmentKind.WINDOW, window.first, window.last),
+        family=window.family,
+        model=window.model,
+        rows=window.rows,
+        started=window.started,
+        ended=window.ended,
+        body=window.body,
+    )
+
+
+def _predictions(incarnation: str, model: Model, rows: Sequence[PredictionRow]) -> Segment:
+    body = columns.encode_predictions(
+        columns.Predictions(
+            sequence=np.array([row.sequence for row in rows]),
+            time_ms=_time_ms(rows),
+            classes=np.array([min(row.predicted, columns.CLASS_MAX) for row in rows]),
+            latency_us=np.array([row.latency_us for row in rows]),
+            scores=_coarse(np.stack([row.scores for row in rows])),
+        )
+    )
+    return _segment(incarnation, SegmentKind.PREDICTIONS, model, rows, body)
+
+
+def _labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> Segment:
+    names = tuple(dict.fromkeys(row.incarnation for row in rows))
+    body = columns.encode_labels(
+        columns.Labels(
+            sequence=np.array([row.sequence for row in rows]),
+            time_ms=_time_ms(rows),
+            incarnations=names,
+            incarnation=np.array([names.index(row.incarnation) for row in rows]),
+            prediction=np.array([row.prediction for row in rows]),
+            labels=np.array([row.label for row in rows]),
+            predicted=np.array([row.predicted for row in rows]),
+        )
+    )
+    return _segment(incarnation, SegmentKind.LABELS, model, rows, body)
+
+
+def _segment(
+    incarnation: str,
+    kind: SegmentKind,
+    model: Model,
+    rows: Sequence[PredictionRow] | Sequence[LabelRow],
+    body: bytes,
+) -> Segment:
+    return Segment(
+        key=_key(incarnation, kind, rows[0].sequence, rows[-1].sequence),
+        family=model.family,
+        model=model.digest,
+        rows=len(rows),
+        started=rows[0].time_us / _US,
+        ended=max(row.time_us for row in rows) / _US,
+        body=body,
+    )
+
+
+def _key(incarnation: str, kind: SegmentKind, first: int, last: int) -> SegmentKey:
+    return SegmentKey(incarnation=incarnation, kind=kind, first=first, last=last)
+
+
+def _time_ms(rows: Sequence[PredictionRow] | Sequence[LabelRow]) -> NDArray[np.int64]:
+    times_us = np.array([row.time_us for row in rows])
+    # A clock that is set right in the middle must not make a segment of fifty years.
+    offsets: NDArray[np.int64] = np.maximum.accumulate(times_us - times_us[0])
+    return np.minimum(offsets // 1000, _SPAN_MS_MAX)
+
+
+def _coarse(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return rint(255 * score); of very many scores only the largest."""
+    known = np.clip(np.nan_to_num(scores), 0.0, 1.0)
+    if known.shape[1] > columns.SCORES_PER_ROW_MAX:
+        known = known.max(axis=1, keepdims=True)
+    return np.rint(known * 255).astype(np.uint8)
+
+
+def _parts(rows: Sequence[RowT]) -> Iterator[Sequence[RowT]]:
+    for start in range(0, len(rows), limits.ROWS_PER_SEGMENT_MAX):
+        yield rows[start : start + limits.ROWS_PER_SEGMENT_MAX]

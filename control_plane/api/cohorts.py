@@ -1,0 +1,70 @@
+"""Cohorts: named selectors with the number of devices that they match now."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, Field
+
+from control_plane.api.auth import Access, Role
+from control_plane.fleet import cohorts as domain
+from control_plane.fleet.selectors import SELECTOR_CHARS_MAX
+
+
+class NewCohort(BaseModel):
+    """A name and what it stands for."""
+
+    name: Annotated[str, Field(max_length=63, examples=["berlin"])]
+    selector: Annotated[
+        str, Field(max_length=SELECTOR_CHARS_MAX, examples=["site=berlin,line in (a, b)"])
+    ] = ""
+
+
+class Cohort(NewCohort):
+    """A cohort now."""
+
+    created: float
+    devices: int
+
+
+class CohortList(BaseModel):
+    """All cohorts."""
+
+    cohorts: list[Cohort]
+
+
+class Match(BaseModel):
+    """What a selector would match."""
+
+    devices: int
+
+
+def router(access: Access, cohorts: domain.Cohorts) -> APIRouter:
+    """Return the routes under /cohorts."""
+    viewer = Depends(access.require(Role.VIEWER))
+    routes = APIRouter(prefix="/cohorts", tags=["cohorts"])
+
+    @routes.post("", status_code=201, dependencies=[Depends(access.require(Role.OPERATOR))])
+    def create_cohort(new: NewCohort) -> Cohort:
+        """Name a selector."""
+        return _shown(cohorts.create(new.name, new.selector))
+
+    @routes.get("", dependencies=[viewer])
+    def list_cohorts() -> CohortList:
+        """List all cohorts by name."""
+        return CohortList(cohorts=[_shown(each) for each in cohorts.all()])
+
+    @routes.get("/{name}", dependencies=[viewer])
+    def show_cohort(name: str) -> Cohort:
+        """Show one cohort."""
+        return _shown(cohorts.get(name))
+
+    @routes.post("/match", dependencies=[viewer])
+    def match_selector(selector: str = "") -> Match:
+        """Count the devices that a selector matches, without naming it."""
+        return Match(devices=len(cohorts.select(selector)))
+
+    return routes
+
+
+def _shown(cohort: domain.Cohort) -> Cohort:
+    return Cohort.model_validate(cohort._asdict())

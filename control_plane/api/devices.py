@@ -1,0 +1,100 @@
+"""Devices: pages of them, one with all that is known of it, and its labels."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel
+
+from control_plane.api.auth import Access, Role
+from control_plane.fleet import devices as domain
+from control_plane.fleet import labels as label
+from control_plane.fleet import selectors
+from control_plane.fleet.cohorts import Cohorts
+from control_plane.store.devices import Devices
+
+ROWS_DEFAULT = 100
+ROWS_MAX = 1000
+
+
+class Device(BaseModel):
+    """A device as it stands in a list; `serving` is the version that answers for each family."""
+
+    id: str
+    labels: dict[str, str]
+    is_online: bool
+    last_seen: float | None
+    enrolled: float
+    agent_version: str
+    serving: dict[str, str]
+    buffer: dict[str, Any] | None
+
+
+class DevicePage(BaseModel):
+    """Some devices; `next` goes on as `after`, and is missing at the end."""
+
+    devices: list[Device]
+    next: str | None
+
+
+class DeviceDescription(Device):
+    """All that is known of a device, by family; `reported` is what it signed."""
+
+    inventory: dict[str, Any]
+    desired: list[dict[str, Any]]
+    reported: list[dict[str, Any]]
+    detected: list[dict[str, Any]]
+
+
+class LabelChange(BaseModel):
+    """Labels to set; null removes one."""
+
+    labels: dict[str, str | None]
+
+
+class Labels(BaseModel):
+    """All labels of a device."""
+
+    labels: dict[str, str]
+
+
+def router(access: Access, devices: Devices, cohorts: Cohorts) -> APIRouter:
+    """Return the routes under /devices."""
+    viewer = Depends(access.require(Role.VIEWER))
+    routes = APIRouter(prefix="/devices", tags=["devices"])
+
+    @routes.get("", dependencies=[viewer])
+    def list_devices(
+        labels: Annotated[str, Query(description="A label selector")] = "",
+        cohort: Annotated[str | None, Query(description="The name of a cohort")] = None,
+        after: Annotated[str, Query(description="`next` of the page before")] = "",
+        limit: Annotated[int, Query(ge=1, le=ROWS_MAX)] = ROWS_DEFAULT,
+    ) -> DevicePage:
+        """List devices in order of their ids, page by page."""
+        selector = selectors.parse(labels)
+        if cohort is not None:
+            selector = selector.also(selectors.parse(cohorts.get(cohort).selector))
+        page = domain.page(devices, selector, after=after, limit=limit)
+        serving = devices.serving([row.id for row in page.devices])
+        shown = [_shown(row._asdict(), serving.get(row.id, {})) for row in page.devices]
+        return DevicePage(devices=shown, next=page.next_after)
+
+    @routes.get("/{device_id}", dependencies=[viewer])
+    def show_device(device_id: str) -> DeviceDescription:
+        """Show one device."""
+        found = domain.describe(devices, device_id)
+        serving = devices.serving([device_id]).get(device_id, {})
+        return DeviceDescription.model_validate(
+            {**found.device._asdict(), **found._asdict(), "serving": serving}
+        )
+
+    @routes.patch("/{device_id}", dependencies=[Depends(access.require(Role.OPERATOR))])
+    def change_labels(device_id: str, change: LabelChange) -> Labels:
+        """Set or remove labels."""
+        label.check(change.labels)
+        return Labels(labels=dict(devices.set_labels(device_id, change.labels)))
+
+    return routes
+
+
+def _shown(row: dict[str, Any], serving: dict[str, str]) -> Device:
+    return Device.model_validate({**row, "serving": serving})

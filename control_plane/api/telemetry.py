@@ -1,0 +1,194 @@
+"""Telemetry over HTTP: predictions received, accuracy by labels, drift from the baselines."""
+
+# Without postponed annotations: FastAPI reads those of routes, which name local dependencies.
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final, TypeVar
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel
+
+from control_plane.api.auth import Access, Role
+from control_plane.store.telemetry import AccuracyRow, PredictionRow, Telemetry
+from control_plane.telemetry.cohort_drift import CohortDrift, ModelDrift
+
+_DAY_S: Final = 86_400.0
+
+CohortFilter = Annotated[
+    str | None, Query(max_length=63, description="Only this cohort's devices.")
+]
+FamilyFilter = Annotated[str | None, Query(max_length=31, description="Only this family's models.")]
+PastS = Annotated[float, Query(gt=0, le=90 * _DAY_S, description="Only windows of this time.")]
+RowT = TypeVar("RowT", PredictionRow, AccuracyRow)
+
+
+class DevicePredictions(BaseModel):
+    """One model's predictions on one device.
+
+    `answered` counts since the device serves this model, as it last reported; it is null for models
+    that the device no longer serves. `received` counts what is stored here.
+    """
+
+    device_id: str
+    family: str
+    model: str
+    version: str | None
+    answered: int | None
+    received: int
+    latest: float | None
+
+
+class ModelPredictions(BaseModel):
+    """One model's predictions on all devices asked for."""
+
+    family: str
+    model: str
+    version: str | None
+    devices: int
+    received: int
+
+
+class Predictions(BaseModel):
+    """Predictions by device and model, and by model."""
+
+    devices: list[DevicePredictions]
+    models: list[ModelPredictions]
+
+
+class ModelAccuracy(BaseModel):
+    """What labels say about one model: how many came, how many contradicted it."""
+
+    family: str
+    model: str
+    version: str | None
+    devices: int
+    labelled: int
+    wrong: int
+    accuracy: float
+
+
+class Accuracy(BaseModel):
+    """Accuracy by model. `pending` labels wait for their predictions."""
+
+    models: list[ModelAccuracy]
+    pending: int
+
+
+class ColumnDistance(BaseModel):
+    """Effect sizes of one column with their n, and p-values of one window; no alarm."""
+
+    name: str
+    kind: str
+    n: int
+    psi: float
+    js: float
+    ks: float
+    ks_p: float
+    chi2_p: float
+    p: float
+    is_enough: bool
+
+
+class DriftOfModel(BaseModel):
+    """One model's merged windows beside its signed baseline."""
+
+    family: str
+    model: str
+    version: str | None
+    rows: int
+    windows: int
+    unreadable: int
+    baseline_rows: int
+    columns: list[ColumnDistance]
+
+
+def router(
+    access: Access,
+    telemetry: Telemetry,
+    drift: CohortDrift,
+    members: Callable[[str], Sequence[str]],
+) -> APIRouter:
+    """Return the routes below `/telemetry`. `members` are the devices of a cohort by its name."""
+    routes = APIRouter(
+        prefix="/telemetry",
+        tags=["telemetry"],
+        dependencies=[Depends(access.require(Role.VIEWER))],
+    )
+
+    @routes.get("/predictions")
+    def predictions(cohort: CohortFilter = None) -> Predictions:
+        """Count predictions answered and received, by device and model."""
+        rows = _of_cohort(telemetry.predictions(), cohort, members)
+        return Predictions(
+            devices=[DevicePredictions(**row._asdict()) for row in rows], models=_by_model(rows)
+        )
+
+    @routes.get("/accuracy")
+    def accuracy(cohort: CohortFilter = None) -> Accuracy:
+        """Count labels, and the answers that they contradicted, by model."""
+        rows = _of_cohort(telemetry.accuracy(), cohort, members)
+        return Accuracy(models=_accuracies(rows), pending=telemetry.pending_labels())
+
+    @routes.get("/drift")
+    def drift_of(
+        cohort: CohortFilter = None, family: FamilyFilter = None, past_s: PastS = _DAY_S
+    ) -> list[DriftOfModel]:
+        """Compare the merged windows of a cohort with the baselines of its models."""
+        return [_drift(each) for each in drift.find(cohort, family, past_s)]
+
+    return routes
+
+
+def _of_cohort(
+    rows: list[RowT], cohort: str | None, members: Callable[[str], Sequence[str]]
+) -> list[RowT]:
+    if cohort is None:
+        return rows
+    wanted = frozenset(members(cohort))
+    return [row for row in rows if row.device_id in wanted]
+
+
+def _groups(rows: list[RowT]) -> dict[tuple[str, str], list[RowT]]:
+    found: dict[tuple[str, str], list[RowT]] = {}
+    for row in rows:
+        found.setdefault((row.family, row.model), []).append(row)
+    return found
+
+
+def _by_model(rows: list[PredictionRow]) -> list[ModelPredictions]:
+    return [
+        ModelPredictions(
+            family=family,
+            model=model,
+            version=group[0].version,
+            devices=len(group),
+            received=sum(row.received for row in group),
+        )
+        for (family, model), group in sorted(_groups(rows).items())
+    ]
+
+
+def _accuracies(rows: list[AccuracyRow]) -> list[ModelAccuracy]:
+    found = []
+    for (family, model), group in sorted(_groups(rows).items()):
+        labelled = sum(row.labelled for row in group)
+        wrong = sum(row.wrong for row in group)
+        found.append(
+            ModelAccuracy(
+                family=family,
+                model=model,
+                version=group[0].version,
+                devices=len(group),
+                labelled=labelled,
+                wrong=wrong,
+                accuracy=1 - wrong / labelled,
+            )
+        )
+    return found
+
+
+def _drift(found: ModelDrift) -> DriftOfModel:
+    columns = [
+        ColumnDistance.model_validate(column, from_attributes=True) for column in found.columns
+    ]
+    return DriftOfModel(**found._asdict() | {"columns": columns})

@@ -1,0 +1,75 @@
+"""API tokens: made, listed and withdrawn by administrators. A token's text is told once."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, Field
+
+from control_plane.api.auth import Access, Role
+from control_plane.fleet import credentials
+from control_plane.store.access import AccessTokens, TokenRow
+
+
+class NewToken(BaseModel):
+    """Who gets a token, and what it allows."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, examples=["ci"])]
+    role: Role
+
+
+class Token(BaseModel):
+    """A token as it may be shown."""
+
+    prefix: str
+    name: str
+    role: Role
+    created: float
+
+
+class FreshToken(Token):
+    """A token with its text, which is nowhere else."""
+
+    token: str
+
+
+class TokenList(BaseModel):
+    """All tokens."""
+
+    tokens: list[Token]
+
+
+def create(tokens: AccessTokens, name: str, role: Role, now: float) -> FreshToken:
+    """Make and store a token."""
+    made = credentials.mint(credentials.Kind.API)
+    tokens.add(TokenRow(made.prefix, made.digest, name, role.value, now))
+    return FreshToken(token=made.text, prefix=made.prefix, name=name, role=role, created=now)
+
+
+def router(access: Access, tokens: AccessTokens, clock: Callable[[], float]) -> APIRouter:
+    """Return the routes under /tokens."""
+    routes = APIRouter(
+        prefix="/tokens", tags=["tokens"], dependencies=[Depends(access.require(Role.ADMIN))]
+    )
+
+    @routes.post("", status_code=201)
+    def create_token(new: NewToken) -> FreshToken:
+        """Make a token; the answer is the only place where its text is told."""
+        return create(tokens, new.name, new.role, clock())
+
+    @routes.get("")
+    def list_tokens() -> TokenList:
+        """List all tokens, without their texts."""
+        return TokenList(tokens=[_shown(row) for row in tokens.all()])
+
+    @routes.delete("/{prefix}")
+    def delete_token(prefix: str) -> dict[str, Any]:
+        """Withdraw a token, and the sessions opened with it."""
+        tokens.delete(prefix)
+        return {"deleted": prefix}
+
+    return routes
+
+
+def _shown(row: TokenRow) -> Token:
+    return Token(prefix=row.prefix, name=row.name, role=Role(row.role), created=row.created)

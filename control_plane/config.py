@@ -1,0 +1,118 @@
+"""The settings of the service: a flag beats the environment, that a file, that the default.
+
+Parsed once, at start; nothing else reads the environment. An unknown name in the file is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from firmware_bundles.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENVIRONMENT_PREFIX: Final = "SHOAL_"
+_PORT_MAX: Final = 65_535
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings. `port` and `local_port`: 0 takes a free one.
+
+    `broker` is auto, mosquitto, amqtt or mqtts://HOST:PORT; `advertise` is the name or address
+    under which devices reach this machine, empty for `host`; `broker_port` 0 is the usual one;
+    `broker_ca` is the file of who certified a foreign broker; `database` is a URL of SQLAlchemy,
+    empty for a file in `data`.
+    """
+
+    data: Path
+    database: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8443
+    local_port: int = 8080
+    broker: str = "auto"
+    broker_port: int = 0
+    broker_ca: str = ""
+    advertise: str = ""
+    tick_s: float = 0.5
+    log_level: str = "info"
+
+    @property
+    def database_url(self) -> str:
+        """Where the database is."""
+        return self.database or f"sqlite:///{self.data / 'shoal.db'}"
+
+    @property
+    def device_host(self) -> str:
+        """The name or address that devices are told."""
+        return self.advertise or self.host
+
+
+def load(
+    flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None
+) -> Config:
+    """Return the settings; flags that are None count as not given. Raises ConfigInvalid."""
+    named = file or environment.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    found: dict[str, Any] = {"data": _data_default(environment)}
+    found |= _read(Path(named)) if named else {}
+    for field in fields(Config):
+        variable = f"{ENVIRONMENT_PREFIX}{field.name.upper()}"
+        if variable in environment:
+            found[field.name] = _convert(field.type, environment[variable], variable)
+    found |= {name: value for name, value in flags.items() if value is not None}
+    config = Config(**found)
+    _check(config)
+    return config
+
+
+def _data_default(environment: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/shoal")
+    state = environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "shoal"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigInvalid(f"settings file {path} cannot be read: {error}") from error
+    types = {field.name: field.type for field in fields(Config)}
+    for name in document:
+        if name not in types:
+            near = difflib.get_close_matches(name, types, n=1)
+            raise ConfigInvalid(
+                f"settings file {path}: there is no setting {name!r}",
+                hint=f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(types)}.",
+            )
+    return {
+        name: _convert(types[name], str(value), f"settings file {path}: {name}")
+        for name, value in document.items()
+    }
+
+
+def _convert(kind: object, text: str, what: str) -> Any:  # noqa: ANN401 the field's own type
+    makers = {"int": int, "float": float, "Path": Path, "str": str}
+    try:
+        return makers[str(kind)](text)
+    except ValueError as error:
+        raise ConfigInvalid(f"{what} is {text!r:.80}, which is no {kind}") from error
+
+
+def _check(config: Config) -> None:
+    for name in ("port", "local_port", "broker_port"):
+        value = getattr(config, name)
+        if not 0 <= value <= _PORT_MAX:
+            raise ConfigInvalid(f"{name} is {value}; a port is 0 to {_PORT_MAX}")
+    if config.tick_s <= 0:
+        raise ConfigInvalid(f"tick_s is {config.tick_s}; it must be more than 0")
+    if config.log_level not in {"debug", "info", "warning", "error"}:
+        raise ConfigInvalid(
+            f"log_level is {config.log_level!r}", hint="Say debug, info, warning or error."
+        )

@@ -1,0 +1,66 @@
+"""When the repository is said again: after the broker lost it, and when its freshness was renewed.
+
+What is said and in which order stands in `publisher`.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from control_plane.releases.publisher import Publisher
+    from control_plane.releases.repository import ModelsRepository
+
+_RENEWAL_CHECK_S: Final = 60.0
+_FLUSH_S_MAX: Final = 10.0
+
+
+class Announcer:
+    """Keeps the broker told.
+
+    `flush` waits until the broker has all that was published, `save` asks it to keep that.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        repository: ModelsRepository,
+        *,
+        flush: Callable[[float], bool],
+        save: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._publisher = publisher
+        self._repository = repository
+        self._flush = flush
+        self._save = save
+        self._clock = clock
+        self._is_lost = threading.Event()
+        self._checked = 0.0
+
+    def broker_connected(self) -> None:
+        """Note that a broker answers, which may know nothing. Quick; from any thread."""
+        self._is_lost.set()
+
+    def tick(self) -> None:
+        """Say what has to be said now."""
+        if self._is_lost.is_set():
+            self._say_all()
+        now = self._clock()
+        if abs(now - self._checked) >= _RENEWAL_CHECK_S:
+            self._checked = now
+            if self._repository.refresh_if_due(now):
+                self._publisher.announce_changes()
+
+    def _say_all(self) -> None:
+        self._is_lost.clear()
+        try:
+            self._publisher.announce()
+        except BaseException:
+            self._is_lost.set()
+            raise
+        self._flush(_FLUSH_S_MAX)
+        self._save()

@@ -1,0 +1,328 @@
+"""The composition root of the control plane: who is made from what, started and stopped in order.
+
+Nothing is decided here. One process: two HTTP listeners in the main thread, one MQTT client, the
+inbox of what devices say, and the ticker of rollouts and of the models repository.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import secrets
+import sys
+import time
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from control_plane.api import app as application
+from control_plane.api import cohorts as cohort_routes
+from control_plane.api import devices as device_routes
+from control_plane.api import enrolment as enrolment_routes
+from control_plane.api import listeners
+from control_plane.api import releases as release_routes
+from control_plane.api import rollouts as rollout_routes
+from control_plane.api import tokens as token_routes
+from control_plane.api.auth import Access, Role
+from control_plane.broker import acl, choice, client
+from control_plane.broker.client import BrokerClient
+from control_plane.broker.inbox import Inbox
+from control_plane.fleet.assignments import Assignments
+from control_plane.fleet.authority import Authority, Pair
+from control_plane.fleet.cohorts import Cohorts
+from control_plane.fleet.enrolment import Enrolments
+from control_plane.fleet.presence import Presences
+from control_plane.fleet.reports import Reports
+from control_plane.releases.announcer import Announcer
+from control_plane.releases.chunk_files import ChunkFiles
+from control_plane.releases.online_keys import OnlineKeys
+from control_plane.releases.publisher import Publisher
+from control_plane.releases.registry import Registry
+from control_plane.releases.repository import ModelsRepository
+from control_plane.rollouts.executor import Executor
+from control_plane.store.access import AccessTokens
+from control_plane.store.cohorts import CohortRows
+from control_plane.store.database import Database
+from control_plane.store.devices import Devices
+from control_plane.store.enrolment import Invitations
+from control_plane.store.releases import Releases
+from control_plane.store.rollouts import Rollouts
+from control_plane.store.telemetry import Telemetry
+from control_plane.telemetry.ingest import Ingest
+from control_plane.ticker import Ticker
+from firmware_bundles import durable
+from firmware_bundles.errors import ConfigInvalid
+from firmware_bundles.wire.topics import Up
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Callable
+
+    from fastapi import FastAPI
+
+    from control_plane.broker.endpoint import Broker
+    from control_plane.config import Config
+
+    Clock = Callable[[], float]
+    Say = Callable[[str], None]
+
+_LOOPBACK: Final = "127.0.0.1"
+_STOP_S_MAX: Final = 1.0
+_SESSION_KEY_BYTES: Final = 32
+
+
+class _Stores(NamedTuple):
+    """One class for each subject, all over one database."""
+
+    tokens: AccessTokens
+    invitations: Invitations
+    devices: Devices
+    cohorts: CohortRows
+    releases: Releases
+    rollouts: Rollouts
+    telemetry: Telemetry
+
+
+class _Files(NamedTuple):
+    """Certificates of this process on disk."""
+
+    server: listeners.Tls
+    client: listeners.Tls
+    ca: Path
+
+
+def run(config: Config, say: Say, *, wants_admin_token: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; `say` tells a person what to do next.
+
+    Raises ConfigInvalid, StateDamaged, BrokerUnreachable, OSError.
+    """
+    _log_to_stderr(config.log_level)
+    with ExitStack() as stack:
+        stack.enter_context(_Lock(config.data))
+        secure = stack.enter_context(listeners.bind(config.host, config.port, "--port"))
+        local = stack.enter_context(listeners.bind(_LOOPBACK, config.local_port, "--local-port"))
+        database = Database.open(config.database_url)
+        stack.callback(database.close)
+        stores = _open(database)
+        service = _Service(config, stores, listeners.port_of(secure), time.time, say)
+        if wants_admin_token or stores.tokens.count() == 0:
+            _tell_admin_token(stores.tokens, listeners.port_of(local), say)
+        stack.callback(service.stop)
+        service.start()
+        doors = [
+            listeners.Door(secure, service.files.server),
+            listeners.Door(local, None),
+        ]
+        asyncio.run(listeners.serve(service.app, doors, lambda: service.tell_ready(local, say)))
+        say("stopping")
+
+
+class _Service:
+    """All parts, made but not started."""
+
+    def __init__(self, config: Config, stores: _Stores, port: int, clock: Clock, say: Say) -> None:
+        self._config = config
+        self._stores = stores
+        self._clock = clock
+        self._server_url = f"https://{_in_url(config.device_host)}:{port}"
+        self._authority = Authority.load_or_create(config.data / "ca", clock)
+        server = self._authority.issue_server(_names(config))
+        ca = self._authority.certificate_pem
+        self.files = _write_files(config, ca, server, self._authority.issue_client(acl.SERVICE))
+        self._broker: Broker = choice.choose(config, ca=ca, server=server, note=say)
+        self._client = BrokerClient(self._broker.own, self._tls())
+        self._keys = OnlineKeys.load_or_create(config.data / "keys")
+        self._chunks = ChunkFiles(config.data / "chunks")
+        self._registry = Registry(stores.releases, self._chunks)
+        self._repository = ModelsRepository(stores.releases, self._chunks, self._keys, clock)
+        self._publisher = Publisher(
+            self._repository, stores.releases, self._chunks, self._client.publish
+        )
+        self._announcer = Announcer(
+            self._publisher,
+            self._repository,
+            flush=self._client.flush,
+            save=self._broker.save,
+            clock=clock,
+        )
+        self._cohorts = Cohorts(stores.cohorts, stores.devices, clock)
+        self._assignments = Assignments(
+            stores.devices, self._keys.director, self._client.publish, clock
+        )
+        executor = Executor(stores.rollouts, self._assignments.push, clock)
+        self._ticker = Ticker([self._announcer.tick, executor.tick], config.tick_s)
+        self._inbox = self._make_inbox()
+        self.app = self._make_app()
+
+    def start(self) -> None:
+        """Start all but the listeners. Raises BrokerUnreachable."""
+        # Nobody listened until now: who is there says so again, or its retained presence does.
+        self._stores.devices.forget_presence()
+        self._broker.start()
+        self._inbox.start()
+        self._client.start(on_message=self._inbox.put, on_connect=self._announcer.broker_connected)
+        self._ticker.start()
+
+    def stop(self) -> None:
+        """Stop all in the opposite order; harmless if nothing was started."""
+        self._ticker.stop(_STOP_S_MAX)
+        self._inbox.stop(_STOP_S_MAX)
+        self._client.stop()
+        self._broker.stop()
+
+    def tell_ready(self, local: socket.socket, say: Say) -> None:
+        """Tell where everything is."""
+        say(
+            f"shoal {version('shoal')} is ready\n"
+            f"  page and API   http://{_LOOPBACK}:{listeners.port_of(local)}\n"
+            f"  devices        {self._server_url}  (CA: {self.files.ca})\n"
+            f"  broker         {self._broker.offered.url}  ({self._broker.name})\n"
+            f"  data           {self._config.data}"
+        )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if not self._broker.own.is_tls:
+            return None
+        ca = Path(self._config.broker_ca or self.files.ca)
+        return client.tls_context(ca, self.files.client.certificate, self.files.client.key)
+
+    def _make_inbox(self) -> Inbox:
+        devices = self._stores.devices
+        ingest = Ingest(
+            self._stores.telemetry, devices.telemetry_secret, self._client.publish, self._clock
+        )
+        handlers = {
+            Up.PRESENCE: Presences(devices, self._clock).handle,
+            Up.HELLO: self._assignments.handle,
+            Up.REPORT: Reports(devices, self._clock).handle,
+        }
+        return Inbox(handlers, ingest.ingest)
+
+    def _make_app(self) -> FastAPI:
+        stores, clock = self._stores, self._clock
+        access = Access(stores.tokens, _session_key(self._config.data), clock)
+        enrolments = Enrolments(
+            stores.invitations,
+            stores.devices,
+            self._authority,
+            root=self._repository.root,
+            broker=self._broker.offered.url,
+            clock=clock,
+        )
+        api = [
+            enrolment_routes.router(
+                access,
+                enrolments,
+                ca_pem=self._authority.certificate_pem,
+                server_url=self._server_url,
+            ),
+            device_routes.router(access, stores.devices, self._cohorts),
+            cohort_routes.router(access, self._cohorts),
+            token_routes.router(access, stores.tokens, clock),
+            release_routes.router(
+                repository=self._repository,
+                registry=self._registry,
+                chunk_files=self._chunks,
+                publisher=self._publisher,
+                online_keys=self._keys,
+                access=access,
+            ),
+            rollout_routes.router(
+                access, stores.rollouts, self._registry.find, self._cohorts.members, clock
+            ),
+        ]
+        return application.create(version("shoal"), api=api)
+
+
+class _Lock:
+    """Holds a data folder for one process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = (self._directory / "lock").open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise ConfigInvalid(
+                f"another 'shoal serve' uses {self._directory}", hint="Choose another --data."
+            ) from error
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _open(database: Database) -> _Stores:
+    return _Stores(
+        tokens=AccessTokens(database),
+        invitations=Invitations(database),
+        devices=Devices(database),
+        cohorts=CohortRows(database),
+        releases=Releases(database),
+        rollouts=Rollouts(database),
+        telemetry=Telemetry(database),
+    )
+
+
+def _write_files(config: Config, ca: bytes, server: Pair, client_pair: Pair) -> _Files:
+    public = config.data / "ca.pem"
+    durable.write(public, ca)
+    directory = config.data / "tls"
+    directory.mkdir(exist_ok=True, mode=0o700)
+    return _Files(
+        server=_write_pair(directory, "server", server),
+        client=_write_pair(directory, "client", client_pair),
+        ca=public,
+    )
+
+
+def _write_pair(directory: Path, name: str, pair: Pair) -> listeners.Tls:
+    files = listeners.Tls(directory / f"{name}.pem", directory / f"{name}.key")
+    durable.write(files.key, pair.key, mode=0o600)
+    durable.write(files.certificate, pair.certificate)
+    return files
+
+
+def _names(config: Config) -> list[str]:
+    names = [config.device_host, config.host, "localhost", _LOOPBACK, "::1"]
+    return [name for name in names if name not in {"0.0.0.0", "::"}]  # noqa: S104 left out
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _session_key(data: Path) -> bytes:
+    path = data / "session.key"
+    if not path.exists():
+        durable.write(path, secrets.token_bytes(_SESSION_KEY_BYTES), mode=0o600)
+    return path.read_bytes()
+
+
+def _tell_admin_token(tokens: AccessTokens, local_port: int, say: Say) -> None:
+    made = token_routes.create(tokens, "admin", Role.ADMIN, time.time())
+    say(
+        "The administrator's token, told only this once:\n\n"
+        f"  {made.token}\n\n"
+        "What to do next, in another terminal:\n\n"
+        f"  export SHOAL_SERVER=http://{_LOOPBACK}:{local_port} SHOAL_TOKEN={made.token}\n"
+        "  shoal keys init --out keys --family FAMILY   make the owners' keys\n"
+        "  shoal device invite                          let a device enrol\n"
+        "  shoal release publish BUNDLE                 give the fleet a model\n"
+    )
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s level=%(levelname)s from=%(name)s %(message)s")
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in ("alembic", "asyncio", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.WARNING)

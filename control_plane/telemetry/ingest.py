@@ -1,0 +1,270 @@
+"""Segments from devices into the store, each counted exactly once.
+
+A segment is immutable and has a key, so that storing it twice changes nothing. It is acknowledged
+only after the transaction that holds it was committed: until then the device keeps it and sends it
+again. What can never be stored is acknowledged with the fault, and the device parks it; what is
+not proven to come from the device is dropped without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import msgspec
+
+from control_plane.store.intake import Stored
+from control_plane.telemetry.labels import NOTHING, Score, Wanted, join, judge
+from firmware_bundles.errors import (
+    AuthenticationFailed,
+    Malformed,
+    MessageTooLarge,
+    SegmentOverlapping,
+    ShoalError,
+    WireError,
+)
+from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire.columns import (
+    Labels,
+    Predictions,
+    decode_labels,
+    decode_predictions,
+)
+from firmware_bundles.wire.messages import (
+    Acknowledgement,
+    Fault,
+    Message,
+    Segment,
+    SegmentKey,
+    SegmentKind,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+    from control_plane.store.intake import Intake
+
+_LOG: Final = logging.getLogger(__name__)
+_TAG_BYTES: Final = hashlib.sha256().digest_size
+_FAULT_CHARS_MAX: Final = 400
+
+
+class Store(Protocol):
+    """Where segments are stored."""
+
+    def storing(self, received: float) -> AbstractContextManager[Intake]:
+        """Give one transaction."""
+
+
+@dataclass
+class Tally:
+    """What became of messages since the start."""
+
+    stored: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    unproven: int = 0
+
+
+class _Keyed(Message, frozen=True, kw_only=True):
+    """The part of a segment that an acknowledgement needs."""
+
+    key: SegmentKey
+
+
+class _Arrival(NamedTuple):
+    """A message that its device proved to have sent: a segment with its rows, or why not."""
+
+    device_id: str
+    key: SegmentKey
+    sealed: Segment | None = None
+    rows: Predictions | Labels | None = None
+    fault: ShoalError | None = None
+
+
+class Ingest:
+    """Stores what devices send. `secrets` gives a device's key, None for one that is unknown."""
+
+    def __init__(
+        self,
+        store: Store,
+        secrets: Callable[[str], bytes | None],
+        publish: Callable[[str, bytes], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._secrets = secrets
+        self._publish = publish
+        self._clock = clock
+        self._keys: dict[str, bytes] = {}
+        self.tally = Tally()
+
+    def ingest(self, batch: Sequence[tuple[str, bytes]]) -> None:
+        """Store a batch of (device, payload) in one transaction, then acknowledge.
+
+        An error of the database goes to the caller: nothing was acknowledged, all comes again.
+        """
+        opened = (self._open(device_id, data) for device_id, data in batch)
+        arrivals = [arrival for arrival in opened if arrival is not None]
+        if not arrivals:
+            return
+        with self._store.storing(self._clock()) as intake:
+            answers = [(arrival, _take(intake, arrival)) for arrival in arrivals]
+            intake.finish()
+        for arrival, outcome in answers:
+            self._count(arrival, outcome)
+            self._acknowledge(arrival, outcome)
+
+    def _open(self, device_id: str, data: bytes) -> _Arrival | None:
+        try:
+            return _decode(device_id, self._unseal(device_id, data))
+        except (AuthenticationFailed, MessageTooLarge) as error:
+            self._drop(device_id, error)
+        except WireError as error:
+            # The tag was right: the device shall park what this side cannot read.
+            segment_key = _key_of(data[_TAG_BYTES:])
+            if segment_key is not None:
+                return _Arrival(device_id, segment_key, fault=error)
+            self._drop(device_id, error)
+        return None
+
+    def _unseal(self, device_id: str, data: bytes) -> Segment:
+        topic = topics.up(device_id, topics.Up.TELEMETRY)
+        known = self._keys.get(device_id)
+        if known is not None:
+            try:
+                return codec.unseal(Segment, known, topic, data)
+            except AuthenticationFailed:
+                del self._keys[device_id]  # perhaps enrolled again, with a new secret
+        key = self._secrets(device_id)
+        if key is None:
+            raise AuthenticationFailed(f"device {device_id} is not known")
+        self._keys[device_id] = key
+        return codec.unseal(Segment, key, topic, data)
+
+    def _drop(self, device_id: str, error: ShoalError) -> None:
+        self.tally.unproven += 1
+        _LOG.warning("telemetry dropped device=%s code=%s", device_id, error.code)
+
+    def _count(self, arrival: _Arrival, outcome: Stored | ShoalError) -> None:
+        if isinstance(outcome, ShoalError):
+            self.tally.refused += 1
+            _LOG.warning(
+                "telemetry refused device=%s segment=%s/%s/%d code=%s",
+                *(arrival.device_id, arrival.key.incarnation, arrival.key.kind.value),
+                *(arrival.key.first, outcome.code),
+            )
+        elif outcome is Stored.DUPLICATE:
+            self.tally.duplicates += 1
+        else:
+            self.tally.stored += 1
+
+    def _acknowledge(self, arrival: _Arrival, outcome: Stored | ShoalError) -> None:
+        key, fault = self._keys.get(arrival.device_id), None
+        if key is None:
+            return  # removed meanwhile: nobody is there to be told
+        if isinstance(outcome, ShoalError):
+            fault = Fault(code=outcome.code, message=outcome.message[:_FAULT_CHARS_MAX])
+        topic = topics.down(arrival.device_id, topics.Down.ACKNOWLEDGEMENT)
+        message = Acknowledgement(key=arrival.key, fault=fault)
+        self._publish(topic, codec.seal(key, topic, message))
+
+
+def _key_of(body: bytes) -> SegmentKey | None:
+    try:
+        return msgspec.msgpack.decode(body, type=_Keyed).key
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _decode(device_id: str, sealed: Segment) -> _Arrival:
+    """Decode the rows, and check that they are what the segment says."""
+    try:
+        rows = _rows(sealed)
+        if rows is not None:
+            _check_rows(sealed, rows)
+        elif sealed.key.last < sealed.key.first:
+            raise Malformed("the segment ends before it begins")
+    except WireError as error:
+        return _Arrival(device_id, sealed.key, fault=error)
+    return _Arrival(device_id, sealed.key, sealed, rows)
+
+
+def _rows(sealed: Segment) -> Predictions | Labels | None:
+    match sealed.key.kind:
+        case SegmentKind.PREDICTIONS:
+            return decode_predictions(sealed.body)
+        case SegmentKind.LABELS:
+            return decode_labels(sealed.body)
+        case SegmentKind.WINDOW:
+            return None  # read against its baseline when windows are merged
+
+
+def _check_rows(sealed: Segment, rows: Predictions | Labels) -> None:
+    said = (sealed.key.first, sealed.key.last, sealed.rows)
+    found = (int(rows.sequence[0]), int(rows.sequence[-1]), len(rows.sequence))
+    if said != found:
+        raise Malformed(f"the segment promises first, last, rows {said}, and holds {found}")
+
+
+def _take(intake: Intake, arrival: _Arrival) -> Stored | ShoalError:
+    """Store one arrival inside the batch's transaction; answer what became of it."""
+    if arrival.fault is not None:
+        return arrival.fault
+    assert arrival.sealed is not None, "an arrival without a fault has its segment"
+    stored = intake.add(arrival.device_id, arrival.sealed)
+    if stored is Stored.OVERLAPPING:
+        key = arrival.key
+        return SegmentOverlapping(
+            f"rows {key.first}..{key.last} of {key.incarnation} overlap others that are stored"
+        )
+    if stored is Stored.NEW:
+        if isinstance(arrival.rows, Predictions):
+            intake.count_predictions(arrival.device_id, arrival.sealed)
+            _settle_waiting(intake, arrival.device_id, arrival.sealed, arrival.rows)
+        elif isinstance(arrival.rows, Labels):
+            _count_labels(intake, arrival.device_id, arrival.sealed, arrival.rows)
+    return stored
+
+
+def _settle_waiting(intake: Intake, device_id: str, sealed: Segment, rows: Predictions) -> None:
+    """Score labels that came before these predictions."""
+    waiting = intake.waiting(device_id, sealed.key)
+    joined = join(rows, [each.wanted for each in waiting])
+    left = set(joined.wanted)
+    intake.settle([each for each in waiting if each.wanted not in left])
+    if joined.score != NOTHING:
+        intake.count_labels(device_id, sealed.key, sealed.family, sealed.model, joined.score)
+
+
+def _count_labels(intake: Intake, device_id: str, sealed: Segment, rows: Labels) -> None:
+    """Score labels with the answers they bring, else with stored ones; else let them wait."""
+    judged = judge(rows)
+    scores = {(sealed.family, sealed.model): judged.score}
+    left: list[Wanted] = []
+    for incarnation in dict.fromkeys(each.incarnation for each in judged.wanted):
+        wanted = [each for each in judged.wanted if each.incarnation == incarnation]
+        found, missing = _search(intake, device_id, incarnation, wanted)
+        left += missing
+        for place, score in found:
+            scores[place] = scores.get(place, NOTHING).plus(score)
+    for (family, model), score in scores.items():
+        if score != NOTHING:
+            intake.count_labels(device_id, sealed.key, family, model, score)
+    intake.keep_labels(device_id, left)
+
+
+def _search(
+    intake: Intake, device_id: str, incarnation: str, wanted: list[Wanted]
+) -> tuple[Iterable[tuple[tuple[str, str], Score]], list[Wanted]]:
+    """Score labels with stored predictions: the scores by family and model, and what is left."""
+    numbers = [each.sequence for each in wanted]
+    scores: list[tuple[tuple[str, str], Score]] = []
+    for answers in intake.answers(device_id, incarnation, min(numbers), max(numbers)):
+        joined = join(decode_predictions(answers.body), wanted)
+        wanted = joined.wanted
+        scores.append(((answers.family, answers.model), joined.score))
+    return scores, wanted

@@ -1,0 +1,219 @@
+"""What devices say and are told: presence, hello and assignment, report. Real keys, no broker."""
+
+from __future__ import annotations
+
+import pytest
+
+from control_plane.broker.inbox import Inbox
+from control_plane.store.devices import Desired
+from firmware_bundles.errors import AuthenticationFailed, NotFound, ShoalError, SignatureInvalid
+from firmware_bundles.trust import envelopes
+from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire.messages import (
+    Assignment,
+    BufferFacts,
+    DeploymentState,
+    Detection,
+    FamilyReport,
+    Hello,
+    Policy,
+    Presence,
+    Report,
+    Serving,
+)
+from firmware_bundles.wire.topics import Down, Up
+from support.control_planes import ControlPlane, Member
+
+DIGEST, OTHER_DIGEST = "a" * 64, "b" * 64
+NONCE, CONNECTION = "0" * 32, "1" * 32
+
+
+def hello(**generations: int) -> Hello:
+    """Return what a device says when it connects."""
+    return Hello(
+        nonce=NONCE,
+        incarnation="0" * 16,
+        agent_version="1.0",
+        generations=generations,
+        inventory_digest=DIGEST,
+    )
+
+
+def desired(device: str, family: str = "digits") -> Desired:
+    """Return a wish for one family."""
+    return Desired(
+        device, family, f"{family}/1/manifest.json", DIGEST, 1000, "r1", "candidate", Policy()
+    )
+
+
+def report(member: Member, counter: int, **changes: object) -> Report:
+    """Return a report of a device that serves a model."""
+    serving = Serving(
+        digest=DIGEST, version="1", runtime="litert", delegate="xnnpack", since=1.0, answered=7
+    )
+    family = FamilyReport(
+        family="digits", generation=5, state=DeploymentState.COMMITTED, serving=serving
+    )
+    fields: dict[str, object] = {
+        "device": member.id,
+        "incarnation": "0" * 16,
+        "counter": counter,
+        "time": 1.0,
+        "agent_version": "1.1",
+        "families": (family,),
+        "inventory": {"cpus": 2},
+        "buffer": BufferFacts(segments=3),
+    }
+    return Report(**(fields | changes))  # type: ignore[arg-type]
+
+
+def told(control_plane: ControlPlane) -> tuple[str, Assignment]:
+    """Return topic and content of the last thing that was published, its signature checked."""
+    topic, payload = control_plane.sent.messages[-1]
+    keys = [control_plane.director.public_key]
+    return topic, envelopes.open_envelope(Assignment, payload, keys)
+
+
+def test_a_hello_is_answered_with_what_is_newer(control_plane: ControlPlane) -> None:
+    """The signed answer echoes the nonce and lists families whose generation is newer."""
+    member = control_plane.enrol("press-1")
+    now = control_plane.clock()
+    generations = control_plane.devices.set_desired([desired(member.id)], now)
+    control_plane.devices.set_desired([desired(member.id, "faces")], now)
+    assert generations == {member.id: int(now)}
+
+    control_plane.assignments.handle(member.id, codec.encode(hello(faces=int(now))))
+    topic, found = told(control_plane)
+    assert topic == topics.down(member.id, Down.ASSIGNMENT)
+    assert (found.device, found.nonce, found.issued) == (member.id, NONCE, now)
+    assert found.expires > now
+    (order,) = found.orders
+    assert (order.family, order.generation, order.model.digest) == ("digits", int(now), DIGEST)
+    assert control_plane.devices.get(member.id).is_online
+
+
+def test_an_empty_answer_still_tells_the_time(control_plane: ControlPlane) -> None:
+    """A device with nothing to do is answered all the same."""
+    member = control_plane.enrol("press-1")
+    control_plane.assignments.answer(member.id, hello())
+    assert told(control_plane)[1].orders == ()
+
+
+def test_a_stranger_is_not_answered(control_plane: ControlPlane) -> None:
+    """A hello of a device that was never enrolled gets no signature."""
+    control_plane.assignments.answer("nobody", hello())
+    assert control_plane.sent.messages == []
+
+
+def test_a_push_reaches_those_who_are_there(control_plane: ControlPlane) -> None:
+    """Changes are pushed to devices that are online; the others will ask."""
+    here, away = control_plane.enrol("press-1"), control_plane.enrol("press-2")
+    control_plane.presences.handle(
+        here.id, codec.encode(Presence(online=True, connection=CONNECTION))
+    )
+    wishes = [desired(here.id), desired(away.id)]
+    control_plane.devices.set_desired(wishes, control_plane.clock())
+    control_plane.assignments.push([here.id, away.id])
+    (sent,) = control_plane.sent.messages
+    assert sent[0] == topics.down(here.id, Down.ASSIGNMENT)
+    assert told(control_plane)[1].nonce is None
+
+
+def test_generations_only_grow(control_plane: ControlPlane) -> None:
+    """A new wish is newer than the last, than what the device reported, and than the clock."""
+    member = control_plane.enrol("press-1")
+    now = control_plane.clock()
+    first = control_plane.devices.set_desired([desired(member.id)], now)
+    assert control_plane.devices.set_desired([desired(member.id)], now)[member.id] == (
+        first[member.id] + 1
+    )
+    ahead = FamilyReport(family="digits", generation=int(now) + 1000)
+    signed = envelopes.sign(report(member, 1, families=(ahead,)), member.signer)
+    assert control_plane.reports.handle(member.id, signed)
+    later = control_plane.devices.set_desired([desired(member.id)], now)
+    assert later[member.id] == int(now) + 1001
+
+
+def test_a_report_is_believed_once(control_plane: ControlPlane) -> None:
+    """What a device signed is stored; the same report, or an older one, changes nothing."""
+    member = control_plane.enrol("press-1")
+    found = Detection(code="trust.rollback", message="older", count=2, last=3.0)
+    signed = envelopes.sign(report(member, 2, detected=(found,)), member.signer)
+    assert control_plane.reports.handle(member.id, signed)
+    assert not control_plane.reports.handle(member.id, signed)
+    older = envelopes.sign(report(member, 1, agent_version="0.9"), member.signer)
+    assert not control_plane.reports.handle(member.id, older)
+
+    (reported,) = control_plane.devices.reported(member.id)
+    assert (reported["state"], reported["serving_digest"], reported["answered"]) == (
+        "committed",
+        DIGEST,
+        7,
+    )
+    (detection,) = control_plane.devices.detections(member.id)
+    assert (detection["code"], detection["count"]) == ("trust.rollback", 2)
+    device = control_plane.devices.get(member.id)
+    assert (device.agent_version, device.inventory) == ("1.1", {"cpus": 2})
+    assert device.buffer == {"segments": 3, "bytes": 0, "rows_dropped": 0}
+    assert control_plane.devices.serving([member.id]) == {member.id: {"digits": "1"}}
+
+
+def test_a_restarted_device_counts_anew(control_plane: ControlPlane) -> None:
+    """A new incarnation begins its own count, so that a reset counter is no replay."""
+    member = control_plane.enrol("press-1")
+    for incarnation in ("0" * 16, "1" * 16):
+        signed = envelopes.sign(report(member, 1, incarnation=incarnation), member.signer)
+        assert control_plane.reports.handle(member.id, signed)
+
+
+def test_only_the_device_itself_is_believed(control_plane: ControlPlane) -> None:
+    """A report signed by another device, or for another device, is refused."""
+    one, other = control_plane.enrol("press-1"), control_plane.enrol("press-2")
+    forged = envelopes.sign(report(one, 1), other.signer)
+    with pytest.raises(SignatureInvalid):
+        control_plane.reports.handle(one.id, forged)
+    with pytest.raises(AuthenticationFailed):
+        control_plane.reports.handle(other.id, envelopes.sign(report(one, 1), other.signer))
+    with pytest.raises(NotFound):
+        control_plane.reports.handle("nobody", forged)
+    assert control_plane.devices.reported(one.id) == []
+
+
+def test_an_old_last_will_hurts_no_new_connection(control_plane: ControlPlane) -> None:
+    """The will of a connection that was replaced leaves the device online."""
+    member = control_plane.enrol("press-1")
+
+    def say(connection: str, *, online: bool) -> None:
+        message = Presence(online=online, connection=connection)
+        control_plane.presences.handle(member.id, codec.encode(message))
+
+    say("2" * 32, online=True)
+    say("3" * 32, online=True)
+    say("2" * 32, online=False)
+    assert control_plane.devices.get(member.id).is_online
+    say("3" * 32, online=False)
+    assert not control_plane.devices.get(member.id).is_online
+
+
+def test_a_refused_message_stops_no_other(control_plane: ControlPlane) -> None:
+    """The inbox counts what it refuses by code, and goes on with the next message."""
+    member = control_plane.enrol("press-1")
+    together: list[object] = []
+
+    def fail(_device: str, _payload: bytes) -> None:
+        raise ZeroDivisionError
+
+    inbox = Inbox({Up.HELLO: control_plane.assignments.handle, Up.REQUEST: fail}, together.append)
+    inbox.handle(
+        [
+            ("shoal/v1/d/../up/hello", b"x"),
+            (topics.up(member.id, Up.HELLO), b"nonsense"),
+            (topics.up(member.id, Up.REQUEST), b"x"),
+            (topics.up(member.id, Up.TELEMETRY), b"1"),
+            (topics.up(member.id, Up.HELLO), codec.encode(hello())),
+            (topics.up(member.id, Up.TELEMETRY), b"2"),
+        ]
+    )
+    assert inbox.refused == {"wire.malformed": 2, ShoalError.code: 1}
+    assert together == [[(member.id, b"1"), (member.id, b"2")]]
+    assert len(control_plane.sent.messages) == 1

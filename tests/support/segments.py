@@ -1,0 +1,93 @@
+"""Segments as devices seal them, for tests of who receives them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire.columns import (
+    UNKNOWN,
+    Labels,
+    Predictions,
+    encode_labels,
+    encode_predictions,
+)
+from firmware_bundles.wire.messages import Segment, SegmentKey, SegmentKind
+
+INCARNATION = "00000000000000aa"
+MODEL = "a" * 64
+
+
+def predictions(
+    sequence: list[int],
+    classes: list[int],
+    *,
+    incarnation: str = INCARNATION,
+    model: str = MODEL,
+) -> Segment:
+    """A predictions segment with these rows."""
+    rows = Predictions(
+        sequence=np.array(sequence),
+        time_ms=np.arange(len(sequence)),
+        classes=np.array(classes),
+        latency_us=np.full(len(sequence), 150),
+        scores=np.zeros((len(sequence), 2), dtype=np.uint8),
+    )
+    body = encode_predictions(rows)
+    return _segment(SegmentKind.PREDICTIONS, sequence, body, incarnation, model)
+
+
+def labels(
+    sequence: list[int],
+    of: list[int],
+    true: list[int],
+    *,
+    predicted: list[int] | None = None,
+    incarnation: str = INCARNATION,
+    predicted_by: str = INCARNATION,
+    model: str = MODEL,
+) -> Segment:
+    """A labels segment: `of` are the predictions' numbers; `predicted` None: not known any more."""
+    count = len(sequence)
+    rows = Labels(
+        sequence=np.array(sequence),
+        time_ms=np.arange(count),
+        incarnations=(predicted_by,),
+        incarnation=np.zeros(count, dtype=np.int64),
+        prediction=np.array(of),
+        labels=np.array(true),
+        predicted=np.array(predicted) if predicted is not None else np.full(count, UNKNOWN),
+    )
+    return _segment(SegmentKind.LABELS, sequence, encode_labels(rows), incarnation, model)
+
+
+def window(number: int, body: bytes, rows: int, *, model: str = MODEL) -> Segment:
+    """A window segment."""
+    return Segment(
+        key=SegmentKey(incarnation=INCARNATION, kind=SegmentKind.WINDOW, first=number, last=number),
+        family="digits",
+        model=model,
+        rows=rows,
+        started=1.0,
+        ended=2.0,
+        body=body,
+    )
+
+
+def seal(device_id: str, key: bytes, sealed: Segment) -> bytes:
+    """The payload that the device publishes."""
+    return codec.seal(key, topics.up(device_id, topics.Up.TELEMETRY), sealed)
+
+
+def _segment(
+    kind: SegmentKind, sequence: list[int], body: bytes, incarnation: str, model: str
+) -> Segment:
+    return Segment(
+        key=SegmentKey(incarnation=incarnation, kind=kind, first=sequence[0], last=sequence[-1]),
+        family="digits",
+        model=model,
+        rows=len(sequence),
+        started=1.0,
+        ended=2.0,
+        body=body,
+    )

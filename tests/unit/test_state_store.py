@@ -1,0 +1,153 @@
+"""state.db: what is written is there after a restart, and damage is noticed, never served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent import daemon
+from agent.children import Children
+from agent.deployment import lifecycle
+from agent.deployment.lifecycle import Event
+from agent.store import state_schema
+from agent.store.state import State
+from firmware_bundles.errors import RollbackAttempt, StateDamaged
+from firmware_bundles.limits import DETECTIONS_PER_REPORT_MAX
+from firmware_bundles.wire.messages import Arm, ModelReference, Order
+
+
+def record(generation: int = 5) -> lifecycle.Record:
+    """A deployment that has just begun."""
+    order = Order(
+        family="digits",
+        generation=generation,
+        model=ModelReference(path="digits/2/manifest.json", digest="b" * 64, length=10),
+        rollout="r1",
+        arm=Arm.CANDIDATE,
+    )
+    return lifecycle.begin(order, slot="B", previous=None)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A prepared database."""
+    path = tmp_path / "state.db"
+    state_schema.prepare(path)
+    state_schema.prepare(path)  # safe to repeat
+    return path
+
+
+@pytest.fixture
+def state(path: Path) -> Iterator[State]:
+    """The open database."""
+    state = State.open(path)
+    yield state
+    state.close()
+
+
+def test_a_record_is_there_after_a_restart(path: Path, state: State) -> None:
+    """The newest record of a family, whole."""
+    begun = record()
+    state.save(begun)
+    advanced = lifecycle.advance(begun, Event.DONE)
+    state.save(advanced)
+    again = State.open(path)
+    assert again.records() == {"digits": advanced}
+    again.close()
+
+
+def test_a_generation_never_goes_back(state: State) -> None:
+    """An older record does not overwrite a newer one."""
+    state.save(record(9))
+    state.save(record(5))
+    assert state.records()["digits"].generation == 9
+
+
+def test_detections_are_counted_by_code_and_bounded(state: State) -> None:
+    """Each code once, with how often and when last, the newest first."""
+    for number in range(DETECTIONS_PER_REPORT_MAX + 10):
+        state.detect(f"test.code_{number}", "m" * 2000, float(number))
+    state.detect("test.code_3", "again", 1000.0)
+    found = state.detections()
+    assert len(found) == DETECTIONS_PER_REPORT_MAX
+    assert (found[0].code, found[0].count, found[0].message) == ("test.code_3", 2, "again")
+
+
+def test_report_numbers_and_the_time_floor_only_rise(path: Path, state: State) -> None:
+    """Over a restart too."""
+    assert [state.next_report() for _ in range(3)] == [1, 2, 3]
+    state.raise_time_floor(100.0)
+    state.raise_time_floor(50.0)
+    again = State.open(path)
+    assert again.next_report() == 4
+    assert again.time_floor() == 100.0
+    again.close()
+
+
+def test_role_versions_do_not_go_back_and_a_refusal_changes_nothing(state: State) -> None:
+    """All floors move together or none does."""
+    state.raise_floors({"root": 1, "timestamp": 5, "snapshot": 5, "digits": 2})
+    with pytest.raises(RollbackAttempt, match="digits"):
+        state.raise_floors({"root": 1, "timestamp": 6, "snapshot": 6, "digits": 1})
+    assert state.floors() == {"root": 1, "timestamp": 5, "snapshot": 5, "digits": 2}
+
+
+def test_online_roles_may_begin_again_under_a_newer_root(state: State) -> None:
+    """The owners' way out of a fast-forward attack; the other roles stay where they are."""
+    state.raise_floors({"root": 1, "timestamp": 2**30, "snapshot": 2**30, "digits": 2})
+    state.raise_floors({"root": 2, "timestamp": 1, "snapshot": 1, "digits": 2})
+    assert state.floors()["timestamp"] == 1
+    with pytest.raises(RollbackAttempt):
+        state.raise_floors({"root": 3, "timestamp": 1, "snapshot": 1, "digits": 1})
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a database at all" * 100])
+def test_damage_is_noticed(path: Path, damage: bytes) -> None:
+    """An empty or foreign file is StateDamaged; so is a missing one."""
+    path.write_bytes(damage)
+    with pytest.raises(StateDamaged):
+        State.open(path)
+    path.unlink()
+    with pytest.raises(StateDamaged):
+        State.open(path)
+
+
+def test_a_record_that_cannot_be_read_is_damage(state: State) -> None:
+    """A record of nobody's making."""
+    state._connection.execute("INSERT INTO deployment VALUES ('digits', 1, '{}')")
+    with pytest.raises(StateDamaged):
+        state.records()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_lost_state_is_replaced_and_marked(path: Path, is_there: bool) -> None:  # noqa: FBT001
+    """The device goes on without activations, tells of it, and keeps the old file aside."""
+    if is_there:
+        path.write_bytes(b"garbage " * 1000)
+    else:
+        path.unlink()
+
+    async def open_state() -> State:
+        return await daemon.open_state(path, Children(s_max=60))
+
+    state = asyncio.run(open_state())
+    assert state.is_damaged()
+    assert [each.code for each in state.detections()] == [StateDamaged.code]
+    state.close()
+    assert bool(list(path.parent.glob("state.db.damaged-*"))) is is_there
+
+
+def test_a_slot_counts_the_models_it_held(state: State) -> None:
+    """Committing the same model again is no new installation."""
+    state.commit_slot(record(), 1.0)
+    state.commit_slot(record(), 2.0)
+    other = msgspec.structs.replace(
+        record(), model=ModelReference(path="digits/3/manifest.json", digest="c" * 64, length=1)
+    )
+    state.commit_slot(other, 3.0)
+    rows = state._connection.execute("SELECT digest, installed_count FROM slot").fetchall()
+    assert rows == [("c" * 64, 2)]
