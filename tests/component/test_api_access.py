@@ -8,9 +8,10 @@ from control_plane.api.app import BODY_BYTES_MAX
 from control_plane.api.auth import SESSION_COOKIE, SESSION_S, Role
 from support.control_planes import ControlPlane, code
 
-INVITE = ("POST", "/api/v1/enrolment-tokens", {})
-LIST = ("GET", "/api/v1/devices", None)
-TOKENS = ("GET", "/api/v1/tokens", None)
+Call = tuple[str, str, dict[str, str] | None]
+INVITE: Call = ("POST", "/api/v1/enrolment-tokens", {})
+LIST: Call = ("GET", "/api/v1/devices", None)
+TOKENS: Call = ("GET", "/api/v1/tokens", None)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ TOKENS = ("GET", "/api/v1/tokens", None)
 def test_each_role_may_what_the_ones_before_may(
     control_plane: ControlPlane,
     role: Role,
-    request_: tuple[str, str, dict[str, str] | None],
+    request_: Call,
     status: int,
 ) -> None:
     """A role that is too low is refused, a higher one includes the lower."""

@@ -23,7 +23,7 @@ def test_pages_follow_each_other(fleet: ControlPlane) -> None:
     """All devices come once, in order, page by page."""
     viewer = fleet.client(Role.VIEWER)
     found: list[str] = []
-    after = ""
+    after: str | None = ""
     while after is not None:
         page = viewer.get("/api/v1/devices", params={"after": after, "limit": 2}).json()
         found += [device["id"] for device in page["devices"]]

@@ -19,7 +19,7 @@ def test_the_migrated_database_has_the_schema(tmp_path: Path) -> None:
     """A database that ran all migrations differs in nothing from schema.metadata."""
     database = Database.open(f"sqlite:///{tmp_path / 'shoal.db'}")
     with database.reading() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        context = MigrationContext.configure(connection)
         assert compare_metadata(context, schema.metadata) == []
     database.close()
 

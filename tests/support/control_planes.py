@@ -9,7 +9,11 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from cryptography.x509.oid import NameOID
 from securesystemslib.signer import CryptoSigner
 
@@ -31,7 +35,7 @@ from control_plane.store.database import Database
 from control_plane.store.devices import Devices
 from control_plane.store.enrolment import Invitations
 from firmware_bundles.errors import NotFound
-from firmware_bundles.trust import keys
+from firmware_bundles.trust import envelopes, keys
 from firmware_bundles.wire.enrolment import Enrolment, EnrolmentRequest
 from support.http import AppTransport
 
@@ -158,7 +162,8 @@ class Member:
     @property
     def signer(self) -> CryptoSigner:
         """What the device signs its reports with."""
-        return CryptoSigner(self.key)
+        pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return envelopes.device_signer(self.id, pem)
 
 
 def signing_request(

@@ -19,6 +19,7 @@ def upgrade() -> None:
     _create_releases()
     _create_rollouts()
     _create_telemetry()
+    _create_labels()
 
 
 def _create_access() -> None:
@@ -181,6 +182,7 @@ def _create_rollouts() -> None:
         sa.Column("phase", sa.Integer(), nullable=False),
         sa.Column("phase_state", sa.String(), nullable=False),
         sa.Column("why", sa.JSON(), nullable=False),
+        sa.Column("gates", sa.JSON(), server_default="[]", nullable=False),
         sa.ForeignKeyConstraint(
             ["rollout_id"], ["rollout.id"], name=op.f("fk_decision_rollout_id")
         ),
@@ -208,7 +210,7 @@ def _create_rollouts() -> None:
 
 
 def _create_telemetry() -> None:
-    """What devices measured."""
+    """What devices sent."""
     op.create_table(
         "segment",
         sa.Column("device_id", sa.String(), nullable=False),
@@ -242,6 +244,10 @@ def _create_telemetry() -> None:
         ),
         sa.PrimaryKeyConstraint("device_id", "family", "model", name=op.f("pk_prediction_count")),
     )
+
+
+def _create_labels() -> None:
+    """How right the predictions were."""
     op.create_table(
         "label_count",
         sa.Column("device_id", sa.String(), nullable=False),
