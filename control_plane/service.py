@@ -21,9 +21,11 @@ from control_plane.api import app as application
 from control_plane.api import cohorts as cohort_routes
 from control_plane.api import devices as device_routes
 from control_plane.api import enrolment as enrolment_routes
+from control_plane.api import events as event_routes
 from control_plane.api import listeners
 from control_plane.api import releases as release_routes
 from control_plane.api import rollouts as rollout_routes
+from control_plane.api import telemetry as telemetry_routes
 from control_plane.api import tokens as token_routes
 from control_plane.api.auth import Access, Role
 from control_plane.broker import acl, choice, client
@@ -47,11 +49,16 @@ from control_plane.store.cohorts import CohortRows
 from control_plane.store.database import Database
 from control_plane.store.devices import Devices
 from control_plane.store.enrolment import Invitations
+from control_plane.store.overview import Overview
 from control_plane.store.releases import Releases
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.telemetry import Telemetry
+from control_plane.telemetry.baselines import Baselines
+from control_plane.telemetry.cohort_drift import CohortDrift
 from control_plane.telemetry.ingest import Ingest
 from control_plane.ticker import Ticker
+from control_plane.web import pages
+from control_plane.web.snapshot import Reader
 from firmware_bundles import durable
 from firmware_bundles.errors import ConfigInvalid
 from firmware_bundles.wire.topics import Up
@@ -61,7 +68,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from fastapi import FastAPI
+    from fastapi import APIRouter, FastAPI
 
     from control_plane.broker.endpoint import Broker
     from control_plane.config import Config
@@ -84,6 +91,7 @@ class _Stores(NamedTuple):
     releases: Releases
     rollouts: Rollouts
     telemetry: Telemetry
+    overview: Overview
 
 
 class _Files(NamedTuple):
@@ -234,7 +242,27 @@ class _Service:
                 access, stores.rollouts, self._registry.find, self._cohorts.members, clock
             ),
         ]
-        return application.create(version("shoal"), api=api)
+        watching, page = self._make_page(access)
+        return application.create(version("shoal"), api=[*api, *watching], pages=[page])
+
+    def _make_page(self, access: Access) -> tuple[list[APIRouter], APIRouter]:
+        """Return the routes of telemetry and events, and the browser's."""
+        stores, members = self._stores, self._cohorts.members
+        baselines = Baselines(stores.telemetry.manifest, self._chunks.get)
+        drift = CohortDrift(stores.telemetry, baselines, members, self._clock)
+        reader = Reader(
+            overview=stores.overview,
+            telemetry=stores.telemetry,
+            rollouts=stores.rollouts,
+            cohorts=self._cohorts,
+            drift=drift,
+            clock=self._clock,
+        )
+        watching = [
+            telemetry_routes.router(access, stores.telemetry, drift, members),
+            event_routes.router(access, pages.make_feed(reader)),
+        ]
+        return watching, pages.router(access, reader, f"{application.API_PREFIX}/events")
 
 
 class _Lock:
@@ -267,6 +295,7 @@ def _open(database: Database) -> _Stores:
         releases=Releases(database),
         rollouts=Rollouts(database),
         telemetry=Telemetry(database),
+        overview=Overview(database),
     )
 
 

@@ -85,6 +85,7 @@ class Buffer:
     """A connection to the buffer, for one thread at a time. Made by `ensure` before."""
 
     def __init__(self, path: Path, bytes_max: int = BYTES_MAX_DEFAULT) -> None:
+        self.path = path
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000
         )
@@ -100,6 +101,10 @@ class Buffer:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def set_patience(self, busy_ms: int) -> None:
+        """Set how long to wait for another process that is writing."""
+        self._connection.execute(f"PRAGMA busy_timeout = {busy_ms}").fetchall()
 
     def cursor(self, incarnation: str) -> Position:
         """Return up to where the journal of `incarnation` was sealed."""
