@@ -1,11 +1,11 @@
-"""Who has stolen the broker's strongest certificate and the control plane's online keys.
+"""Who owns the broker and has stolen the control plane's online keys.
 
 It publishes what it likes and signs what the director may sign; it does not hold the owners' keys.
+The broker is the one without certificates: there, whoever reaches it can do all this.
 """
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from control_plane.releases.online_keys import OnlineKeys
+from firmware_bundles.identifiers import target_path
 from firmware_bundles.trust import envelopes, keys, publisher
 from firmware_bundles.wire import codec, messages, topics
 from firmware_bundles.wire.topics import Down
@@ -31,11 +32,7 @@ class Attacker:
         self._data = installation.data
         self.seen: dict[str, list[bytes]] = {}
         self._online = OnlineKeys.load_or_create(self._data / "keys")
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
-        tls = ssl.create_default_context(cafile=str(self._data / "ca" / "ca.pem"))
-        tls.load_cert_chain(self._data / "tls" / "client.pem", self._data / "tls" / "client.key")
-        tls.check_hostname = False
-        self._client.tls_set_context(tls)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
         self._client.on_message = self._remember
         connected = threading.Event()
         self._client.on_connect = lambda *_: connected.set()
@@ -77,13 +74,16 @@ class Attacker:
         files = {name: self.retained(topics.repository_file(name)) for name in hint.files}
         newest = {role: self._newest(files, role) for role in ("snapshot", "targets", family)}
         foreign, now = keys.generate(), time.time()
-        role = publisher.add_release(
-            publisher.create_family(foreign, now=now),
-            foreign,
-            path=path,
-            manifest=manifest,
-            now=now,
-        )
+        role = publisher.create_family(foreign, now=now)
+        for filler in range(newest[family] - 1):  # only a newer version is looked at
+            role = publisher.add_release(
+                role,
+                foreign,
+                path=target_path(family, f"filler-{filler}"),
+                manifest=bytes([filler]),
+                now=now,
+            )
+        role = publisher.add_release(role, foreign, path=path, manifest=manifest, now=now)
         snapshot = publisher.create_snapshot(
             self._online.snapshot,
             version=newest["snapshot"] + 1,

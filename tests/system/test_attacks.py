@@ -98,13 +98,12 @@ def _foreign_manifest(fleet: _Fleet, attacker: Attacker) -> None:
     fleet.require_refused("trust.signature_invalid")
 
 
-@pytest.mark.needs("mosquitto")
 @pytest.mark.timeout(300)
 def test_each_attack_is_refused_reported_and_changes_nothing(
     install: Callable[[str], Installation],
 ) -> None:
     """A replay, a release below the floor, a flipped byte, a foreign signature: all are refused."""
-    installation = install("mosquitto")
+    installation = install("amqtt")
     installation.start_server()
     attacker = Attacker(installation)
     try:
