@@ -37,8 +37,10 @@ _IN_FLIGHT_MAX: Final = 20
 # The largest thing a peer may send: a chunk or a sealed batch, with its topic.
 _PACKET_BYTES_MAX: Final = 128 * 1024
 _PROTOCOL_UNSUPPORTED: Final = 0x84  # MQTT 5, section 3.2.2.2
-# A broker of 3.1.1 may also hang up on level 5 without a word.
-_SILENT_REFUSALS_MAX: Final = 2
+# A broker of 3.1.1 may also hang up on level 5, or misread its last will and wait for more.
+_HANGUPS_MAX: Final = 2
+_SILENCE_S_MAX: Final = 10.0
+_SILENCE_LOOPBACK_S_MAX: Final = 1.0
 _STOP_S_MAX: Final = 2.0
 
 
@@ -66,7 +68,8 @@ class Connection:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._protocol = MQTTProtocolVersion.MQTTv5
-        self._silent_refusals = 0
+        self._hangups = 0
+        self._silence: asyncio.TimerHandle | None = None
         self._is_up = False
         self._nonce = ""
         self._client: mqtt.Client | None = None
@@ -91,6 +94,7 @@ class Connection:
     async def stop(self) -> None:
         """Say that this device leaves, and close the session."""
         client, self._client = self._client, None
+        self._answered()
         if client is None:
             return
         if self._is_up:
@@ -132,6 +136,7 @@ class Connection:
         if self._identity.broker.is_tls:
             client.tls_set_context(_tls(self._identity))
         self._jitter(client)
+        client.on_socket_open = self._guarded(self._reached)
         client.on_connect = self._guarded(self._connected)
         client.on_disconnect = self._guarded(self._disconnected)
         client.on_connect_fail = self._guarded(self._failed)
@@ -164,6 +169,9 @@ class Connection:
 
     # From here on in paho's thread; what it learns goes to the loop.
 
+    def _reached(self, client: mqtt.Client, _data: object, _socket: object) -> None:
+        self._hand(self._await_answer, client)
+
     def _connected(
         self, client: mqtt.Client, _data: object, _flags: object, reason: ReasonCode, _more: object
     ) -> None:
@@ -194,10 +202,25 @@ class Connection:
 
     # From here on in the loop's thread again.
 
+    def _await_answer(self, client: mqtt.Client) -> None:
+        """Begin to wait for the CONNACK of an attempt that reached the broker."""
+        if client is not self._client or self._protocol is not MQTTProtocolVersion.MQTTv5:
+            return
+        is_near = not self._identity.broker.is_tls
+        silence_s = _SILENCE_LOOPBACK_S_MAX if is_near else _SILENCE_S_MAX
+        self._answered()
+        self._silence = self._loop.call_later(silence_s, self._fall_back, client)
+
+    def _answered(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+
     def _change(self, client: mqtt.Client, is_up: bool) -> None:  # noqa: FBT001
         if client is not self._client:
             return
-        self._silent_refusals = 0
+        self._answered()
+        self._hangups = 0
         if is_up != self._is_up:
             self._is_up = is_up
             broker = self._identity.broker
@@ -211,17 +234,19 @@ class Connection:
     def _lost(self, client: mqtt.Client, reason: str) -> None:
         if client is not self._client:
             return
+        self._answered()
         if self._is_up:
             self._change(client, is_up=False)
             return
         log.event("connection-closed", reason=reason)
-        self._silent_refusals += 1
-        if self._silent_refusals >= _SILENT_REFUSALS_MAX:
+        self._hangups += 1
+        if self._hangups >= _HANGUPS_MAX:
             self._fall_back(client)
 
     def _refused(self, client: mqtt.Client, reason: str, code: int) -> None:
         if client is not self._client:
             return
+        self._answered()
         log.event("connection-refused", reason=reason, code=BrokerUnreachable.code)
         if code == _PROTOCOL_UNSUPPORTED:
             self._fall_back(client)
@@ -236,7 +261,7 @@ class Connection:
             )
 
     def _fall_back(self, client: mqtt.Client) -> None:
-        if self._protocol is not MQTTProtocolVersion.MQTTv5:
+        if client is not self._client or self._protocol is not MQTTProtocolVersion.MQTTv5:
             return
         log.event("protocol-fallback", protocol="MQTTv311")
         self._protocol = MQTTProtocolVersion.MQTTv311

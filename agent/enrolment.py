@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agent import durable, inventory
 from agent import identity as identities
+from agent import inventory
 from agent.store import state as states
 from agent.store import state_schema
 from agent.store.state import State
+from firmware_bundles import durable
 from firmware_bundles.errors import (
     EnrolmentRefused,
     InputError,

@@ -7,11 +7,11 @@ import sys
 from datetime import UTC, datetime
 
 
-def event(name: str, **facts: object) -> None:
-    """Write one line: the time, the event's name, its facts. Values with blanks are quoted."""
+def event(name: str, /, *, program: str = "core", **facts: object) -> None:
+    """Write one line: time, program, the event's name, its facts. Values with blanks are quoted."""
     moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     pairs = " ".join(f"{key}={_value(value)}" for key, value in facts.items() if value is not None)
-    sys.stderr.write(f"{moment} core event={name} {pairs}".rstrip() + "\n")
+    sys.stderr.write(f"{moment} {program} event={name} {pairs}".rstrip() + "\n")
     sys.stderr.flush()
 
 

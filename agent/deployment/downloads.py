@@ -12,9 +12,9 @@ from collections import Counter, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent import durable, log
+from agent import log
 from agent.deployment.slots import unwritable
-from firmware_bundles import chunks
+from firmware_bundles import chunks, durable
 from firmware_bundles.errors import ChunkCorrupt, ShoalError
 from firmware_bundles.limits import CHUNK_BYTES_MAX, FILTERS_PER_SUBSCRIBE_MAX
 from firmware_bundles.wire import topics

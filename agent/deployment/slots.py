@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agent import durable
+from firmware_bundles import durable
 from firmware_bundles.errors import (
     BundleError,
     Malformed,

@@ -126,6 +126,7 @@ class Supervisor:
             ),
         ]
         environment = {
+            "OPENBLAS_NUM_THREADS": "1",  # its threads cost memory and do nothing here
             **os.environ,
             "LISTEN_FDS": str(len(self._sockets)),
             "LISTEN_FDNAMES": "inference:control",

@@ -85,6 +85,7 @@ class Buffer:
     """A connection to the buffer, for one thread at a time. Made by `ensure` before."""
 
     def __init__(self, path: Path, bytes_max: int = BYTES_MAX_DEFAULT) -> None:
+        self.path = path
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000
         )
@@ -100,6 +101,10 @@ class Buffer:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def set_patience(self, busy_ms: int) -> None:
+        """Set how long to wait for another process that is writing."""
+        self._connection.execute(f"PRAGMA busy_timeout = {busy_ms}").fetchall()
 
     def cursor(self, incarnation: str) -> Position:
         """Return up to where the journal of `incarnation` was sealed."""
@@ -152,16 +157,16 @@ class Buffer:
         """Remove the cursor of an incarnation whose journal is gone."""
         self._connection.execute("DELETE FROM cursor WHERE incarnation = ?", (incarnation,))
 
-    def find(self, incarnation: str, sequence: int) -> bytes | None:
-        """Return the encoded predictions segment that holds a prediction, if it is here."""
+    def find(self, incarnation: str, sequence: int) -> list[bytes]:
+        """Return the encoded predictions segments that may hold a prediction."""
         query = (
             "SELECT body, last FROM segment WHERE incarnation = ? AND kind = ? AND first <= ?"
-            " ORDER BY first DESC LIMIT 4"
+            " ORDER BY first DESC LIMIT 16"
         )
         kind = SegmentKind.PREDICTIONS.value
         rows = self._connection.execute(query, (incarnation, kind, sequence))
         # Segments of several models may overlap; the newest ones that begin before are few.
-        return next((body for body, last in rows if last >= sequence), None)
+        return [body for body, last in rows if last >= sequence]
 
     def facts(self) -> BufferFacts:
         """Return how full the buffer is."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agent import durable
+from firmware_bundles import durable
 
 RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
 

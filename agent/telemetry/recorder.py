@@ -57,6 +57,9 @@ class Recording:
         self.row = row
         self._stride = baseline.stride if baseline else 0
         self._watched = layout_of(baseline).features if baseline else None
+        self._is_all_watched = (
+            baseline is not None and len(layout_of(baseline).features) == baseline.features
+        )
         self._count = 0
         self.is_declared = False  # in the journal's present file
 
@@ -67,7 +70,7 @@ class Recording:
         self._count += 1
         if self._count % self._stride:
             return _NOTHING
-        return features[self._watched]
+        return features if self._is_all_watched else features[self._watched]
 
 
 class Recorder:

@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent import durable
 from agent.store import journal
 from agent.store.buffer import Buffer, OpenWindow, Sealed
 from agent.store.journal import JournalFile, Position, Record
 from agent.telemetry import rows, sealing
 from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow
 from agent.telemetry.sealing import Model, Window
+from firmware_bundles import durable
 from firmware_bundles.sketches import codec as sketch_codec
 from firmware_bundles.wire import codec
 from firmware_bundles.wire.messages import Segment

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from control_plane.api.auth import Access, Role
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
 PERIOD_S: Final = 1.0
 HEARTBEAT_S: Final = 15.0  # a comment shows a dead connection
@@ -56,7 +56,7 @@ class Feed:
         self._looking: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
 
-    async def listen(self) -> AsyncIterator[list[Message]]:
+    async def listen(self) -> AsyncGenerator[list[Message]]:
         """Yield all messages, then those that changed; nothing but a heartbeat in quiet times."""
         if self._listeners >= LISTENERS_MAX:
             return

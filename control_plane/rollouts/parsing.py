@@ -163,7 +163,7 @@ def _explain(message: str, document: _Document) -> NoReturn:
         hint = "Names have letters, digits and '-', at most 63."
     elif what.startswith("Expected `str"):
         hint = "Write it in quotes."
-    what = what.replace("`", "").replace("| null", "").replace("array", "list")
+    what = what.replace("`", "").replace(" | null", "").replace("array", "list")
     raise _refused(document.line(place), place, what[:1].lower() + what[1:], hint=hint)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from control_plane.telemetry.drift import Distance
     from control_plane.web.snapshot import ModelScore, Rates, Snapshot
 
-PARTS: Final = ("fleet", "devices", "rollouts", "drift")
+PARTS: Final = ("fleet", "models", "rollouts", "drift", "devices")
 CELLS_MAX: Final = 96
 _LARGEST: Final = 5
 # p-values of a cell's colour, each a step; beside them stands the number.
@@ -106,6 +106,10 @@ def _count(value: float) -> str:
     return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+def _devices(count: int) -> str:
+    return f"{_count(count)} device{'' if count == 1 else 's'}"
+
+
 def _number(value: float | None) -> str:
     return "\N{EN DASH}" if value is None else f"{value:.3g}"
 
@@ -146,6 +150,7 @@ def _environment() -> Environment:
         "cells": cells,
         "clock": _clock,
         "count": _count,
+        "devices": _devices,
         "iso": _iso,
         "largest": largest,
         "number": _number,

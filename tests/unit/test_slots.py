@@ -7,9 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent import durable
 from agent.deployment import slots
-from firmware_bundles import chunks, manifest
+from firmware_bundles import chunks, durable, manifest
 from firmware_bundles.errors import SlotBroken, SlotUnwritable, StorageFull
 
 FAMILY = "digits"

@@ -1,0 +1,116 @@
+"""The port to an interpreter, and the one adapter behind it: LiteRT, or the older tflite-runtime.
+
+Both have the same surface. Arrays here are what the model stores; real values are
+`quantization`'s affair. A model file may crash the process that loads it: `selftest` goes first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from agent.inference.quantization import DTYPES, Stored
+from firmware_bundles.errors import ModelUnusable, RuntimeUnsupported
+from firmware_bundles.manifest import Manifest, Tensor
+
+_RUNTIMES: Final = (
+    ("ai_edge_litert", "ai-edge-litert"),
+    ("tflite_runtime", "tflite-runtime"),
+)
+_SCALE_TOLERANCE: Final = 1e-6
+
+
+class Backend(Protocol):
+    """A model that is ready to run."""
+
+    runtime: str
+    delegate: str
+
+    def run(self, inputs: Sequence[Stored]) -> list[Stored]:
+        """Return the outputs in the manifest's order; safe to call from several threads."""
+
+
+class LiteRtBackend:
+    """One interpreter behind one lock: two threads in it give wrong answers."""
+
+    def __init__(self, path: Path, manifest: Manifest, *, threads: int = 1) -> None:
+        """Load the model. Raises ModelUnusable, RuntimeUnsupported."""
+        module, self.runtime = load_runtime()
+        self.delegate = "cpu"
+        self._lock = threading.Lock()
+        try:
+            self._interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError, SystemError) as error:
+            raise ModelUnusable(f"{self.runtime} cannot load {path.name}: {error}") from error
+        inputs, outputs = _details(self._interpreter)
+        self._inputs = [_match(tensor, inputs, "input") for tensor in manifest.inputs]
+        self._outputs = [_match(tensor, outputs, "output") for tensor in manifest.outputs]
+
+    def run(self, inputs: Sequence[Stored]) -> list[Stored]:
+        """Set, invoke and copy under the lock. Raises ModelUnusable when the model fails."""
+        interpreter = self._interpreter
+        with self._lock:
+            try:
+                for index, values in zip(self._inputs, inputs, strict=True):
+                    interpreter.set_tensor(index, values)
+                interpreter.invoke()
+                return [interpreter.get_tensor(index) for index in self._outputs]
+            except (ValueError, RuntimeError) as error:
+                raise ModelUnusable(f"the model failed at an input: {error}") from error
+
+
+def load_runtime() -> tuple[ModuleType, str]:
+    """Return the interpreter module that is installed, and its name with version.
+
+    Raises RuntimeUnsupported when there is none.
+    """
+    for package, distribution in _RUNTIMES:
+        try:
+            module = __import__(f"{package}.interpreter", fromlist=["Interpreter"])
+        except ImportError:
+            continue
+        return module, f"{distribution} {metadata.version(distribution)}"
+    raise RuntimeUnsupported(
+        "no interpreter is installed", hint="Install the extra 'agent' or 'agent-tflite-runtime'."
+    )
+
+
+def _details(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401 - untyped
+    """Return inputs and outputs by the names that the signature gives, else by the graph's."""
+    signatures = interpreter.get_signature_list()
+    if len(signatures) == 1:
+        runner = interpreter.get_signature_runner(next(iter(signatures)))
+        return runner.get_input_details(), runner.get_output_details()
+    return (
+        {each["name"]: each for each in interpreter.get_input_details()},
+        {each["name"]: each for each in interpreter.get_output_details()},
+    )
+
+
+def _match(tensor: Tensor, details: dict[str, Any], kind: str) -> int:
+    """Return the index of the model's tensor after checking it against the manifest."""
+    found = details.get(tensor.name)
+    if found is None:
+        raise ModelUnusable(f"the model has no {kind} {tensor.name!r}, only {sorted(details)}")
+    scale, zero_point = found["quantization"]
+    shape = tuple(int(extent) for extent in found["shape"])
+    is_same = (
+        shape == tuple(tensor.shape)
+        and np.dtype(found["dtype"]) == DTYPES[tensor.datatype]
+        and abs(scale - tensor.scale) <= _SCALE_TOLERANCE * max(scale, tensor.scale)
+        and int(zero_point) == tensor.zero_point
+    )
+    if not is_same:
+        raise ModelUnusable(
+            f"{kind} {tensor.name!r} of the model is {np.dtype(found['dtype']).name} {shape} "
+            f"scale {scale:g} zero point {zero_point}; the manifest says {tensor.datatype} "
+            f"{tuple(tensor.shape)} scale {tensor.scale:g} zero point {tensor.zero_point}"
+        )
+    return int(found["index"])

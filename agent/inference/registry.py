@@ -1,0 +1,117 @@
+"""Which model answers for which family, and how one takes the place of another.
+
+A model is replaced by one assignment: who holds the old one finishes with it, and it is freed after
+its last request. Loading itself is `served`'s affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.deployment import slots
+from agent.deployment.slots import Slot
+from agent.inference import served
+from agent.inference.control import FamilyStatus
+from agent.inference.served import ServedModel
+from agent.telemetry.recorder import Recorder, Recording
+from firmware_bundles.errors import ShoalError, SlotBroken
+
+
+class Serving(NamedTuple):
+    """A model together with where its answers are recorded."""
+
+    model: ServedModel
+    recording: Recording
+
+
+class Registry:
+    """The serving models by family, and the reasons where there is none."""
+
+    def __init__(self, root: Path, recorder: Recorder, on_event: Callable[..., None]) -> None:
+        self.serving: dict[str, Serving] = {}
+        self.reasons: dict[str, str] = {}
+        self._root = root
+        self._recorder = recorder
+        self._on_event = on_event
+        self._changing = asyncio.Lock()
+
+    def start(self) -> None:
+        """Serve every family from the slot its pointer names; a broken one: from the other."""
+        for family in slots.families(self._root):
+            self._start(family)
+
+    async def swap(self, family: str) -> FamilyStatus:
+        """Serve what the family's pointer names now; the old model answers until then.
+
+        Raises SlotBroken, ModelUnusable, SelfTestFailed, and then nothing has changed.
+        """
+        slot = slots.serving(self._root, family)
+        if slot is None:
+            raise SlotBroken(f"the family {family} has no pointer to a slot")
+        async with self._changing:
+            model = await asyncio.to_thread(served.load, slot)
+            self._serve(family, model)
+        return self.status(family)
+
+    def unload(self, family: str) -> FamilyStatus:
+        """Serve nothing for this family any more."""
+        self.serving.pop(family, None)
+        self.reasons[family] = "it was unloaded"
+        self._on_event("unloaded", family=family)
+        return self.status(family)
+
+    def status(self, family: str) -> FamilyStatus:
+        """Return what answers for a family."""
+        current = self.serving.get(family)
+        if current is None:
+            return FamilyStatus(reason=self.reasons.get(family, "there is no such family"))
+        model = current.model
+        return FamilyStatus(
+            digest=model.bundle.digest,
+            version=model.version,
+            runtime=model.backend.runtime,
+            delegate=model.backend.delegate,
+            since=model.since,
+            answered=model.answered,
+            errors=model.errors,
+            ready=True,
+        )
+
+    def families(self) -> list[str]:
+        """Return all families that serve or should."""
+        return sorted({*self.serving, *self.reasons})
+
+    def _start(self, family: str) -> None:
+        named = slots.serving(self._root, family)
+        if named is None:
+            self.reasons[family] = "no slot was chosen yet"
+            return
+        for slot in (named, slots.other(self._root, family)):
+            try:
+                self._serve(family, served.load(slot))
+            except ShoalError as error:
+                # What is said is why the slot that should serve does not.
+                self.reasons.setdefault(family, error.message)
+                self._on_event("slot_refused", slot=_name(slot), code=error.code, why=error.message)
+            else:
+                return
+
+    def _serve(self, family: str, model: ServedModel) -> None:
+        bundle = model.bundle
+        recording = self._recorder.use(family, bundle.digest, bundle.baseline_file, bundle.baseline)
+        self.serving[family] = Serving(model, recording)
+        self.reasons.pop(family, None)
+        self._on_event(
+            "serving",
+            slot=_name(bundle.slot),
+            version=model.version,
+            digest=bundle.digest[:12],
+            runtime=model.backend.runtime,
+        )
+
+
+def _name(slot: Slot) -> str:
+    return f"{slot.family}/{slot.name}"

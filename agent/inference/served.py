@@ -1,0 +1,185 @@
+"""A model as it serves: loaded from a slot, warmed, proved by its golden vectors, and run.
+
+Which of them serves a family is `registry`'s affair.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.deployment import slots
+from agent.deployment.slots import Slot
+from agent.inference.backends import Backend, LiteRtBackend
+from agent.inference.quantization import Port, Reals, Stored
+from agent.inference.tensors import CLASS_OUTPUT
+from firmware_bundles import golden
+from firmware_bundles.errors import BundleError, SelfTestFailed, SlotBroken, WireError
+from firmware_bundles.manifest import Manifest
+from firmware_bundles.sketches import codec as sketch_codec
+from firmware_bundles.sketches.baseline import Baseline
+from firmware_bundles.wire.columns import CLASS_MAX
+
+_LABELS_BYTES_MAX: Final = 1024 * 1024
+_RELATIVE: Final = 1e-5  # what float kernels of different runtimes may differ by
+
+
+class Bundle(NamedTuple):
+    """The parts of a verified slot that serving needs; `baseline_file` is empty without one."""
+
+    slot: Slot
+    digest: str
+    manifest: Manifest
+    labels: tuple[str, ...]
+    baseline: Baseline | None
+    baseline_file: bytes
+
+
+class Agreement(NamedTuple):
+    """How far the golden vectors were missed, in steps and in real units, and the pace."""
+
+    rows: int
+    difference_lsb_max: float
+    difference_absolute_max: float
+    latency_us: NDArray[np.float64]
+
+
+def open_bundle(slot: Slot) -> Bundle:
+    """Read and check a slot. Raises SlotBroken."""
+    manifest = slots.read(slot)
+    labels: tuple[str, ...] = ()
+    baseline, file = None, b""
+    try:
+        if manifest.classification:
+            text = (slot.directory / manifest.classification.labels).read_bytes()
+            labels = tuple(text[:_LABELS_BYTES_MAX].decode().splitlines())
+        if manifest.baseline:
+            file = (slot.directory / manifest.baseline).read_bytes()
+            baseline = sketch_codec.parse_baseline(file)
+    except (OSError, UnicodeDecodeError, WireError) as error:
+        raise SlotBroken(f"slot {slot.family}/{slot.name}: {error}") from error
+    bundle = Bundle(slot, slots.manifest_digest(slot), manifest, labels, baseline, file)
+    _check_fit(bundle)
+    return bundle
+
+
+def _check_fit(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    if len(bundle.labels) > CLASS_MAX:
+        raise SlotBroken(f"the bundle names {len(bundle.labels)} classes; at most {CLASS_MAX}")
+    if (fact := manifest.classification) is not None:
+        shape = next(each for each in manifest.outputs if each.name == fact.scores).shape
+        if int(np.prod(shape)) != len(bundle.labels):
+            raise SlotBroken(
+                f"the output {fact.scores!r} has shape {tuple(shape)}, "
+                f"but {fact.labels} names {len(bundle.labels)} classes"
+            )
+    if (baseline := bundle.baseline) is not None:
+        features = sum(int(np.prod(each.shape)) for each in manifest.inputs)
+        if baseline.features != features or baseline.labels != bundle.labels:
+            raise SlotBroken("the baseline was made for other inputs or labels")
+
+
+class ServedModel:
+    """A loaded model with its counters. `since` is Unix seconds."""
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.version = bundle.manifest.version
+        names = [tensor.name for tensor in bundle.manifest.outputs]
+        fact = bundle.manifest.classification
+        self.scores_place = None if fact is None else names.index(fact.scores)
+        self.has_class_output = fact is not None and CLASS_OUTPUT not in names
+        self.output_names = frozenset([*names, CLASS_OUTPUT] if self.has_class_output else names)
+        self.backend = backend
+        self.inputs = [Port(tensor) for tensor in bundle.manifest.inputs]
+        self.outputs = [Port(tensor) for tensor in bundle.manifest.outputs]
+        self.since = time.time()
+        self.answered = 0
+        self.errors = 0
+        self.latency_us_typical = 0.0
+
+    def run(self, inputs: Sequence[Stored]) -> list[Stored]:
+        """Return the stored outputs for stored inputs, both in the manifest's order."""
+        return self.backend.run(inputs)
+
+    def prove(self) -> Agreement:
+        """Run the golden vectors (which also warms the model).
+
+        Raises SelfTestFailed when an output is further off than the manifest allows.
+        """
+        agreement = _run_golden(self)
+        self.latency_us_typical = float(np.median(agreement.latency_us))
+        return agreement
+
+
+def load(slot: Slot) -> ServedModel:
+    """Return the model of a slot, verified, loaded and proved.
+
+    Raises SlotBroken, ModelUnusable, RuntimeUnsupported, SelfTestFailed.
+    """
+    bundle = open_bundle(slot)
+    backend = LiteRtBackend(slot.directory / bundle.manifest.model, bundle.manifest)
+    model = ServedModel(bundle, backend)
+    model.prove()
+    return model
+
+
+def _run_golden(model: ServedModel) -> Agreement:
+    manifest, directory = model.manifest, model.bundle.slot.directory
+    try:
+        vectors = golden.parse((directory / manifest.golden.file).read_bytes())
+    except (OSError, BundleError) as error:
+        raise SelfTestFailed(f"the golden vectors cannot be read: {error}") from error
+    inputs = [_real(vectors.inputs, port, vectors.rows) for port in model.inputs]
+    wanted = [_real(vectors.outputs, port, vectors.rows) for port in model.outputs]
+    lsb = absolute = 0.0
+    latency_us = np.zeros(vectors.rows)
+    for row in range(vectors.rows):
+        stored = [port.store(each[row]) for each, port in zip(inputs, model.inputs, strict=True)]
+        started = time.perf_counter_ns()
+        outputs = model.run(stored)
+        latency_us[row] = (time.perf_counter_ns() - started) / 1000
+        for output, values, port in zip(outputs, wanted, model.outputs, strict=True):
+            off = _difference(port.real(output), values[row], port)
+            lsb, absolute = max(lsb, off[0]), max(absolute, off[1])
+            _check(off, row, port, manifest)
+    return Agreement(vectors.rows, lsb, absolute, latency_us)
+
+
+def _real(arrays: dict[str, golden.RealArray], port: Port, rows: int) -> Reals:
+    array = arrays.get(port.name)
+    if array is None or int(np.prod(array.shape)) != rows * port.size:
+        raise SelfTestFailed(f"the golden vectors do not fit the tensor {port.name!r}")
+    values = np.frombuffer(array.data, dtype="<f4").astype(np.float32)
+    return values.reshape(rows, port.size)
+
+
+def _difference(real: Reals, wanted: Reals, port: Port) -> tuple[float, float]:
+    """Return the largest difference in quantization steps (0 where there are none) and in units."""
+    with np.errstate(invalid="ignore"):
+        off = np.abs(real - wanted)
+    if not port.is_quantized:
+        return 0.0, float(np.max(off - _RELATIVE * np.abs(wanted), initial=0.0))
+    largest = float(np.max(off, initial=0.0))
+    return largest / port.tensor.scale, largest
+
+
+def _check(off: tuple[float, float], row: int, port: Port, manifest: Manifest) -> None:
+    lsb, absolute = off
+    fact = manifest.golden
+    if port.is_quantized:
+        # Half a step of slack for the float32 arithmetic of the steps themselves.
+        is_near, bound = lsb <= fact.tolerance_lsb + 0.01, f"{fact.tolerance_lsb:g} steps"
+    else:
+        is_near, bound = absolute <= fact.tolerance_absolute, f"{fact.tolerance_absolute:g}"
+    if not is_near:
+        raise SelfTestFailed(
+            f"golden vector {row}: output {port.name!r} is off by {absolute:g} "
+            f"({lsb:.1f} steps), more than {bound}"
+        )

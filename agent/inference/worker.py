@@ -1,0 +1,213 @@
+"""The inference worker's process: inherited sockets, composition, orderly end.
+
+    LISTEN_FDS=2 LISTEN_FDNAMES=inference:control python -m agent.inference.worker --state-dir DIR
+
+Sockets come as under sd_listen_fds(3): 3 the endpoint, 4 the control socket, by name. The worker
+serves what the slots' pointers name and records into the spool, without the core's help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import gc
+import os
+import resource
+import secrets
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from agent import log
+from agent.inference.control_server import ControlServer
+from agent.inference.protocol import Endpoint
+from agent.inference.registry import Registry
+from agent.inference.settings import Settings, load
+from agent.store import buffer
+from agent.store.buffer import Buffer
+from agent.telemetry.feedback import Feedback
+from agent.telemetry.recorder import Pace, Recorder
+from firmware_bundles.errors import ConfigInvalid, ShoalError, StateDamaged
+
+SPOOL: Final = "spool"
+BUFFER_NAME: Final = "buffer.db"
+
+_FIRST_DESCRIPTOR: Final = 3  # SD_LISTEN_FDS_START
+_DRAIN_S_MAX: Final = 2
+_LOCK_S_MAX: Final = 10.0
+_FILES_MAX: Final = 4096
+
+event = partial(log.event, program="worker")
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to this module: what was answered is sealed after the last answer."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, socket.socket]:
+    """Return the listening sockets that this process was started with, by name.
+
+    Raises ConfigInvalid when there are none, or they are no sockets.
+    """
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    count = environ.get("LISTEN_FDS", "0")
+    if environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()) or not count.isdigit():
+        count = "0"
+    found = {}
+    for descriptor, name in zip(range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)), names):  # noqa: B905 - more sockets than names are possible
+        try:
+            is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+        except OSError:
+            is_socket = False
+        if not is_socket:
+            raise ConfigInvalid(f"descriptor {descriptor} ({name}) is no inherited socket")
+        os.set_inheritable(descriptor, False)
+        found[name] = socket.socket(fileno=descriptor)
+    if not {"inference", "control"} <= set(found):
+        raise ConfigInvalid(
+            "the sockets 'inference' and 'control' were not handed down (LISTEN_FDS)",
+            hint="The worker is started by the agent or by its systemd unit.",
+        )
+    return found
+
+
+def _lock(spool: Path) -> int:
+    """Hold the spool: a second worker would take this one's journal for a dead one's."""
+    descriptor = os.open(spool / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in _attempts():
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+    raise StateDamaged(f"another worker holds {spool}")
+
+
+def _attempts() -> Iterator[None]:
+    ends = time.monotonic() + _LOCK_S_MAX
+    while time.monotonic() < ends:
+        yield
+        time.sleep(0.05)
+
+
+async def serve(
+    state_dir: Path, sockets: dict[str, socket.socket], settings: Settings, *, watch_stdin: bool
+) -> None:
+    """Serve until SIGTERM, SIGINT or, with `watch_stdin`, the end of standard input."""
+    spool = state_dir / SPOOL
+    spool.mkdir(parents=True, exist_ok=True)
+    lock = _lock(spool)
+    buffer.ensure(spool / BUFFER_NAME)
+    sealing, reading = (Buffer(spool / BUFFER_NAME, settings.buffer_bytes_max) for _ in range(2))
+    pace = Pace(
+        flush_s=settings.flush_ms / 1000,
+        segment_age_s=settings.segment_age_s,
+        window_age_s=settings.window_age_s,
+        journal_bytes_max=settings.journal_bytes_max,
+    )
+    recorder = Recorder(spool, sealing, secrets.token_hex(8), pace, event)
+    registry = Registry(state_dir / "slots", recorder, event)
+    registry.start()
+    feedback = Feedback(recorder, reading)
+    endpoint = Endpoint(registry, recorder, feedback, metadata.version("shoal"), event)
+    control = ControlServer(state_dir, registry, recorder, reading, event)
+
+    stopping = asyncio.Event()
+    recording = asyncio.create_task(recorder.run(stopping))
+    controlling = await control.start(sockets.pop("control"))
+    server = _server(endpoint)
+    _end_on_signals(server, watch_stdin=watch_stdin)
+    gc.collect()
+    gc.freeze()
+    event("ready", incarnation=recorder.incarnation, pid=os.getpid())
+    await server.serve(sockets=list(sockets.values()))
+    controlling.close()
+    stopping.set()
+    await recording
+    sealing.close()
+    reading.close()
+    os.close(lock)
+    event("stopped", incarnation=recorder.incarnation)
+
+
+def _server(endpoint: Endpoint) -> _Server:
+    config = uvicorn.Config(
+        endpoint,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        date_header=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_DRAIN_S_MAX,
+    )
+    return _Server(config)
+
+
+def _end_on_signals(server: _Server, *, watch_stdin: bool) -> None:
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+
+    def look() -> None:
+        if not os.read(0, 1024):
+            loop.remove_reader(0)
+            end()
+
+    if watch_stdin:
+        loop.add_reader(0, look)
+
+
+def _limit(settings: Settings) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _FILES_MAX if most == resource.RLIM_INFINITY else min(_FILES_MAX, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    if settings.memory_bytes_max:
+        limit = settings.memory_bytes_max
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def main() -> int:
+    """Run the worker; return its exit status."""
+    import uvloop
+
+    parser = argparse.ArgumentParser(prog="agent.inference.worker")
+    parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--until-stdin-closes", action="store_true")
+    options = parser.parse_args()
+    try:
+        settings = load(os.environ)
+        _limit(settings)
+        sockets = inherited(os.environ)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(
+                serve(options.state_dir, sockets, settings, watch_stdin=options.until_stdin_closes)
+            )
+    except ShoalError as error:
+        event("failed", code=error.code, why=error.message, hint=error.hint)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""The page in a real browser: log in, see it change without a reload, nothing blocked or broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from control_plane.store.database import Database
+from support import fleet_rows, page_world, segments
+from support.browser import Browser
+from support.http_server import serving
+
+pytestmark = pytest.mark.needs("chromium")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[page_world.PageWorld]:
+    """A full control plane."""
+    database = Database.open(f"sqlite:///{tmp_path / 'shoal.db'}")
+    made = page_world.PageWorld(database)
+    page_world.fill(made)
+    yield made
+    database.close()
+
+
+def test_the_page_follows_the_fleet(world: page_world.PageWorld, tmp_path: Path) -> None:
+    """Tiles, devices and the chart change by themselves; what a person opened stays open."""
+    total = "document.querySelector('.tiles li:nth-last-child(2) strong').textContent"
+    with serving(world.app()) as address, Browser(tmp_path) as browser:
+        browser.log_in(address, world.token)
+        browser.wait("document.getElementById('link').textContent === 'live'")
+        assert browser.evaluate(total) == "7\N{NARROW NO-BREAK SPACE}200"
+        assert browser.evaluate("document.querySelectorAll('#chart canvas').length") == 1
+        browser.evaluate("window.here = true; document.querySelector('.drift details').open = true")
+        numbers = list(range(901, 1001))
+        world.send("device-0", segments.predictions(numbers, [1] * 100))
+        fleet_rows.enrol(world.database, "device-9", labels={"note": "<b id=evil>"})
+        changed = json.dumps("7\N{NARROW NO-BREAK SPACE}300")
+        browser.wait(f"{total} === {changed}")
+        browser.wait("document.getElementById('device-device-9') !== null")
+        assert browser.evaluate("window.here && document.querySelector('.drift details').open")
+        assert browser.evaluate("document.getElementById('evil') === null")
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.problems == []
+
+
+def test_a_wrong_token_keeps_the_door_shut(world: page_world.PageWorld, tmp_path: Path) -> None:
+    """The form comes back with the reason where a screen reader finds it."""
+    with serving(world.app()) as address, Browser(tmp_path) as browser:
+        browser.open(f"{address}/login")
+        browser.evaluate(
+            "document.getElementById('token').value = 'shoal_x';"
+            "document.querySelector('form button').click()"
+        )
+        browser.wait("document.querySelector('[role=alert]') !== null")
+        assert browser.evaluate("location.pathname") == "/login"

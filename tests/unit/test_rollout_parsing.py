@@ -1,0 +1,163 @@
+"""Rollout files: what is read, and that every refusal is one line with the place in the file."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane.rollouts.parsing import ROLLOUT_BYTES_MAX, parse
+from control_plane.rollouts.spec import PhaseSpec, RolloutSpec
+from firmware_bundles.errors import RolloutInvalid
+from firmware_bundles.wire.messages import Policy
+
+GOOD = """\
+family: digits
+release: "2"
+cohort: all
+phases:
+  - share: 0.25
+    soak_s: 5
+  - {share: 1.0, soak_s: 5, timeout_s: 60}
+gates:
+  installs: {failed_share_max: 0.1}
+  label_errors: {margin: 0.1, labels_min: 50}
+probation_s: 1
+policy: {attempts_max: 2}
+"""
+
+
+def test_a_rollout_file_is_read() -> None:
+    """Fields are typed, defaults fill the rest, and devices get one policy."""
+    spec = parse(GOOD)
+    assert spec.phases == (
+        PhaseSpec(share=0.25, soak_s=5.0),
+        PhaseSpec(share=1.0, soak_s=5.0, timeout_s=60.0),
+    )
+    assert spec.gates.label_errors is not None
+    assert spec.gates.label_errors.error_rate_max is None
+    assert spec.device_policy() == Policy(probation_s=1.0, attempts_max=2)
+
+
+def test_json_is_read_too() -> None:
+    """The same rollout as JSON, even indented with tabs, is the same value."""
+    document = msgspec.to_builtins(parse(GOOD))
+    assert parse(json.dumps(document)) == parse(GOOD)
+    assert parse(json.dumps(document, indent="\t")) == parse(GOOD)
+
+
+def test_what_was_stored_is_read_again() -> None:
+    """The stored form of a rollout is a rollout file."""
+    spec = parse(GOOD)
+    assert msgspec.convert(msgspec.to_builtins(spec), RolloutSpec) == spec
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("share: 1.0", "shar: 1.0", "line 7: phases[1].shar: there is no such field"),
+        ("share: 1.0", "share: 1.5", "line 7: phases[1].share: expected float <= 1.0"),
+        ("share: 1.0", "share: .nan", "line 7: phases[1].share: expected float > 0.0"),
+        ("share: 1.0", "share: yes", "line 7: phases[1].share: expected float, got bool"),
+        ("share: 1.0", "count: 3, share: 1.0", "line 7: phases[1]: give either share or count"),
+        (
+            "share: 1.0",
+            "share: 0.25",
+            "line 7: phases[1].share: 0.25 does not go beyond the 0.25 of an earlier phase",
+        ),
+        ("cohort: all\n", "", "line 1: cohort is missing"),
+        ("cohort: all", "cohort: No Way", "line 3: cohort: 'No Way' is not a valid name"),
+        ("cohort: all", "cohort: all\ncohort: b", "line 4: 'cohort' is given twice"),
+        ('"2"', "2", "line 2: release: expected str, got int"),
+        ("margin: 0.1, ", "", "line 10: gates.label_errors: margin is missing"),
+        ("  installs", "  install", "line 9: gates.install: there is no such field"),
+        ("attempts_max", "attempt_max", "line 12: policy.attempt_max: there is no such field"),
+        ("probation_s: 1", "schema: 2.0", "line 11: schema: this control plane reads 1.0, not 2.0"),
+        ("probation_s: 1", "on_failure: x", "line 11: on_failure: invalid enum value 'x'"),
+        ("family: digits", "family: [", "line 3: expected ',' or ']', but got '<scalar>'"),
+        ("soak_s: 5\n", "soak_s: *five\n", "line 6: anchors and aliases are not read here"),
+        ("soak_s: 5\n", "soak_s: !!int ''\n", "line 6: phases[0].soak_s: '' cannot be read"),
+        (
+            "soak_s: 5\n",
+            "soak_s: !env HOME\n",
+            "line 6: phases[0].soak_s: the tag '!env' is not read here",
+        ),
+    ],
+)
+def test_a_refusal_names_line_and_field(before: str, after: str, message: str) -> None:
+    """What is wrong, in which line and field, in one line."""
+    assert before in GOOD
+    with pytest.raises(RolloutInvalid) as refused:
+        parse(GOOD.replace(before, after, 1))
+    assert refused.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "hint"),
+    [
+        ("share: 1.0", "shar: 1.0", "Did you mean share?"),
+        ("cohort:", "cohrot:", "Did you mean cohort?"),
+        ("failed_share_max", "failed_max", "Did you mean failed_share_max?"),
+        ('"2"', "2.0", "Write it in quotes."),
+    ],
+)
+def test_a_refusal_suggests(before: str, after: str, hint: str) -> None:
+    """A misspelt field is answered with the one that was meant."""
+    with pytest.raises(RolloutInvalid) as refused:
+        parse(GOOD.replace(before, after, 1))
+    assert refused.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "12",
+        "- a",
+        "\x00",
+        b"\xff",
+        "[" * 2_000,
+        "? [a]\n: b",
+        "a: &x [1, 2]\nb: *x",
+        f"{GOOD}---\n{GOOD}",
+        "!!python/object:os.system {}",
+        "x" * (ROLLOUT_BYTES_MAX + 1),
+        'family: "\\e[31m"',
+        '"\\e[31m": 1',
+    ],
+    ids=range(13),
+)
+def test_hostile_files_are_refused_in_one_printable_line(text: str | bytes) -> None:
+    """Nothing in a file makes it grow, run code, or reach the terminal."""
+    with pytest.raises(RolloutInvalid) as refused:
+        parse(text)
+    assert refused.value.message.isprintable()
+    assert len(refused.value.message) <= 300
+
+
+def _refusal(text: str | bytes) -> str | None:
+    try:
+        parse(text)
+    except RolloutInvalid as refused:
+        return refused.message
+    return None
+
+
+@given(st.text() | st.binary())
+def test_any_text_is_read_or_refused(text: str | bytes) -> None:
+    """The parser knows two endings."""
+    assert (_refusal(text) or "read").isprintable()
+
+
+@given(
+    st.integers(0, len(GOOD) - 1),
+    st.integers(0, 12),
+    st.text(alphabet="{}[]:,-\"'&*!|>%@ \n0.#?~ae", max_size=4),
+)
+def test_any_damage_is_read_or_refused(start: int, length: int, put: str) -> None:
+    """The same for files that are nearly right, with the line."""
+    refusal = _refusal(GOOD[:start] + put + GOOD[start + length :])
+    assert refusal is None or refusal.startswith("line ")

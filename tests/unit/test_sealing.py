@@ -1,0 +1,175 @@
+"""What was journalled is sealed exactly once, whatever dies when."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.store import journal
+from agent.store.buffer import Buffer
+from agent.store.journal import Journal
+from agent.telemetry import rows, sealing
+from agent.telemetry.sealer import Sealer, recover
+from agent.telemetry.sealing import Model
+from firmware_bundles.sketches import codec
+from firmware_bundles.wire.messages import SegmentKind
+from support import spool
+
+
+class Life:
+    """One incarnation that writes and seals like the worker, until it is dropped."""
+
+    def __init__(self, folder: Path, buffer: Buffer, number: int) -> None:
+        self.incarnation = f"{number:016x}"
+        self.journal = Journal(folder, self.incarnation)
+        self.sealer = Sealer(folder, buffer, self.incarnation)
+        self.answered = 0
+        self._declare()
+
+    def answer(self, count: int) -> None:
+        """Append so many predictions, a label after each third."""
+        for _ in range(count):
+            self.answered += 1
+            self.journal.append(rows.encode_prediction(spool.prediction(self.answered)))
+            if self.answered % 3 == 0:
+                told = spool.label(self.answered // 3, self.incarnation)
+                self.journal.append(rows.encode_label(told))
+
+    def rotate(self) -> None:
+        """Go on in a new file."""
+        self.journal.rotate()
+        self._declare()
+
+    def _declare(self) -> None:
+        self.journal.append(rows.encode_model(spool.MODEL))
+
+
+steps = st.lists(
+    st.one_of(
+        st.integers(1, 70).map(lambda count: ("answer", count)),
+        st.sampled_from(["seal", "rotate", "die", "fail", "torn"]).map(lambda verb: (verb, 0)),
+    ),
+    max_size=14,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(steps)
+def test_every_answer_is_sealed_exactly_once(script: list[tuple[str, int]]) -> None:
+    """Deaths, torn tails, failed commits and rotations lose no row and double none."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        buffer = spool.make(folder)
+        lives = [Life(folder, buffer, 0)]
+        for verb, count in script:
+            _step(folder, buffer, lives, verb, count)
+        _next(folder, buffer, lives)
+        _check(buffer, lives)
+        remaining = {file.incarnation for file in journal.files(folder)}
+        assert remaining == {lives[-1].incarnation}
+        _close(buffer, lives)
+
+
+def _step(folder: Path, buffer: Buffer, lives: list[Life], verb: str, count: int) -> None:
+    life = lives[-1]
+    match verb:
+        case "answer":
+            life.answer(count)
+        case "seal":
+            life.sealer.seal()
+        case "rotate":
+            life.rotate()
+        case "die":
+            _next(folder, buffer, lives)
+        case "torn":
+            with journal.files(folder)[-1].path.open("ab") as stream:
+                stream.write(b"\x99\x00\x00\x00half a record")
+            _next(folder, buffer, lives)
+        case "fail":
+            _fail(buffer, life)
+
+
+def _next(folder: Path, buffer: Buffer, lives: list[Life]) -> None:
+    """The worker dies without a word, the next one recovers."""
+    lives.append(Life(folder, buffer, len(lives)))
+    recover(folder, buffer, lives[-1].incarnation)
+
+
+def _fail(buffer: Buffer, life: Life) -> None:
+    """A commit that fails in the middle: another connection holds the database."""
+    blocker = sqlite3.connect(buffer.path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    buffer.set_patience(0)
+    try:
+        life.answer(1)
+        with pytest.raises(sqlite3.OperationalError):
+            life.sealer.seal()
+    finally:
+        buffer.set_patience(5000)
+        blocker.execute("ROLLBACK")
+        blocker.close()
+
+
+def _check(buffer: Buffer, lives: list[Life]) -> None:
+    found = spool.segments(buffer)
+    expected = {(life.incarnation, n) for life in lives for n in range(1, life.answered + 1)}
+    sealed = spool.sealed_rows(found, SegmentKind.PREDICTIONS)
+    assert set(sealed) == expected
+    assert sealed.total() == len(expected)
+    labels = {(life.incarnation, n) for life in lives for n in range(1, life.answered // 3 + 1)}
+    told = spool.sealed_rows(found, SegmentKind.LABELS)
+    assert set(told) == labels
+    assert told.total() == len(labels)
+    whole = spool.counted([n for life in lives for n in range(1, life.answered + 1)])
+    assert codec.encode_sketch(spool.merged_windows(found)) == codec.encode_sketch(whole)
+
+
+def _close(buffer: Buffer, lives: list[Life]) -> None:
+    for life in lives:
+        life.journal.close()
+    buffer.close()
+
+
+def test_a_window_closes_when_it_is_full(tmp_path: Path) -> None:
+    """Windows have exactly as many rows as the baseline says; the rest stays open."""
+    model = Model("digits", "d" * 64, spool.FACTS)
+    windows = sealing.count(None, model, [spool.prediction(n) for n in range(1, 71)])
+    assert [(each.first, each.last) for each in windows.closed] == [(1, 30), (31, 60)]
+    assert windows.open is not None
+    assert (windows.open.first, windows.open.last, windows.open.sketch.rows) == (61, 70, 10)
+
+
+def test_an_old_window_is_closed_before_it_is_full(tmp_path: Path) -> None:
+    """A window that started too long ago is sealed with the rows it has."""
+    buffer = spool.make(tmp_path)
+    life = Life(tmp_path, buffer, 0)
+    life.answer(5)
+    life.sealer.seal()
+    assert life.sealer.window_started is not None
+    life.sealer.seal(windows_before=life.sealer.window_started + 1)
+    kinds = [segment.key.kind for segment in spool.segments(buffer)]
+    assert kinds.count(SegmentKind.WINDOW) == 1
+    assert life.sealer.window_started is None
+    _close(buffer, [life])
+
+
+def test_a_clock_set_right_does_not_stretch_a_segment() -> None:
+    """A jump of the clock by decades, either way, gives a segment that can be read."""
+    model = Model("digits", "d" * 64, None)
+    first, second, third = (spool.prediction(n) for n in (1, 2, 3))
+    jumped = [first._replace(time_us=0), second, third._replace(time_us=5)]
+    (segment,) = sealing.predictions("0" * 16, model, jumped)
+    assert spool.sealed_rows([segment], SegmentKind.PREDICTIONS).total() == 3
+    assert segment.started <= segment.ended
+
+
+def test_many_rows_are_cut_into_segments() -> None:
+    """A segment has at most 1,024 rows."""
+    model = Model("digits", "d" * 64, None)
+    found = sealing.predictions("0" * 16, model, [spool.prediction(n) for n in range(1, 1101)])
+    assert [segment.rows for segment in found] == [1024, 76]
