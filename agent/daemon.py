@@ -202,6 +202,7 @@ class Core:
             self._reports.ask()
 
     def _admitted(self, assignment: Assignment) -> None:
+        log.event("assignment", orders=len(assignment.orders), is_push=assignment.nonce is None)
         self._hellos.answered(assignment.nonce)
         self._updater.offer(assignment)
 
@@ -283,4 +284,4 @@ async def _first_failure(tasks: list[asyncio.Task[None]], ended: asyncio.Task[bo
 
 
 def _log_worker(name: str, facts: dict[str, object]) -> None:
-    log.event(name.replace("_", "-"), **facts)
+    log.event(name.replace("_", "-"), program="core", **facts)

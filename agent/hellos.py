@@ -60,6 +60,8 @@ class Hellos:
         while True:
             wait_s = None if self._answered.is_set() else self._retry_s * 2**unanswered
             is_asked = await _within(wait_s, self._asked)
+            if not is_asked and self._answered.is_set():
+                continue
             unanswered = 0 if is_asked else min(unanswered + 1, _DOUBLINGS_MAX)
             await asyncio.sleep(random.uniform(0, self._jitter_s))  # noqa: S311 - only spreads load
             # A second hello would turn the answer to the first, still on its way, into a replay.
