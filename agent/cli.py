@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,6 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - a fault of our own is one line, too
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        print(
+            f"error: a fault in shoal-agent itself: {error!r:.200} "
+            f"at {Path(place.filename).name}:{place.lineno} ({ShoalError.code})",
+            file=sys.stderr,
+        )
         return FAILED
 
 

@@ -246,7 +246,7 @@ async def open_state(path: Path, children: Children) -> State:
     """
     while True:
         try:
-            return State.open(path)
+            return _opened(path)
         except StateDamaged as error:
             log.event("state-damaged", reason=error.message, hint=error.hint)
             damage = error
@@ -260,6 +260,17 @@ async def open_state(path: Path, children: Children) -> State:
         except (OSError, StateDamaged, TaskFailed) as error:
             log.event("state-not-made", reason=str(error))
         await asyncio.sleep(_STATE_RETRY_S)
+
+
+def _opened(path: Path) -> State:
+    """Open the state and read all of it once: what cannot be read is damage, too."""
+    state = State.open(path)
+    try:
+        state.records()
+    except StateDamaged:
+        state.close()
+        raise
+    return state
 
 
 async def _until(stopping: asyncio.Event, work: Awaitable[State]) -> State | None:

@@ -120,6 +120,8 @@ def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
             f"{server} did not answer: {error}",
             hint="Check the address, and that --ca is the certificate of its authority.",
         ) from error
+    if response.is_server_error:
+        raise ServerUnreachable(f"{server} answered with status {response.status_code}")
     if not response.is_success:
         raise _refusal(response)
     if len(response.content) > _ANSWER_BYTES_MAX:

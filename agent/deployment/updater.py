@@ -102,10 +102,14 @@ class Updater:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         for family, record in self._records.items():
-            if lifecycle.is_open(record):
+            if not lifecycle.is_open(record):
+                continue
+            try:
                 self._state.save(
                     lifecycle.suspend(record, elapsed_s=self._watched.get(family, 0.0))
                 )
+            except StateDamaged as error:  # the next start counts this stop, no more
+                log.event("state-damaged", family=family, reason=error.message)
 
     def offer(self, assignment: Assignment) -> None:
         """Take the admitted orders that are newer than what this device has."""

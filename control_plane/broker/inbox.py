@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from firmware_bundles.errors import ShoalError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 _WAITING_MAX: Final = 20_000
 _BATCH_MAX: Final = 256
-_WAKE_S: Final = 0.5
 
 
 class Inbox:
@@ -40,7 +40,7 @@ class Inbox:
     ) -> None:
         self._handlers = handlers
         self._ingest = ingest
-        self._waiting: queue.Queue[tuple[str, bytes]] = queue.Queue(_WAITING_MAX)
+        self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(_WAITING_MAX)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
         self.refused: Counter[str] = Counter()
@@ -60,6 +60,8 @@ class Inbox:
     def stop(self, timeout_s: float) -> None:
         """End after the present batch. What still waits is sent again by the devices."""
         self._stopping.set()
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
@@ -79,13 +81,10 @@ class Inbox:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            try:
-                batch = [self._waiting.get(timeout=_WAKE_S)]
-            except queue.Empty:
-                continue
-            while len(batch) < _BATCH_MAX and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            self.handle(batch)
+            taken = [self._waiting.get()]
+            while len(taken) < _BATCH_MAX and not self._waiting.empty():
+                taken.append(self._waiting.get_nowait())
+            self.handle([message for message in taken if message is not None])
 
 
 class _Refusals:

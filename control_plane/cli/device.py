@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -19,15 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _ROWS_PER_PAGE = 500
 _LIST = ("id", "is_online", "serving", "labels", "agent_version")
-_SHOW = (
-    "id",
-    "is_online",
-    "last_seen",
-    "labels",
-    "agent_version",
-    "inventory",
-    "buffer",
-)
+_SHOW = ("id", "is_online", "seen", "labels", "agent_version", "inventory", "buffer")
 _REPORTED = ("family", "state", "serving_version", "generation", "rollout_id", "fault_code")
 _DETECTED = ("code", "count", "message")
 
@@ -88,7 +81,7 @@ def show(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> No
     if output.is_json():
         output.show_json(found)
         return
-    output.show_one(found, _SHOW)
+    output.show_one({**found, "seen": _when(found["last_seen"])}, _SHOW)
     print("\nfamilies")
     output.show(found["reported"], _REPORTED, empty="nothing reported yet")
     if found["detected"]:
@@ -105,6 +98,10 @@ def label(
     with http.connect() as api:
         changed = api.patch(f"devices/{quote(device, safe='')}", json={"labels": _changes(labels)})
     output.show_one(changed)
+
+
+def _when(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%F %T} UTC"
 
 
 def _pages(api: Api, labels: str, cohort: str | None) -> Iterator[dict[str, Any]]:

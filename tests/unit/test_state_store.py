@@ -123,6 +123,21 @@ def test_a_record_that_cannot_be_read_is_damage(state: State) -> None:
         state.records()
 
 
+def test_a_state_with_an_unreadable_record_is_replaced_too(path: Path) -> None:
+    """Else the core would end at each start, and the worker with it."""
+    state = State.open(path)
+    state._connection.execute("INSERT INTO deployment VALUES ('digits', 1, '{}')")
+    state.close()
+
+    async def open_state() -> State:
+        return await daemon.open_state(path, Children(s_max=60))
+
+    state = asyncio.run(open_state())
+    assert state.is_damaged()
+    assert state.records() == {}
+    state.close()
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_lost_state_is_replaced_and_marked(path: Path, is_there: bool) -> None:  # noqa: FBT001
     """The device goes on without activations, tells of it, and keeps the old file aside."""

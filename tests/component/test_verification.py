@@ -1,0 +1,228 @@
+"""From retained files and an envelope to an admitted assignment, with real keys and real tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from agent.children import Children
+from agent.clock import Clock
+from agent.deployment.verification import Known, Verification
+from agent.identity import Broker, Identity
+from agent.store import state_schema
+from agent.store.state import State
+from firmware_bundles.errors import MessageTooLarge, ShoalError
+from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire.messages import Assignment, RepositoryHint
+from support.owners import NOW, Owners
+
+NONCE = "ab" * 16
+
+
+class Device:
+    """The verifying part of a device, on a line that delivers what the owners retain."""
+
+    def __init__(self, folder: Path, owners: Owners) -> None:
+        self.retained: dict[str, bytes] = {}
+        self.admitted: list[Assignment] = []
+        self.detected: list[ShoalError] = []
+        self.generations: dict[str, int] = {}
+        self.subscribed: set[str] = set()
+        path = folder / "state.db"
+        if not path.exists():
+            state_schema.prepare(path)
+        self.state = State.open(path)
+        self._changed = asyncio.Event()
+        self.verification = Verification(
+            Identity(
+                folder / "identity", "dev-1", "", Broker("", 1, is_tls=False), b"", owners.root
+            ),
+            state=self.state,
+            children=Children(s_max=60),
+            clock=Clock(floor=NOW),
+            line=self,
+            known=lambda: Known(self.generations, NONCE),
+            on_assignment=self._admitted,
+            detect=self._detected,
+        )
+
+    def subscribe(self, filters: Sequence[str]) -> None:
+        """Deliver what is retained, soon."""
+        self.subscribed |= set(filters)
+        for topic in filters:
+            name = topics.parse_repository_file(topic) or ""
+            if name in self.retained:
+                asyncio.get_running_loop().call_soon(
+                    self.verification.take_file, name, self.retained[name]
+                )
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Forget."""
+        self.subscribed -= set(filters)
+
+    def publish(self, files: dict[str, bytes], *, hint: bool = True) -> None:
+        """Retain files as the control plane does: the hint comes last."""
+        self.retained = files
+        if topics.repository_file("timestamp.json") in self.subscribed:
+            self.verification.take_file("timestamp.json", files["timestamp.json"])
+        if hint:
+            self.verification.take_hint(
+                codec.encode(RepositoryHint(root=1, files=tuple(sorted(files))))
+            )
+
+    async def verdict(self, envelope: bytes) -> str:
+        """Hand over an envelope; return "admitted" or the code of the refusal."""
+        self._changed.clear()
+        before = len(self.detected)
+        self.verification.take_envelope(envelope)
+        running = asyncio.create_task(self.verification.run())
+        try:
+            async with asyncio.timeout(60):
+                await self._changed.wait()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        return self.detected[-1].code if len(self.detected) > before else "admitted"
+
+    def _admitted(self, assignment: Assignment) -> None:
+        self.admitted.append(assignment)
+        self._changed.set()
+
+    def _detected(self, error: ShoalError) -> None:
+        self.detected.append(error)
+        self._changed.set()
+
+
+@pytest.fixture
+def owners() -> Owners:
+    """A repository with two releases."""
+    owners = Owners()
+    owners.publish("1", b'{"example":1}')
+    owners.publish("2", b'{"example":2}')
+    return owners
+
+
+def test_an_assignment_is_admitted_and_its_time_and_versions_are_kept(
+    tmp_path: Path, owners: Owners
+) -> None:
+    """Floors are on disk before anything is used."""
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        device.publish(owners.seal())
+        envelope = owners.assignment(owners.order("1", generation=5), nonce=NONCE)
+        assert await device.verdict(envelope) == "admitted"
+        assert [order.generation for order in device.admitted[0].orders] == [5]
+        assert device.state.floors()["digits"] == 3
+        assert device.state.time_floor() == NOW
+        assert device.subscribed == {topics.repository_file("timestamp.json")}
+        device.state.close()
+
+    asyncio.run(run())
+
+
+def test_what_the_owners_or_the_director_did_not_say_is_refused(
+    tmp_path: Path, owners: Owners
+) -> None:
+    """Each by its own code; nothing is handed on."""
+    stranger = Owners(seed=5000)
+    stranger.publish("1", b'{"example":1}')
+    old = owners.order("1", generation=3)
+    owners.publish("3", b'{"example":3}', min_release=2)
+    new = owners.order("3", generation=9)
+    refused = {
+        "trust.signature_invalid": stranger.assignment(new),
+        "trust.assignment_replayed": owners.assignment(owners.order("3", generation=4)),
+        "trust.release_below_floor": owners.assignment(owners.order("1", generation=9)),
+        "trust.assignment_foreign": owners.assignment(new, device="dev-2"),
+        "wire.malformed": b"\xff{",
+    }
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        device.generations = {"digits": 5}
+        device.publish(owners.seal())
+        found = {code: await device.verdict(envelope) for code, envelope in refused.items()}
+        assert found == {code: code for code in refused}
+        assert await device.verdict(owners.assignment(old)) == "trust.assignment_replayed"
+        assert device.admitted == []
+        assert await device.verdict(owners.assignment(new)) == "admitted"
+        device.state.close()
+
+    asyncio.run(run())
+
+
+def test_a_repository_signed_by_others_is_refused(tmp_path: Path, owners: Owners) -> None:
+    """Whoever took the broker can say what he wants."""
+    stranger = Owners(seed=5000)
+    stranger.publish("1", b'{"example":1}')
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        device.publish(stranger.seal())
+        envelope = stranger.assignment(stranger.order("1"))
+        assert await device.verdict(envelope) == "trust.signature_invalid"
+        assert device.state.floors() == {}
+        device.state.close()
+
+    asyncio.run(run())
+
+
+def test_files_that_are_still_on_their_way_are_waited_for(tmp_path: Path, owners: Owners) -> None:
+    """The envelope may well be faster than the repository: no false alarm."""
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        device.publish(owners.seal())
+        assert await device.verdict(owners.assignment(owners.order("1"))) == "admitted"
+        owners.publish("3", b'{"example":3}')
+        files = owners.seal()
+        device.publish(files, hint=False)  # the new timestamp is there, the rest is not
+        asyncio.get_running_loop().call_later(1.0, device.publish, files)
+        envelope = owners.assignment(owners.order("3", generation=2))
+        assert await device.verdict(envelope) == "admitted"
+        assert device.detected == []
+        device.state.close()
+
+    asyncio.run(run())
+
+
+def test_an_older_repository_is_refused_even_with_an_empty_cache(
+    tmp_path: Path, owners: Owners
+) -> None:
+    """The device's own floors stand beside the cache, which a power cut may have emptied."""
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        old = owners.seal()
+        owners.publish("3", b'{"example":3}')
+        device.publish(owners.seal())
+        assert await device.verdict(owners.assignment(owners.order("3"))) == "admitted"
+        for file in sorted((tmp_path / "trust").rglob("*"), reverse=True):
+            if not file.is_dir():
+                file.unlink()
+        device.publish(old)
+        envelope = owners.assignment(owners.order("1", generation=7))
+        assert await device.verdict(envelope) == "trust.rollback"
+        assert len(device.admitted) == 1
+        device.state.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_too_large_is_not_even_kept(tmp_path: Path, owners: Owners) -> None:
+    """Sizes come first."""
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        device.publish(owners.seal())
+        with pytest.raises(MessageTooLarge):
+            device.verification.take_envelope(b"x" * 100_000)
+        with pytest.raises(MessageTooLarge):
+            device.verification.take_file("timestamp.json", b"x" * 100_000)
+        device.state.close()
+
+    asyncio.run(run())

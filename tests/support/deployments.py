@@ -1,0 +1,260 @@
+"""The deployment part of a device over a real disk and database, for tests.
+
+Its worker follows the pointer without any model; its broker is a dictionary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent.clock import Clock
+from agent.deployment import lifecycle, slots
+from agent.deployment.downloads import ChunkStore, Downloads
+from agent.deployment.steps import Steps
+from agent.deployment.updater import Updater
+from agent.inference import control
+from agent.store import state_schema
+from agent.store.state import State
+from firmware_bundles import chunks, manifest
+from firmware_bundles.errors import SelfTestFailed, ShoalError, WorkerUnavailable
+from firmware_bundles.wire import topics
+from firmware_bundles.wire.messages import (
+    Arm,
+    Assignment,
+    DeploymentState,
+    ModelReference,
+    Order,
+    Policy,
+)
+
+S = DeploymentState
+FAMILY = "digits"
+
+
+class Release:
+    """A bundle that a broker retains: its manifest and its chunks."""
+
+    def __init__(self, version: str) -> None:
+        files = {
+            "model.tflite": version.encode() * 50_000,
+            "golden.msgpack": b"g" + version.encode(),
+        }
+        tensor = manifest.Tensor(name="image", datatype="INT8", shape=(1, 8))
+        self.chunks = {c.digest: c.data for data in files.values() for c in chunks.cut(data)}
+        entries = tuple(
+            manifest.FileEntry(
+                name=name,
+                length=len(data),
+                digest=chunks.digest_of(data),
+                chunks=tuple(chunk.digest for chunk in chunks.cut(data)),
+            )
+            for name, data in files.items()
+        )
+        data = manifest.encode(
+            manifest.Manifest(
+                family=FAMILY,
+                version=version,
+                model="model.tflite",
+                inputs=(tensor,),
+                outputs=(tensor,),
+                files=entries,
+                golden=manifest.Golden(rows=1, runtime="test"),
+            )
+        )
+        self.digest = chunks.digest_of(data)
+        self.chunks[self.digest] = data
+        self.model = ModelReference(
+            path=f"{FAMILY}/{version}/manifest.json", digest=self.digest, length=len(data)
+        )
+
+    def order(self, generation: int, probation_s: float = 0.05) -> Assignment:
+        """An admitted assignment of this release."""
+        order = Order(
+            family=FAMILY,
+            generation=generation,
+            model=self.model,
+            rollout="r1",
+            arm=Arm.CANDIDATE,
+            policy=Policy(probation_s=probation_s, self_test_s_max=0.5),
+        )
+        return Assignment(device="d1", issued=1.0, expires=2.0, orders=(order,))
+
+
+V1, V2, V3 = Release("v1"), Release("v2"), Release("v3")
+
+
+class Line:
+    """A broker that retains all chunks of the three releases and counts what it sent."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.is_silent = False
+        self.deliver: Callable[[str, bytes], None] = lambda _digest, _data: None
+
+    def subscribe(self, filters: Sequence[str]) -> None:
+        """Send what is retained."""
+        retained = V1.chunks | V2.chunks | V3.chunks
+        for topic in () if self.is_silent else filters:
+            digest = topics.parse_chunk(topic) or ""
+            self.sent += 1
+            asyncio.get_running_loop().call_soon(self.deliver, digest, retained[digest])
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Nothing to forget."""
+
+
+class PointerWorker:
+    """A worker that serves what the pointer names; `failing` versions do not pass or not serve."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.incarnation = 1
+        self.failing_self_test: set[str] = set()
+        self.failing_service: set[str] = set()
+        self.is_away = False
+        self.died = 0
+        self.asked: list[control.Request] = []
+        self.read_pointer()
+
+    def read_pointer(self) -> None:
+        """What a start of the worker does."""
+        serving = slots.serving(self.root, FAMILY)
+        self.served = slots.read(serving) if serving else None
+        self.digest = slots.manifest_digest(serving) if serving else None
+
+    async def ask(self, request: control.Request, _timeout_s: float) -> control.Response:
+        """Answer as the real one does."""
+        self.asked.append(request)
+        if self.is_away:
+            raise WorkerUnavailable("away")
+        if isinstance(request, control.SelfTest):
+            slot = slots.slot(self.root, FAMILY, request.slot)
+            if slots.read(slot).version in self.failing_self_test:
+                raise SelfTestFailed("the golden vectors do not agree")
+            return control.SelfTestAnswer(
+                digest=slots.manifest_digest(slot),
+                runtime="test",
+                rows=1,
+                difference_lsb_max=0,
+                difference_absolute_max=0,
+                latency_us_p50=1,
+                latency_us_max=1,
+                memory_bytes_peak=1,
+            )
+        self.read_pointer()
+        return control.Done(family=self._family())
+
+    async def status(self) -> control.StatusAnswer:
+        """What serves."""
+        if self.is_away:
+            raise WorkerUnavailable("away")
+        return control.StatusAnswer(
+            incarnation=f"{self.incarnation:016x}", families={FAMILY: self._family()}
+        )
+
+    def deaths(self) -> int:
+        """How often it died."""
+        return self.died
+
+    def _family(self) -> control.FamilyStatus:
+        if self.served is None:
+            return control.FamilyStatus()
+        is_ready = self.served.version not in self.failing_service
+        return control.FamilyStatus(digest=self.digest, version=self.served.version, ready=is_ready)
+
+
+class Device:
+    """The deployment part of a device, over a folder; made anew it is a device after a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "slots"
+        self.line = Line()
+        self.worker = PointerWorker(self.root)
+        self.detected: list[ShoalError] = []
+        self.states: list[DeploymentState] = []
+        self.crash_in: DeploymentState | None = None
+        path = folder / "state.db"
+        if not path.exists():
+            state_schema.prepare(path)
+        self.state = State.open(path)
+        self.store = ChunkStore(folder / "chunks")
+        self.crashed = asyncio.Event()
+        self._changes = asyncio.Event()
+
+    def start(self) -> None:
+        """Start as the core does."""
+        self.downloads = Downloads(
+            self.store, self.line, window=8, stall_s=5.0, detect=self.detected.append
+        )
+        self._arriving: set[asyncio.Task[None]] = set()
+
+        def deliver(digest: str, data: bytes) -> None:
+            self._arriving.add(asyncio.create_task(self.downloads.received(digest, data)))
+
+        self.line.deliver = deliver
+        steps = Steps(
+            self.root,
+            state=self.state,
+            store=self.store,
+            downloads=self.downloads,
+            worker=self.worker,
+            clock=Clock(),
+            patience_s=0.3,
+            detect=self.detected.append,
+        )
+        self.updater = Updater(
+            steps, self.state, on_change=self._changed, detect=self.detected.append
+        )
+        self.downloads.connection_changed(is_up=True)
+        self.updater.start()
+
+    def _changed(self, record: lifecycle.Record) -> None:
+        self.states.append(record.state)
+        self._changes.set()
+        if record.state is self.crash_in:
+            self.crashed.set()
+
+    async def ended(self, generation: int) -> lifecycle.Record:
+        """Wait until the deployment with this generation has ended."""
+        async with asyncio.timeout(10):
+            while not self._has_ended(generation):
+                await self._changes.wait()
+                self._changes.clear()
+        return self.updater.records[FAMILY]
+
+    def _has_ended(self, generation: int) -> bool:
+        record = self.updater.records.get(FAMILY)
+        return bool(record and record.generation >= generation and not lifecycle.is_open(record))
+
+    async def reaches(self, state: DeploymentState) -> None:
+        """Wait until a deployment was in this state."""
+        async with asyncio.timeout(10):
+            while state not in self.states:
+                await self._changes.wait()
+                self._changes.clear()
+
+    async def crash(self) -> None:
+        """End without any farewell: what is on disk is all there is."""
+        tasks = list(self.updater._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._arriving, return_exceptions=True)
+        self.state.close()
+
+    def serving(self) -> str | None:
+        """The version that the pointer names."""
+        slot = slots.serving(self.root, FAMILY)
+        return slots.read(slot).version if slot else None
+
+
+async def deployed(folder: Path, *releases: Release) -> Device:
+    """A device that runs the last of these releases."""
+    device = Device(folder)
+    device.start()
+    for generation, release in enumerate(releases, start=1):
+        device.updater.offer(release.order(generation))
+        assert (await device.ended(generation)).state is S.COMMITTED
+    device.states.clear()
+    return device
