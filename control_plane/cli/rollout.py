@@ -59,7 +59,7 @@ def start(
     Examples:
       shoal rollout start digits-2.yaml --dry-run
       shoal rollout watch "$(shoal rollout start digits-2.yaml)"
-    """  # noqa: D301 - the mark keeps lines apart
+    """
     content = _read(file)
     with http.connect() as api:
         document = api.post("rollouts/check" if dry_run else "rollouts", content=content)
