@@ -17,7 +17,7 @@ def moment(at: float) -> str:
 def overview(document: dict[str, Any]) -> list[str]:
     """Return a rollout at a glance: phases with counts, gates, and why it stands where it does."""
     what = f"{document['id']}: {document['release_path']} to {document['cohort']}"
-    lines = [f"{what} ({document['members']} devices) is {document['state']}"]
+    lines = [f"{what} ({document['members']} devices) is {_words(document['state'])}"]
     lines += [_phase(index, phase) for index, phase in enumerate(document["phases"])]
     lines += [
         f"  gate {finding['verdict'] or 'not applicable':<14}  {finding['sentence']}"
@@ -39,7 +39,7 @@ def explanation(document: dict[str, Any]) -> list[str]:
 def decision(found: dict[str, Any], phase_count: int) -> list[str]:
     """Return one decision: when, where it led, and its reasons."""
     where = f"phase {found['phase'] + 1} of {phase_count} {found['phase_state']}"
-    head = f"{moment(found['at'])}  {found['state']}, {where}"
+    head = f"{moment(found['at'])}  {_words(found['state'])}, {where}"
     return [head, *(f"    {sentence}" for sentence in found["why"])]
 
 
@@ -49,5 +49,9 @@ def _phase(index: int, phase: dict[str, Any]) -> str:
     settled = sum(counts[name] for name in _SETTLED)
     filled = _BAR_CHARS * settled // size if size else 0
     bar = "#" * filled + "." * (_BAR_CHARS - filled)
-    told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
+    told = ", ".join(f"{count} {_words(name)}" for name, count in counts.items() if count)
     return f"  phase {index + 1}  {phase['state']:<9} [{bar}] {told or 'no devices'}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

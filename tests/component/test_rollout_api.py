@@ -1,0 +1,160 @@
+"""Rollouts over the real application: start, check, look, and a person's verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from control_plane.api.auth import Role
+from support.control_planes import code
+from support.http import AppTransport
+from support.rollout_service import RolloutService
+
+FILE = """\
+family: digits
+release: "2"
+cohort: all
+phases:
+  - {share: 0.25, soak_s: 5}
+  - {share: 1.0, soak_s: 5}
+"""
+ROLLOUTS = "/api/v1/rollouts"
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[RolloutService]:
+    """Eight devices that serve version 1."""
+    made = RolloutService(tmp_path)
+    yield made
+    made.fleet.database.close()
+
+
+def client(service: RolloutService, role: Role = Role.OPERATOR) -> httpx.Client:
+    """Return a client of this role."""
+    return httpx.Client(
+        transport=AppTransport(service.app),
+        base_url="http://127.0.0.1:8080",
+        headers={"Authorization": f"Bearer {service.token(role)}"},
+    )
+
+
+def start(service: RolloutService, text: str = FILE) -> dict[str, Any]:
+    """Start a rollout; return what the API says of it."""
+    answer = client(service).post(ROLLOUTS, content=text.encode())
+    assert answer.status_code == 201, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def test_a_rollout_is_started_and_shown(service: RolloutService) -> None:
+    """The answer has phases with counts, gates, reasons and decisions, and goes on to have them."""
+    created = start(service)
+    assert created["id"].startswith("digits-2-")
+    assert [(each["first"], each["end"]) for each in created["phases"]] == [(0, 2), (2, 8)]
+    service.step()
+    shown = client(service, Role.VIEWER).get(f"{ROLLOUTS}/{created['id']}").json()
+    assert shown["phases"][0]["counts"]["committed"] == 2
+    assert shown["phases"][1]["state"] == "pending"
+    assert shown["gates"][0]["verdict"] == "pass"
+    assert shown["why"][0].startswith("phase 1 of 2: ended are 2 of 2 devices")
+    assert [each["why"][0] for each in shown["decisions"]] == [
+        "created by operator",
+        "phase 1 of 2 begins: 2 devices to offer to",
+    ]
+
+
+def test_an_ended_rollout_keeps_its_last_words(service: RolloutService) -> None:
+    """After the end the reasons and gates are those of the last decision."""
+    rollout_id = start(service)["id"]
+    for _ in range(8):
+        service.step(5)
+    shown = client(service).get(f"{ROLLOUTS}/{rollout_id}").json()
+    assert shown["state"] == "completed"
+    assert shown["why"][-1] == "completed: by signed report, 8 devices on digits/2/manifest.json"
+    assert shown["gates"][0]["verdict"] == "pass"
+    listed = client(service).get(ROLLOUTS).json()
+    assert [(each["id"], each["state"]) for each in listed] == [(rollout_id, "completed")]
+
+
+def test_devices_are_listed_in_the_order_of_offers(service: RolloutService) -> None:
+    """Each device of the rollout has a place and a status of its own."""
+    rollout_id = start(service)["id"]
+    service.step(state="failed")
+    rows = client(service, Role.VIEWER).get(f"{ROLLOUTS}/{rollout_id}/devices").json()
+    assert [row["position"] for row in rows] == list(range(8))
+    assert [row["status"] for row in rows] == ["failed"] * 2 + ["planned"] * 6
+
+
+def test_checking_stores_nothing(service: RolloutService) -> None:
+    """A check says how far each phase would reach, to a viewer too."""
+    checked = client(service, Role.VIEWER).post(f"{ROLLOUTS}/check", content=FILE.encode())
+    assert checked.json()["phase_ends"] == [2, 8]
+    assert client(service).get(ROLLOUTS).json() == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "detail"),
+    [
+        ("cohort: all", "cohrot: all", "line 3: cohrot: there is no such field"),
+        ("cohort: all", "cohort: else", "there is no cohort 'else'"),
+        ("cohort: all", "cohort: nobody", "cohort: no device belongs to nobody"),
+        ('"2"', '"9"', "there is no release 'digits/9/manifest.json'"),
+        ('"2"', '"3"', "release: the owners withdrew digits/3/manifest.json"),
+        ("share: 0.25", "share: 2", "line 5: phases[0].share: expected float <= 1.0"),
+    ],
+)
+def test_a_broken_file_is_told_in_one_line(
+    service: RolloutService, before: str, after: str, detail: str
+) -> None:
+    """What cannot start is refused with the sentence that says why, checked or started."""
+    for path in (ROLLOUTS, f"{ROLLOUTS}/check"):
+        answer = client(service).post(path, content=FILE.replace(before, after).encode())
+        assert (answer.status_code, code(answer)) == (422, "input.rollout_invalid")
+        assert answer.json()["detail"] == detail
+
+
+def test_a_huge_file_is_not_read(service: RolloutService) -> None:
+    """The size is limited before anything is parsed."""
+    answer = client(service).post(ROLLOUTS, content=b"#" * 70_000)
+    assert code(answer) == "input.rollout_invalid"
+
+
+def test_verbs_change_the_state_and_say_who(service: RolloutService) -> None:
+    """A person's decision is stored like the planner's, with the name."""
+    rollout_id = start(service)["id"]
+    operator = client(service)
+    states = []
+    for verb in ("pause", "resume", "rollback"):
+        answer = operator.post(f"{ROLLOUTS}/{rollout_id}/{verb}")
+        states.append(answer.json()["state"])
+    assert states == ["paused", "running", "rolling_back"]
+    shown = operator.get(f"{ROLLOUTS}/{rollout_id}").json()
+    assert shown["decisions"][1]["why"] == ["paused by operator"]
+    service.step()
+    refused = operator.post(f"{ROLLOUTS}/{rollout_id}/pause")
+    assert (refused.status_code, code(refused)) == (409, "conflict")
+
+
+def test_who_may_not_is_refused(service: RolloutService) -> None:
+    """Viewers look, operators act, and nobody does either without a token."""
+    viewer = client(service, Role.VIEWER)
+    assert viewer.post(ROLLOUTS, content=FILE.encode()).status_code == 403
+    assert viewer.post(f"{ROLLOUTS}/x/abort").status_code == 403
+    assert (
+        httpx.Client(transport=AppTransport(service.app), base_url="http://127.0.0.1")
+        .get(ROLLOUTS)
+        .status_code
+        == 401
+    )
+    assert code(viewer.get(f"{ROLLOUTS}/x")) == "input.not_found"
+
+
+def test_the_api_is_described(service: RolloutService) -> None:
+    """OpenAPI knows the routes, their answers, and that files may be YAML."""
+    paths = client(service).get("/api/v1/openapi.json").json()["paths"]
+    assert "application/yaml" in paths[ROLLOUTS]["post"]["requestBody"]["content"]
+    assert {f"{ROLLOUTS}/{{rollout_id}}/{verb}" for verb in ("pause", "abort")} <= set(paths)

@@ -1,0 +1,68 @@
+"""The part of a control plane that runs rollouts, over a fleet that exists only as rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from control_plane.api import app as application
+from control_plane.api import rollouts as routes
+from control_plane.api import tokens
+from control_plane.api.auth import Access, Role
+from control_plane.rollouts.executor import Executor
+from control_plane.store.access import AccessTokens
+from control_plane.store.rollouts import Rollouts
+from firmware_bundles.errors import NotFound
+from firmware_bundles.identifiers import target_path
+from support.rollout_fleet import FAMILY, RowFleet
+
+
+class _Release(NamedTuple):
+    path: str
+    is_withdrawn: bool
+
+
+class RolloutService:
+    """Application and executor, wired as `shoal serve` wires them; the clock is the test's."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now = 1_760_000_000.0
+        self.fleet = RowFleet(directory, size=8)
+        self.fleet.serve("1")
+        self.rollouts = Rollouts(self.fleet.database)
+        self.executor = Executor(self.rollouts, lambda _devices: None, self._clock)
+        self._tokens = AccessTokens(self.fleet.database)
+        access = Access(self._tokens, bytes(32), self._clock)
+        self.app = application.create(
+            "0.0.0",
+            api=[
+                routes.router(
+                    access, self.rollouts, self._find_release, self._find_members, self._clock
+                )
+            ],
+        )
+
+    def token(self, role: Role) -> str:
+        """Return a fresh API token."""
+        return tokens.create(self._tokens, role.value, role, self.now).token
+
+    def step(self, seconds: float = 1.0, state: str = "committed") -> None:
+        """Let the executor act, and devices do what they are told."""
+        self.now += seconds
+        self.executor.tick()
+        self.fleet.obey(state=state)
+
+    def _clock(self) -> float:
+        return self.now
+
+    def _find_release(self, family: str, version: str) -> _Release:
+        if family != FAMILY or version not in ("1", "2", "3"):
+            raise NotFound(f"there is no release {target_path(family, version)!r}")
+        return _Release(target_path(family, version), is_withdrawn=version == "3")
+
+    def _find_members(self, cohort: str) -> list[str]:
+        if cohort == "nobody":
+            return []
+        if cohort != "all":
+            raise NotFound(f"there is no cohort {cohort!r}")
+        return self.fleet.devices
