@@ -25,6 +25,7 @@ from control_plane.api import events as event_routes
 from control_plane.api import listeners
 from control_plane.api import releases as release_routes
 from control_plane.api import rollouts as rollout_routes
+from control_plane.api import status as status_routes
 from control_plane.api import telemetry as telemetry_routes
 from control_plane.api import tokens as token_routes
 from control_plane.api.auth import Access, Role
@@ -243,7 +244,15 @@ class _Service:
             ),
         ]
         watching, page = self._make_page(access)
-        return application.create(version("shoal"), api=[*api, *watching], pages=[page])
+        return application.create(
+            version("shoal"), api=[*api, *watching, self._make_status(access)], pages=[page]
+        )
+
+    def _make_status(self, access: Access) -> APIRouter:
+        status = status_routes.Status(
+            version=version("shoal"), broker=self._broker.name, broker_url=self._broker.offered.url
+        )
+        return status_routes.router(access, status)
 
     def _make_page(self, access: Access) -> tuple[list[APIRouter], APIRouter]:
         """Return the routes of telemetry and events, and the browser's."""

@@ -169,7 +169,7 @@ class Device:
             [
                 program("shoal-agent"), "--state-dir", str(self.state), "enrol",
                 "--server", f"https://127.0.0.1:{self._installation.port}",
-                "--token", token, "--ca", str(self._installation.data / "ca" / "ca.pem"),
+                "--token", token, "--ca", str(self._installation.data / "ca.pem"),
             ],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=self._installation.environment,

@@ -148,7 +148,10 @@ class Story:
     def received(self) -> dict[str, int]:
         """Return how many predictions of each device the control plane holds."""
         rows = self.installation.get("/telemetry/predictions")["devices"]
-        return {row["device"]: int(row["received"]) for row in rows}
+        totals = dict.fromkeys(self.installation.devices, 0)
+        for row in rows:
+            totals[row["device_id"]] += int(row["received"])
+        return totals
 
     def _measure_memory(self) -> None:
         server = self.installation.server
