@@ -1,0 +1,275 @@
+"""The worker's promises.
+
+Nothing answered is lost, a swap is never mixed up, a bad model is held off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from agent.deployment import slots
+from agent.inference import control
+from agent.inference.control import SelfTest, SelfTestAnswer, Swap, Unload
+from agent.inference.supervisor import CONTROL_SOCKET
+from agent.store.buffer import Buffer
+from firmware_bundles import golden
+from firmware_bundles.errors import (
+    ModelUnusable,
+    SelfTestFailed,
+    SlotBroken,
+    WorkerUnavailable,
+)
+from firmware_bundles.wire.messages import SegmentKind
+from support import spool, workers
+from support.bundles import Sample, images
+from support.workers import Device, infer
+
+INFER = "/v2/models/digits/infer"
+
+
+class Load(threading.Thread):
+    """A client that asks all the time, and keeps what it was answered."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(daemon=True)
+        self.answers: list[tuple[int, str, list[float]]] = []
+        self.ids: list[str] = []
+        self.failures = 0
+        self._device = device
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Ask until stopped; a connection that dies is opened again."""
+        pictures = images(40)
+        place = 0
+        while not self._stop.is_set():
+            with self._device.client() as client:
+                try:
+                    while not self._stop.is_set():
+                        place += 1
+                        self._ask(client, place % 40, pictures)
+                except httpx.TransportError:
+                    self.failures += 1
+
+    def _ask(self, client: httpx.Client, which: int, pictures: np.ndarray) -> None:
+        answer = client.post(INFER, json=infer(pictures[which]))
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        self.ids.append(told["parameters"]["prediction_id"])
+        self.answers.append((which, told["model_version"], told["outputs"][0]["data"]))
+
+    def end(self) -> None:
+        """Stop asking."""
+        self._stop.set()
+        self.join(10)
+
+
+@contextmanager
+def loads_on(device: Device, count: int) -> Iterator[list[Load]]:
+    """Let clients ask all the time."""
+    loads = [Load(device) for _ in range(count)]
+    for load in loads:
+        load.start()
+    try:
+        yield loads
+    finally:
+        for load in loads:
+            load.end()
+
+
+def test_what_was_answered_is_sealed_exactly_once_though_the_worker_is_killed(
+    tmp_path: Path,
+) -> None:
+    """Under load and SIGKILL every answer's row reaches the buffer, once, and serving resumes."""
+    Sample("v1").watch(window_rows=30).put(tmp_path, "A")
+    with workers.device(tmp_path) as device:
+        with (
+            device.running(segment_age_s=0.1, flush_ms=10),
+            loads_on(device, 3) as loads,
+        ):
+            away_s = [_kill_after_answers(device, loads) for _ in range(3)]
+            assert device.supervisor.deaths == 3
+        with device.running(segment_age_s=0.1):
+            incarnation = device.status().incarnation
+            answered = [each for load in loads for each in load.ids]
+            assert not any(each.startswith(incarnation) for each in answered)
+            workers.wait_until(lambda: _sealed(tmp_path) >= Counter(answered))
+        sealed = _sealed(tmp_path)
+        assert set(sealed.values()) == {1}
+        # A row whose answer was on its way when the worker died may be there too: one a client.
+        assert len(answered) <= len(sealed) <= len(answered) + 3 * len(loads)
+        assert _window_rows(tmp_path) == len(sealed)
+        assert min(away_s) < 5
+
+
+def _kill_after_answers(device: Device, loads: list[Load]) -> float:
+    """Kill the worker in the middle of work; return how long no answer came, in seconds."""
+    before = sum(len(load.ids) for load in loads)
+    workers.wait_until(lambda: sum(len(load.ids) for load in loads) > before + 60)
+    deaths = device.supervisor.deaths
+    device.kill()
+    killed = time.monotonic()
+    workers.wait_until(lambda: device.supervisor.deaths > deaths)
+    before = sum(len(load.ids) for load in loads)
+    workers.wait_until(lambda: sum(len(load.ids) for load in loads) > before)
+    return time.monotonic() - killed
+
+
+def test_an_orderly_end_seals_everything(tmp_path: Path) -> None:
+    """After SIGTERM nothing is left to recover but open windows."""
+    Sample("v1").put(tmp_path, "A")
+    with workers.device(tmp_path) as device:
+        with device.running(), device.client() as client:
+            answers = [client.post(INFER, json=infer(image)) for image in images(5)]
+        ids = [answer.json()["parameters"]["prediction_id"] for answer in answers]
+        assert _sealed(tmp_path) == Counter(ids)
+
+
+def test_answers_under_a_swap_are_of_the_version_they_name(tmp_path: Path) -> None:
+    """Back and forth under load: no request fails, and each answer is its own version's."""
+    Sample("v1").put(tmp_path, "A")
+    Sample("v2").put(tmp_path, "B", serve=False)
+    root = tmp_path / "slots"
+    with workers.device(tmp_path) as device, device.running():
+        expected = {}
+        for name, version in (("A", "v1"), ("B", "v2")):
+            slots.switch(root, slots.slot(root, "digits", name))
+            device.call(Swap("digits"))
+            with device.client() as client:
+                for place, image in enumerate(images(40)):
+                    told = client.post(INFER, json=infer(image)).json()
+                    assert told["model_version"] == version
+                    expected[place, version] = told["outputs"][0]["data"]
+        with loads_on(device, 2) as loads:
+            for turn in range(8):
+                slots.switch(root, slots.slot(root, "digits", "AB"[turn % 2]))
+                device.call(Swap("digits"))
+        answers = [each for load in loads for each in load.answers]
+        assert {version for _, version, _ in answers} == {"v1", "v2"}
+        assert all(expected[place, version] == data for place, version, data in answers)
+        assert sum(load.failures for load in loads) == 0
+        assert device.supervisor.deaths == 0
+
+
+def test_a_swap_to_a_broken_slot_changes_nothing(tmp_path: Path) -> None:
+    """The old model answers on, and the refusal says what is wrong."""
+    Sample("v1").put(tmp_path, "A")
+    with workers.device(tmp_path) as device, device.running():
+        slots.switch(tmp_path / "slots", slots.slot(tmp_path / "slots", "digits", "B"))
+        with pytest.raises(SlotBroken, match="no readable manifest"):
+            device.call(Swap("digits"))
+        assert device.status().families["digits"].version == "v1"
+
+
+def test_an_unloaded_family_is_not_ready(tmp_path: Path) -> None:
+    """After Unload the family answers 503 with the reason."""
+    Sample("v1").put(tmp_path, "A")
+    with workers.device(tmp_path) as device, device.running(), device.client() as client:
+        device.call(Unload("digits"))
+        answer = client.post(INFER, json=infer(images(1)[0]))
+        assert answer.status_code == 503
+        assert answer.json() == {"error": "model 'digits' is not ready: it was unloaded"}
+
+
+def test_a_good_model_passes_its_self_test(tmp_path: Path) -> None:
+    """The self-test measures a slot that does not serve, and leaves the serving one alone."""
+    Sample("v1").put(tmp_path, "A")
+    digest = Sample("v2").put(tmp_path, "B", serve=False)
+    with workers.device(tmp_path) as device, device.running():
+        answer = device.call(SelfTest("digits", "B"))
+        assert isinstance(answer, SelfTestAnswer)
+        assert (answer.digest, answer.rows) == (digest, 32)
+        assert answer.difference_lsb_max <= 2
+        assert device.status().families["digits"].version == "v1"
+
+
+def test_a_bad_model_fails_its_self_test_cleanly(tmp_path: Path) -> None:
+    """A cut file, other golden vectors, a hang: each a refusal with its reason; serving goes on."""
+    Sample("v1").put(tmp_path, "A")
+    with workers.device(tmp_path) as device, device.running():
+        cut = Sample("v2")
+        cut.files["model.tflite"] = cut.files["model.tflite"][:9000]
+        cut.put(tmp_path, "B", serve=False)
+        with pytest.raises(ModelUnusable, match="cannot load model"):
+            device.call(SelfTest("digits", "B"))
+
+        foreign = Sample("v2")
+        foreign.files["golden.msgpack"] = _turned(foreign.files["golden.msgpack"])
+        foreign.put(tmp_path, "B", serve=False)
+        with pytest.raises(SelfTestFailed, match="golden vector 0: output 'probs' is off by"):
+            device.call(SelfTest("digits", "B"))
+
+        with pytest.raises(SelfTestFailed, match=r"did not end within 0\.01 seconds"):
+            device.call(SelfTest("digits", "A", deadline_s=0.01))
+        assert device.status().families["digits"].ready
+        assert device.supervisor.deaths == 0
+
+
+def test_a_worker_ends_when_its_supervisor_is_gone(tmp_path: Path) -> None:
+    """No worker is left behind by a core that was killed: its lifeline closes."""
+    Sample("v1").put(tmp_path, "A")
+    with workers.device(tmp_path) as device, device.running():
+        assert device.status().families["digits"].ready
+        pid = device.supervisor.pid
+        assert pid is not None
+        lifeline = device.supervisor._lifeline
+        assert lifeline is not None
+        os.close(lifeline[1])
+        device.supervisor._lifeline = (lifeline[0], os.open(os.devnull, os.O_WRONLY))
+        workers.wait_until(lambda: device.supervisor.deaths == 1)
+
+
+def test_a_worker_that_is_not_there_is_told_so(tmp_path: Path) -> None:
+    """The core's questions end in an error of the project."""
+    with workers.device(tmp_path) as device:
+        with device.running():
+            device.status()
+        with device.running():
+            pid = device.supervisor.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            with pytest.raises(WorkerUnavailable, match="did not answer Unload"):
+                device.call(Unload("digits"), timeout_s=0.2)
+            os.kill(pid, signal.SIGCONT)
+        with pytest.raises(WorkerUnavailable, match="did not answer Status"):
+            asyncio.run(control.status(device.run_dir / CONTROL_SOCKET))
+
+
+def _turned(data: bytes) -> bytes:
+    """Golden vectors whose answers belong to other inputs."""
+    vectors = golden.parse(data)
+    probs = vectors.outputs["probs"]
+    rows = np.frombuffer(probs.data, dtype="<f4").reshape(probs.shape)
+    turned = golden.RealArray(shape=probs.shape, data=np.roll(rows, 1, axis=1).tobytes())
+    return golden.encode(
+        golden.GoldenVectors(inputs=vectors.inputs, outputs={"probs": turned}, labels=())
+    )
+
+
+def _sealed(state_dir: Path) -> Counter[str]:
+    store = Buffer(state_dir / "spool" / "buffer.db")
+    found = spool.segments(store)
+    store.close()
+    rows = spool.sealed_rows(found, SegmentKind.PREDICTIONS)
+    return Counter({f"{incarnation}-{number}": n for (incarnation, number), n in rows.items()})
+
+
+def _window_rows(state_dir: Path) -> int:
+    store = Buffer(state_dir / "spool" / "buffer.db")
+    found = spool.segments(store)
+    incarnations = {segment.key.incarnation for segment in found}
+    still_open = sum(w.rows for each in incarnations for w in store.windows(each))
+    store.close()
+    return still_open + sum(s.rows for s in found if s.key.kind is SegmentKind.WINDOW)

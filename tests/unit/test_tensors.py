@@ -1,0 +1,156 @@
+"""Requests become tensors, and each refusal names the tensor and what was expected."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.inference import tensors
+from agent.inference.quantization import Port
+from agent.inference.tensors import Refused
+from firmware_bundles.manifest import Tensor
+
+IMAGE = Port(Tensor(name="image", datatype="INT8", shape=(1, 2, 2), scale=0.5, zero_point=-3))
+PLAIN = Port(Tensor(name="plain", datatype="FP32", shape=(2,)))
+COUNT = Port(Tensor(name="count", datatype="INT32", shape=(1,)))
+OUT_OF_RANGE = (
+    "input 'image' has a value out of range; expected whole numbers from -128 to 127 (INT8)"
+)
+OUTPUTS = frozenset({"probs", "class"})
+
+
+def _input(**changes: object) -> dict[str, Any]:
+    given = {"name": "image", "shape": [1, 2, 2], "datatype": "FP32", "data": [0, 1, 2, 3]}
+    return {"inputs": [given | changes]}
+
+
+def test_real_values_are_quantized_with_saturation() -> None:
+    """Real values become round(v / scale) + zero point, held within the type."""
+    taken = tensors.take(_body(_input(data=[0.0, 1.26, 1e9, -1e9])), [IMAGE], OUTPUTS)
+    assert taken.stored[0].tolist() == [[[-3, 0], [127, -128]]]
+    assert taken.stored[0].dtype == np.int8
+    assert taken.features.tolist() == pytest.approx([0.0, 1.26, 1e9, -1e9])
+    assert not taken.is_raw
+
+
+def test_stored_values_are_taken_as_they_are() -> None:
+    """A client that sends the model's own type sends stored values; their real ones are known."""
+    taken = tensors.take(_body(_input(datatype="INT8", data=[-128, -3, 0, 127])), [IMAGE], OUTPUTS)
+    assert taken.stored[0].ravel().tolist() == [-128, -3, 0, 127]
+    assert taken.features.tolist() == [-62.5, 0.0, 1.5, 65.0]
+    assert taken.is_raw
+
+
+def test_nested_data_are_row_major() -> None:
+    """Data may be nested like the shape (Open Inference Protocol, tensor data)."""
+    nested = tensors.take(_body(_input(data=[[[0, 1], [2, 3]]])), [IMAGE], OUTPUTS)
+    flat = tensors.take(_body(_input()), [IMAGE], OUTPUTS)
+    assert np.array_equal(nested.stored[0], flat.stored[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"name": "picture"}, "input 'picture' is unknown; expected 'image'"),
+        ({"shape": [4]}, "input 'image' has shape [4]; expected [1, 2, 2]"),
+        ({"shape": [1, 2, 3]}, "input 'image' has shape [1, 2, 3]; expected [1, 2, 2]"),
+        ({"datatype": "FP64"}, "input 'image' has datatype 'FP64'; expected FP32 or INT8"),
+        ({"data": [1, 2, 3]}, "input 'image' has 3 values; shape [1, 2, 2] takes 4"),
+        ({"data": [1, 2, 3, "x"]}, "input 'image' has the value 'x'; expected numbers"),
+        ({"data": [1, 2, 3, None]}, "input 'image' has the value None; expected numbers"),
+        ({"data": "1234"}, "input 'image' has no list in 'data'; expected numbers"),
+        ({"data": [1, 2, 3, 1e300]}, "input 'image' has a value that does not fit FP32"),
+        (
+            {"datatype": "INT8", "data": [1, 2, 3, 128]},
+            OUT_OF_RANGE,
+        ),
+        (
+            {"datatype": "INT8", "data": [1, 2, 3, 0.5]},
+            OUT_OF_RANGE,
+        ),
+    ],
+)
+def test_a_wrong_input_is_refused_by_name(changes: dict[str, object], sentence: str) -> None:
+    """Name, shape, type and data are checked; the sentence says what was expected."""
+    assert _refusal(_body(_input(**changes)), [IMAGE]) == (400, sentence)
+
+
+def test_missing_and_doubled_inputs_are_refused() -> None:
+    """All inputs are given, each once."""
+    assert _refusal(_body({"inputs": []}), [IMAGE]) == (
+        400,
+        "input 'image' is missing; expected 'image'",
+    )
+    doubled = {"inputs": _input()["inputs"] * 2}
+    assert _refusal(_body(doubled), [IMAGE]) == (400, "an input is given twice")
+
+
+def test_an_unknown_output_is_refused() -> None:
+    """Outputs may be chosen among those that there are."""
+    body = _body(_input() | {"outputs": [{"name": "nothing"}]})
+    assert _refusal(body, [IMAGE])[1] == "output 'nothing' is unknown; expected 'class', 'probs'"
+
+
+def test_models_without_quantization_take_their_own_type() -> None:
+    """Plain floats and integers go through unchanged."""
+    plain = {"name": "plain", "shape": [2], "datatype": "FP32", "data": [0.5, -2]}
+    count = {"name": "count", "shape": [1], "datatype": "INT32", "data": [7]}
+    taken = tensors.take(_body({"inputs": [count, plain]}), [PLAIN, COUNT], OUTPUTS)
+    assert [each.tolist() for each in taken.stored] == [[0.5, -2.0], [7]]
+    assert taken.features.tolist() == [0.5, -2.0, 7.0]
+
+
+@given(st.integers(-128, 127))
+def test_stored_values_survive_being_real(step: int) -> None:
+    """From stored to real and back is the identity."""
+    stored = np.full((1, 2, 2), step, dtype=np.int8)
+    assert np.array_equal(IMAGE.store(IMAGE.real(stored)), stored)
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+
+
+@given(
+    st.binary(max_size=60)
+    | json_values.map(_dump)
+    | json_values.map(lambda value: _dump(_input(data=value)))
+    | json_values.map(lambda value: _dump(_input(shape=value)))
+)
+def test_any_body_is_taken_or_refused(body: bytes) -> None:
+    """Whatever a client sends ends in a tensor or a sentence, never in another error."""
+    try:
+        taken = tensors.take(body, [IMAGE], OUTPUTS)
+    except Refused as error:
+        outcome = (error.status, bool(error.message))
+    else:
+        outcome = (400, taken.stored[0].shape == (1, 2, 2))
+    assert outcome == (400, True)
+
+
+def test_deep_nesting_is_refused() -> None:
+    """Nesting has no way to exhaust the stack."""
+    body = _body(_input()).replace(b"[0, 1, 2, 3]", b"[" * 100_000 + b"]" * 100_000)
+    assert _refusal(body, [IMAGE])[0] == 400
+
+
+def _body(request: dict[str, Any]) -> bytes:
+    return json.dumps(request).encode()
+
+
+def _refusal(body: bytes, ports: list[Port]) -> tuple[int, str]:
+    with pytest.raises(Refused) as caught:
+        tensors.take(body, ports, OUTPUTS)
+    return caught.value.status, caught.value.message
