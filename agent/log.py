@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 
-def event(name: str, /, *, program: str = "core", **facts: object) -> None:
-    """Write one line: time, program, the event's name, its facts. Values with blanks are quoted."""
+def event(name: str, /, **facts: object) -> None:
+    """Write one line of the core: the time, the event's name, its facts."""
+    write("core", name, facts)
+
+
+def write(program: str, name: str, facts: Mapping[str, object]) -> None:
+    """Write one line of a program: time, program, event, facts. Values with blanks are quoted."""
     moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     pairs = " ".join(f"{key}={_value(value)}" for key, value in facts.items() if value is not None)
     sys.stderr.write(f"{moment} {program} event={name} {pairs}".rstrip() + "\n")

@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -48,7 +47,10 @@ _DRAIN_S_MAX: Final = 2
 _LOCK_S_MAX: Final = 10.0
 _FILES_MAX: Final = 4096
 
-event = partial(log.event, program="worker")
+
+def event(name: str, /, **facts: object) -> None:
+    """Write one line of the worker's log."""
+    log.write("worker", name, facts)
 
 
 class _Server(uvicorn.Server):

@@ -19,6 +19,9 @@ from agent.store.journal import Position
 from firmware_bundles.errors import StateDamaged, StorageFull
 from firmware_bundles.wire.messages import BufferFacts, SegmentKey, SegmentKind
 
+# What any statement here may raise, for callers that know nothing of SQL.
+DatabaseError = sqlite3.Error
+
 SCHEMA_VERSION: Final = 1
 BYTES_MAX_DEFAULT: Final = 64 * 1024 * 1024
 
@@ -70,7 +73,7 @@ def ensure(path: Path) -> None:
 
 
 def is_ready(path: Path) -> bool:
-    """Return whether there is a buffer of the present version at `path`. Raises sqlite3.Error."""
+    """Return whether there is a buffer of the present version at `path`. Raises DatabaseError."""
     if not path.exists():
         return False
     connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000)

@@ -7,7 +7,6 @@ acknowledgement that carries the right tag, and is parked when that says it neve
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
@@ -77,7 +76,7 @@ class Forwarder:
             while not stop.is_set():
                 self._wake.clear()
                 # The worker may hold the database for a moment: never wait in the loop's thread.
-                with suppress(sqlite3.Error):
+                with suppress(buffer.DatabaseError):
                     await asyncio.to_thread(self._round)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_POLL_S):

@@ -8,7 +8,6 @@ same, because a full disk must not stop a device from serving.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.store.buffer import Buffer
+from agent.store.buffer import Buffer, DatabaseError
 from agent.store.journal import Journal
 from agent.telemetry.recent import Recent
 from agent.telemetry.rows import (
@@ -200,7 +199,7 @@ class Recorder:
         """Do what touches the disk; a failure is told, and tried again at the next flush."""
         try:
             await loop.run_in_executor(self._thread, work)
-        except (OSError, sqlite3.Error, ShoalError) as error:
+        except (OSError, DatabaseError, ShoalError) as error:
             self._is_synced = False
             self._on_event("recorder_failed", error=str(error))
             return False
@@ -226,7 +225,7 @@ class Recorder:
     def _recover(self) -> None:
         try:
             rows = recover(self._directory, self._buffer, self.incarnation)
-        except (OSError, sqlite3.Error, ShoalError) as error:
+        except (OSError, DatabaseError, ShoalError) as error:
             self._on_event("recovery_failed", error=str(error))
         else:
             if rows:

@@ -6,6 +6,8 @@ Nothing answered is lost, a swap is never mixed up, a bad model is held off.
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
 import signal
 import threading
@@ -15,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
@@ -48,31 +49,34 @@ class Load(threading.Thread):
         self.ids: list[str] = []
         self.failures = 0
         self._device = device
-        self._stop = threading.Event()
+        self._ending = threading.Event()
 
     def run(self) -> None:
         """Ask until stopped; a connection that dies is opened again."""
-        pictures = images(40)
+        requests = [json.dumps(infer(image)).encode() for image in images(40)]
         place = 0
-        while not self._stop.is_set():
-            with self._device.client() as client:
+        while not self._ending.is_set():
+            with self._device.connection() as connection:
                 try:
-                    while not self._stop.is_set():
+                    while not self._ending.is_set():
                         place += 1
-                        self._ask(client, place % 40, pictures)
-                except httpx.TransportError:
+                        self._ask(connection, place % 40, requests)
+                except (OSError, http.client.HTTPException):
                     self.failures += 1
 
-    def _ask(self, client: httpx.Client, which: int, pictures: np.ndarray) -> None:
-        answer = client.post(INFER, json=infer(pictures[which]))
-        assert answer.status_code == 200, answer.text
-        told = answer.json()
+    def _ask(
+        self, connection: http.client.HTTPConnection, which: int, requests: list[bytes]
+    ) -> None:
+        connection.request("POST", INFER, requests[which])
+        answer = connection.getresponse()
+        told = json.loads(answer.read())
+        assert answer.status == 200, told
         self.ids.append(told["parameters"]["prediction_id"])
         self.answers.append((which, told["model_version"], told["outputs"][0]["data"]))
 
     def end(self) -> None:
         """Stop asking."""
-        self._stop.set()
+        self._ending.set()
         self.join(10)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -63,6 +65,21 @@ class Device:
         """Return a client of the endpoint."""
         transport = httpx.HTTPTransport(uds=str(self.run_dir / INFERENCE_SOCKET))
         return httpx.Client(transport=transport, base_url="http://device", timeout=READY_S_MAX)
+
+    @contextmanager
+    def connection(self) -> Iterator[http.client.HTTPConnection]:
+        """Open one plain connection to the endpoint, closed whatever happens."""
+        made = http.client.HTTPConnection("device", timeout=READY_S_MAX)
+        line = socket.socket(socket.AF_UNIX)
+        line.settimeout(READY_S_MAX)
+        try:
+            line.connect(str(self.run_dir / INFERENCE_SOCKET))
+            made.sock = line
+            made.auto_open = 0
+            yield made
+        finally:
+            made.close()
+            line.close()
 
     def kill(self) -> None:
         """Kill the worker with SIGKILL."""
