@@ -97,7 +97,7 @@ class Feeder:
         images: Images,
         *,
         rate_hz: float = 50.0,
-        label_every: int = 2,
+        label_every: int = 4,
         label_after_s: float = 0.5,
     ) -> None:
         self._images = images
