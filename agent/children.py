@@ -113,16 +113,19 @@ class Children:
         raise TaskFailed(f"task {verb} was killed by signal {-code}")
 
     async def _talk(self, verb: str, request: bytes) -> tuple[bytes, str, int]:
-        child = await asyncio.create_subprocess_exec(
-            self._python,
-            "-I",
-            "-m",
-            "agent.task",
-            verb,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        try:
+            child = await asyncio.create_subprocess_exec(
+                self._python,
+                "-I",
+                "-m",
+                "agent.task",
+                verb,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            raise TaskFailed(f"task {verb} cannot be started: {error}") from error
         try:
             async with asyncio.timeout(self._s_max):
                 output, complaint = await child.communicate(request)
