@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent import identity as identities
 from agent import locks, log
-from agent.children import Children, Prepared, PrepareState
+from agent.children import Children
 from agent.clock import Clock
 from agent.connection import Connection, Message, tls_context
 from agent.deployment.downloads import ChunkStore, Downloads
@@ -28,6 +28,7 @@ from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
 from agent.reports import DETECTION_PAUSE_S, Reports
 from agent.store import damage
 from agent.store.state import State
+from agent.task_messages import Prepared, PrepareState
 from agent.telemetry.forwarder import Forwarder
 from firmware_bundles.errors import (
     ConfigInvalid,
@@ -84,6 +85,7 @@ async def run(config: Config) -> None:
         if identity is None:
             return
         children = Children(s_max=config.task_s_max)
+        stack.push_async_callback(children.stop)
         state = await _until(stopping, open_state(config.state_dir / STATE_NAME, children))
         if state is None:
             return
