@@ -1,9 +1,9 @@
-"""The application as `shoal serve` makes it: every route asks who is there, none takes half a body."""
+"""The application as `shoal serve` makes it: who may use its routes, and what is no request."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_half_a_body_is_no_request(whole: Whole) -> None:
     async def receive() -> dict[str, Any]:
         return waiting.pop(0)
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: MutableMapping[str, Any]) -> None:
         answered.append(message)
 
     scope = {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 
 from control_plane.cli import main as command
 from control_plane.cli.http import Api, error_class
@@ -214,3 +215,14 @@ def test_no_passphrase_and_nobody_to_ask(
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert run("keys", "init", "--out", str(tmp_path / "keys"), "--family", "digits") == 2
     assert "SHOAL_KEY_PASSPHRASE" in capsys.readouterr().err
+
+
+def test_every_command_shows_an_example() -> None:
+    """Who asks a command for help sees a line that works, beginning with its own words."""
+    for noun in command.NOUNS:
+        found = typer.main.get_command(command.build(noun))
+        group = getattr(found, "commands")[noun]  # noqa: B009 click's groups are untyped here
+        verbs = getattr(group, "commands", {"": group})
+        for verb, each in verbs.items():
+            words = f"shoal {noun} {verb}".strip()
+            assert f"  {words} " in f"{each.help}\n".replace("\n", " \n"), words
