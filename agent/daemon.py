@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent import identity as identities
 from agent import log
-from agent.children import Children, Prepared, PrepareState
+from agent.children import Children
 from agent.clock import Clock
 from agent.connection import Connection, Message
 from agent.deployment.downloads import ChunkStore, Downloads
@@ -27,6 +27,7 @@ from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
 from agent.reports import DETECTION_PAUSE_S, Reports
 from agent.store import state as states
 from agent.store.state import State
+from agent.task_messages import Prepared, PrepareState
 from agent.telemetry.forwarder import Forwarder
 from firmware_bundles.errors import ShoalError, StateDamaged, TaskFailed
 from firmware_bundles.wire import topics
@@ -64,6 +65,7 @@ async def run(config: Config) -> None:
         stack.push_async_callback(supervisor.stop)
         await supervisor.start()
         children = Children(s_max=config.task_s_max)
+        stack.push_async_callback(children.stop)
         state = await _until(stopping, open_state(config.state_dir / STATE_NAME, children))
         if state is None:
             return

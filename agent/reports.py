@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from agent import inventory, log
-from agent.children import Signed, SignReport
 from agent.deployment import slots
+from agent.task_messages import Signed, SignReport
 from firmware_bundles.errors import ShoalError, WorkerUnavailable
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
 from firmware_bundles.wire import topics

@@ -1,4 +1,4 @@
-"""Entry of the short-lived children: `python -m agent.task VERB`, JSON in, JSON out.
+"""Entry of the short-lived children: `python -m agent.task`, frames in, frames out, until the end.
 
 Hostile bytes are parsed here, under resource limits, in a process that has nothing to lose. Heavy
 modules are imported by the verb that needs them.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent import children
+from agent import task_messages
 from firmware_bundles.errors import Malformed, ShoalError, TaskFailed
 from firmware_bundles.wire.messages import Fault
 
@@ -24,7 +24,7 @@ _MEMORY_BYTES_MAX: Final = 1024**3
 _CPU_S_MAX: Final = 20
 
 
-def admit(request: children.Admit) -> children.Admitted:
+def admit(request: task_messages.Admit) -> task_messages.Admitted:
     """Verify the repository, then the envelope against it."""
     from firmware_bundles.trust import verifier
 
@@ -42,67 +42,64 @@ def admit(request: children.Admit) -> children.Admitted:
             now=request.now,
         )
     except ShoalError as error:
-        return children.Admitted(
+        return task_messages.Admitted(
             versions=versions, fault=Fault(code=error.code, message=error.message[:512])
         )
-    return children.Admitted(versions=versions, assignment=assignment)
+    return task_messages.Admitted(versions=versions, assignment=assignment)
 
 
-def sign_report(request: children.SignReport) -> children.Signed:
+def sign_report(request: task_messages.SignReport) -> task_messages.Signed:
     """Sign a report with the device's key."""
     from firmware_bundles.trust import envelopes
 
     signer = envelopes.device_signer(request.report.device, Path(request.key_path).read_bytes())
-    return children.Signed(envelope=envelopes.sign(request.report, signer))
+    return task_messages.Signed(envelope=envelopes.sign(request.report, signer))
 
 
-def prepare_state(request: children.PrepareState) -> children.Prepared:
+def prepare_state(request: task_messages.PrepareState) -> task_messages.Prepared:
     """Make the tables of state.db."""
     from agent.store import state_schema
 
     state_schema.prepare(Path(request.path))
-    return children.Prepared()
+    return task_messages.Prepared()
 
 
 def main() -> int:
-    """Answer one request and return the exit status: 0 done, 1 refused."""
+    """Answer requests until the input ends; returns the exit status, 1 after a broken frame."""
     _limit()
-    try:
-        request = _read(sys.argv[1:])
-        answer: msgspec.Struct = _VERBS[type(request)](request)
-    except ShoalError as error:
-        _write(children.Refusal(code=error.code, message=error.message, hint=error.hint))
-        return 1
-    except Exception as error:  # noqa: BLE001 - the core must get an answer, whatever happened
-        _write(children.Refusal(code=TaskFailed.code, message=f"{error!r:.500}"))
-        return 1
-    _write(answer)
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    while head := source.read(task_messages.LENGTH_BYTES):
+        length = int.from_bytes(head, "big")
+        if len(head) < task_messages.LENGTH_BYTES or length > task_messages.REQUEST_BYTES_MAX:
+            return 1
+        sink.write(task_messages.frame(_answer(source.read(length))))
+        sink.flush()
     return 0
 
 
+def _answer(body: bytes) -> msgspec.Struct:
+    try:
+        request = _parse(body)
+        return _VERBS[type(request)](request)
+    except ShoalError as error:
+        return task_messages.Refusal(code=error.code, message=error.message, hint=error.hint)
+    except Exception as error:  # noqa: BLE001 - the core must get an answer, whatever happened
+        return task_messages.Refusal(code=TaskFailed.code, message=f"{error!r:.500}")
+
+
 _VERBS: Final[dict[type[msgspec.Struct], Callable[..., msgspec.Struct]]] = {
-    children.Admit: admit,
-    children.SignReport: sign_report,
-    children.PrepareState: prepare_state,
+    task_messages.Admit: admit,
+    task_messages.SignReport: sign_report,
+    task_messages.PrepareState: prepare_state,
 }
 
 
-def _read(arguments: list[str]) -> children.Request:
-    data = sys.stdin.buffer.read(children.REQUEST_BYTES_MAX + 1)
-    if len(data) > children.REQUEST_BYTES_MAX:
-        raise Malformed(f"a task's request is larger than {children.REQUEST_BYTES_MAX} bytes")
+def _parse(body: bytes) -> task_messages.Request:
     try:
-        request: children.Request = msgspec.json.decode(data, type=children.Request)
+        request: task_messages.Request = msgspec.json.decode(body, type=task_messages.Request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"a task's request cannot be read: {error}") from error
-    if arguments != [request.__struct_config__.tag]:
-        raise Malformed(f"the request is for another verb than {arguments}")
     return request
-
-
-def _write(answer: msgspec.Struct) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
-    sys.stdout.buffer.flush()
 
 
 def _limit() -> None:

@@ -10,7 +10,7 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agent import children, log
+from agent import log, task_messages
 from firmware_bundles.errors import (
     MessageTooLarge,
     MetadataMissing,
@@ -126,21 +126,21 @@ class Verification:
             except ShoalError as error:
                 self._detect(error)
 
-    async def _admit(self, envelope: bytes) -> children.Admitted:
+    async def _admit(self, envelope: bytes) -> task_messages.Admitted:
         """Ask the task; again when files were still on their way."""
         for attempt in range(1, _ATTEMPTS_MAX + 1):
             await self._collect()
             self._changed.clear()
             try:
-                return await self._children.run(self._request(envelope), children.Admitted)
+                return await self._children.run(self._request(envelope), task_messages.Admitted)
             except TransferError as error:
                 log.event("metadata-missing", attempt=attempt, reason=error.message)
                 await self._wait_for_change()
         raise MetadataMissing("the models repository could not be collected whole")
 
-    def _request(self, envelope: bytes) -> children.Admit:
+    def _request(self, envelope: bytes) -> task_messages.Admit:
         known = self._known()
-        return children.Admit(
+        return task_messages.Admit(
             metadata_dir=str(self._identity.directory.parent / "trust"),
             root=self._identity.root,
             files=dict(self._files),
@@ -151,7 +151,7 @@ class Verification:
             now=self._clock.now(),
         )
 
-    def _accept(self, admitted: children.Admitted) -> None:
+    def _accept(self, admitted: task_messages.Admitted) -> None:
         """Raise the floors before anything verified is used, then hand the assignment on."""
         self._state.raise_floors(admitted.versions)
         if admitted.fault is not None:

@@ -11,19 +11,24 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent import children
-from agent.children import Children, Prepared, PrepareState, Signed, SignReport
+from agent import task_messages
+from agent.children import AnswerT, Children
 from agent.store.state import State
+from agent.task_messages import Prepared, PrepareState, Signed, SignReport
 from firmware_bundles.errors import Malformed, TaskFailed, TrustError
 from firmware_bundles.trust import envelopes
 from firmware_bundles.wire.messages import Report
 
 
-def run(request: children.Request, answer: type[children.AnswerT]) -> children.AnswerT:
+def run(request: task_messages.Request, answer: type[AnswerT]) -> AnswerT:
     """Ask a real child."""
 
-    async def ask() -> children.AnswerT:
-        return await Children(s_max=60).run(request, answer)
+    async def ask() -> AnswerT:
+        children = Children(s_max=60)
+        try:
+            return await children.run(request, answer)
+        finally:
+            await children.stop()
 
     return asyncio.run(ask())
 
@@ -62,7 +67,7 @@ def test_the_state_is_prepared_by_a_child(tmp_path: Path) -> None:
 
 def test_a_refusal_comes_back_as_its_own_class(tmp_path: Path) -> None:
     """By its code."""
-    request = children.Admit(
+    request = task_messages.Admit(
         metadata_dir=str(tmp_path / "trust"),
         root=b"not a root",
         files={},
@@ -73,7 +78,7 @@ def test_a_refusal_comes_back_as_its_own_class(tmp_path: Path) -> None:
         now=1.8e9,
     )
     with pytest.raises(TrustError):
-        run(request, children.Admitted)
+        run(request, task_messages.Admitted)
 
 
 def test_a_task_that_fails_is_task_failed(tmp_path: Path) -> None:
@@ -104,23 +109,72 @@ def test_a_program_that_is_no_task_is_task_failed(tmp_path: Path) -> None:
         asyncio.run(ask())
 
 
-@pytest.mark.parametrize(
-    ("verb", "said"),
-    [
-        ("admit", b"{"),
-        ("admit", b'{"type": "fly"}'),
-        ("admit", b'{"type": "prepare_state", "path": "x"}'),
-        ("fly", b"\xff"),
-    ],
-)
-def test_a_broken_request_is_refused_in_words(verb: str, said: bytes) -> None:
-    """Exit status 1 and a refusal, whatever was said."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-m", "agent.task", verb],
-        input=said,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert Malformed.code.encode() in done.stdout
+async def _two_requests(children: Children, folder: Path, pause_s: float) -> set[int]:
+    """The process ids that answered two requests, with a pause between them."""
+    seen = set()
+    for number in range(2):
+        await children.run(PrepareState(path=str(folder / f"{number}.db")), Prepared)
+        assert children._child is not None
+        seen.add(children._child.pid)
+        await asyncio.sleep(pause_s)
+    await children.stop()
+    return seen
+
+
+def test_a_child_stays_for_the_next_request(tmp_path: Path) -> None:
+    """Most of a request's cost is the start of its child, so a busy core keeps it."""
+    children = Children(s_max=60, idle_s=30)
+    assert len(asyncio.run(_two_requests(children, tmp_path, 0.0))) == 1
+
+
+def test_an_idle_child_leaves(tmp_path: Path) -> None:
+    """A core that has nothing to verify pays for no child."""
+
+    async def ask() -> None:
+        children = Children(s_max=60, idle_s=0.05)
+        await children.run(PrepareState(path=str(tmp_path / "state.db")), Prepared)
+        child = children._child
+        assert child is not None
+        assert await asyncio.wait_for(child.wait(), 10) == 0
+        assert children._child is None
+
+    asyncio.run(ask())
+
+
+def test_a_child_that_was_killed_is_replaced(tmp_path: Path) -> None:
+    """The request under way fails cleanly, the next one is answered."""
+
+    async def ask() -> None:
+        children = Children(s_max=60)
+        await children.run(PrepareState(path=str(tmp_path / "1.db")), Prepared)
+        assert children._child is not None
+        children._child.kill()
+        with pytest.raises(TaskFailed, match="killed by signal 9"):
+            await children.run(PrepareState(path=str(tmp_path / "2.db")), Prepared)
+        await children.run(PrepareState(path=str(tmp_path / "3.db")), Prepared)
+        await children.stop()
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("said", [b"{", b'{"type": "fly"}', b"\xff", b""])
+def test_a_broken_request_is_refused_in_words(said: bytes) -> None:
+    """A frame without a known request is answered with a refusal, and the next is read."""
+    framed = len(said).to_bytes(4, "big") + said
+    done = _talk(framed + framed)
+    assert done.returncode == 0
+    assert done.stdout.count(Malformed.code.encode()) == 2
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("said", [b"\x00", b"\xff\xff\xff\xff"])
+def test_a_broken_frame_ends_the_child(said: bytes) -> None:
+    """What is no frame, or one too long, is not read on."""
+    done = _talk(said)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
+def _talk(said: bytes) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-I", "-m", "agent.task"], input=said, capture_output=True, check=False
+    )

@@ -1,0 +1,85 @@
+"""What the core says to a task and what it answers, and how both are framed on a pipe.
+
+A frame is four bytes of length, most significant first, and that many bytes of JSON. Who starts
+tasks stands in `children`, what the verbs do in `task`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from firmware_bundles.wire.messages import Assignment, Fault, Generations, Report
+
+REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
+ANSWER_BYTES_MAX: Final = 1024 * 1024
+LENGTH_BYTES: Final = 4
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    """Return the bytes that carry a message."""
+    body = msgspec.json.encode(message)
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+class Admit(msgspec.Struct, frozen=True, kw_only=True, tag="admit"):
+    """Verify the collected repository files, then an envelope."""
+
+    metadata_dir: str
+    root: bytes
+    files: dict[str, bytes]
+    envelope: bytes
+    device: str
+    generations: Generations
+    nonce: str | None
+    now: float
+
+
+class Admitted(msgspec.Struct, frozen=True, kw_only=True, tag="admitted"):
+    """The answer to Admit: the role versions that were verified, and what may be carried out.
+
+    The envelope's own refusal stands in `fault`: the repository was verified nevertheless.
+    """
+
+    versions: dict[str, int]
+    assignment: Assignment | None = None
+    fault: Fault | None = None
+
+
+class SignReport(msgspec.Struct, frozen=True, kw_only=True, tag="sign_report"):
+    """Sign a report with the device's key."""
+
+    key_path: str
+    report: Report
+
+
+class Signed(msgspec.Struct, frozen=True, kw_only=True, tag="signed"):
+    """The answer to SignReport."""
+
+    envelope: bytes
+
+
+class PrepareState(msgspec.Struct, frozen=True, kw_only=True, tag="prepare_state"):
+    """Make the tables of state.db."""
+
+    path: str
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):
+    """The answer to PrepareState."""
+
+
+Request = Admit | SignReport | PrepareState
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
+    """How a task says no."""
+
+    code: Annotated[str, Meta(max_length=128)]
+    message: str
+    hint: str = ""
+
+
+Answer = Admitted | Signed | Prepared | Refusal
