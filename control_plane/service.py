@@ -33,7 +33,7 @@ from control_plane.broker import acl, choice, client
 from control_plane.broker.client import BrokerClient
 from control_plane.broker.inbox import Inbox
 from control_plane.fleet.assignments import Assignments
-from control_plane.fleet.authority import Authority, Pair
+from control_plane.fleet.authority import ROOT_KEY, Authority, Pair
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.presence import Presences
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
 
 _LOOPBACK: Final = "127.0.0.1"
 _STOP_S_MAX: Final = 1.0
+_CA_FOLDER: Final = "ca"
 _SESSION_KEY_BYTES: Final = 32
 
 
@@ -137,11 +138,13 @@ class _Service:
         self._stores = stores
         self._clock = clock
         self._server_url = f"https://{_in_url(config.device_host)}:{port}"
-        self._authority = Authority.load_or_create(config.data / "ca", clock)
+        self._authority = Authority.load_or_create(config.data / _CA_FOLDER, clock)
         server = self._authority.issue_server(_names(config))
-        ca = self._authority.certificate_pem
-        self.files = _write_files(config, ca, server, self._authority.issue_client(acl.SERVICE))
-        self._broker: Broker = choice.choose(config, ca=ca, server=server, note=say)
+        own = self._authority.issue_client(acl.SERVICE)
+        self.files = _write_files(config, self._authority.certificate_pem, server, own)
+        self._broker: Broker = choice.choose(
+            config, ca=self._authority.chain_pem, server=server, note=say
+        )
         self._client = BrokerClient(self._broker.own, self._tls())
         self._keys = OnlineKeys.load_or_create(config.data / "keys")
         self._chunks = ChunkFiles(config.data / "chunks")
@@ -191,6 +194,14 @@ class _Service:
             f"  broker         {self._broker.offered.url}  ({self._broker.name})\n"
             f"  data           {self._config.data}"
         )
+        self._tell_of_root_key(say)
+
+    def _tell_of_root_key(self, say: Say) -> None:
+        root_key = self._config.data / _CA_FOLDER / ROOT_KEY
+        if root_key.exists():
+            say(f"  root CA key    {root_key}  (not needed daily: move it to a safe place)")
+        elif self._authority.is_ending():
+            say(f"  root CA key    the issuing CA ends soon: put {root_key} back, and start again")
 
     def _tls(self) -> ssl.SSLContext | None:
         if not self._broker.own.is_tls:

@@ -106,7 +106,10 @@ class Mosquitto:
         return Endpoint(self._offered_host, self._port, is_tls=True)
 
     def prepare(self, ca: bytes, server: Pair) -> None:
-        """Write its files; `server` must be valid for all names that clients connect to."""
+        """Write its files; `server` must be valid for all names that clients connect to.
+
+        `ca` holds root and issuing certificate: some clients show no more than their own.
+        """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name, data in (
             ("ca.pem", ca),

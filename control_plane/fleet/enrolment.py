@@ -10,7 +10,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from control_plane.fleet import authority as ca
-from control_plane.fleet import credentials, labels
+from control_plane.fleet import certificates, credentials, labels
 from control_plane.store.enrolment import InvitationRow, NewDevice
 from firmware_bundles.errors import ConflictError, EnrolmentRefused, InputError, NotFound
 from firmware_bundles.identifiers import DeviceId, parse
@@ -93,7 +93,7 @@ class Enrolments:
         invitation = self._invitations.find(digest, now)
         if invitation is None:
             raise EnrolmentRefused("this enrolment token is unknown, used up or expired")
-        public_key = ca.parse_request(request.csr)
+        public_key = certificates.key_of(certificates.parse_request(request.csr.encode()))
         root = self._trusted_root()
         device_id = self._name(invitation, request.device)
         issued = self._authority.issue_device(device_id, public_key)

@@ -120,7 +120,7 @@ class Hall:
             offered_host="127.0.0.1",
         )
         server = self.authority.issue_server(["127.0.0.1"])
-        self.broker.prepare(self.authority.certificate_pem, server)
+        self.broker.prepare(self.authority.chain_pem, server)
         self.broker.start()
         self.service = Service(self.broker.own, self.tls(acl.SERVICE, self.authority))
         self.peers: list[Peer] = []
@@ -219,7 +219,7 @@ def test_a_borrowed_client_id_kicks_nobody_out(hall: Hall) -> None:
 def test_foreign_certificates_are_refused(hall: Hall, tmp_path: Path) -> None:
     """A certificate of another authority with a known name, or none, gets no connection."""
     foreign = Authority.load_or_create(tmp_path / "foreign", time.time)
-    without = ssl.create_default_context(cafile=str(hall.directory / "ca" / "ca.pem"))
+    without = ssl.create_default_context(cafile=str(hall.directory / "ca" / "root.pem"))
     assert not is_refused(hall.broker.own, hall.tls("dev-a", hall.authority))
     for tls in (hall.tls("dev-a", foreign), without):
         assert is_refused(hall.broker.own, tls)
