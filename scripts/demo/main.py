@@ -69,7 +69,8 @@ def _show(story: Story, given: argparse.Namespace) -> bool:
 def main(words: Sequence[str]) -> int:
     """Run the demonstration; returns the exit status."""
     given = _arguments(words)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     root = Path(tempfile.mkdtemp(prefix="shoal-demo-"))
     installation = Installation(
         root, broker=given.broker, say=lambda line: print(f"    {line}", flush=True)
