@@ -104,6 +104,14 @@ class Connection:
         self._is_up = False
         await asyncio.to_thread(_close, client)
 
+    async def renew(self) -> None:
+        """Begin a new session with the identity that is on disk now."""
+        was_up = self._is_up
+        await self.stop()
+        if was_up:
+            self._on_change(False)
+        self.start()
+
     def publish(self, topic: str, payload: bytes) -> bool:
         """Send once (QoS 1) and return whether the session took it; nothing is kept while down."""
         if self._client is None or not self._is_up:

@@ -56,7 +56,7 @@ def enrol(state_dir: Path, *, server: str, token: str, ca: Path, device: str | N
         key = _key(directory / identities.KEY)
         request = EnrolmentRequest(
             token=token,
-            csr=_signing_request(key),
+            csr=signing_request(key).public_bytes(serialization.Encoding.PEM).decode(),
             device=device,
             agent_version=inventory.agent_version(),
             inventory=inventory.facts(),
@@ -96,11 +96,12 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _signing_request(key: ec.EllipticCurvePrivateKey) -> str:
-    """Return the CSR; its name is a placeholder, for the server gives the name."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "device")])
-    csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    return csr.public_bytes(serialization.Encoding.PEM).decode()
+def signing_request(
+    key: ec.EllipticCurvePrivateKey, device: str = "device"
+) -> x509.CertificateSigningRequest:
+    """Return the CSR; at enrolment its name is a placeholder, for the server gives the name."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
+    return x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
 
 
 def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
@@ -123,7 +124,7 @@ def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
     if response.is_server_error:
         raise ServerUnreachable(f"{server} answered with status {response.status_code}")
     if not response.is_success:
-        raise _refusal(response)
+        raise refusal(response)
     if len(response.content) > _ANSWER_BYTES_MAX:
         raise Malformed(f"{server} answered {len(response.content)} bytes, too many")
     try:
@@ -141,7 +142,8 @@ class _Problem(msgspec.Struct):
     hint: str = ""
 
 
-def _refusal(response: httpx.Response) -> ShoalError:
+def refusal(response: httpx.Response) -> ShoalError:
+    """Return the error that the server meant by an answer of 3xx or 4xx."""
     try:
         problem = msgspec.json.decode(response.content[:_ANSWER_BYTES_MAX], type=_Problem)
     except msgspec.DecodeError:

@@ -21,6 +21,7 @@ from control_plane.api import app as application
 from control_plane.api import cohorts as cohort_routes
 from control_plane.api import devices as device_routes
 from control_plane.api import enrolment as enrolment_routes
+from control_plane.api import est as est_routes
 from control_plane.api import events as event_routes
 from control_plane.api import listeners
 from control_plane.api import releases as release_routes
@@ -37,6 +38,7 @@ from control_plane.fleet.authority import ROOT_KEY, Authority, Pair
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.presence import Presences
+from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
 from control_plane.releases.announcer import Announcer
 from control_plane.releases.chunk_files import ChunkFiles
@@ -46,6 +48,7 @@ from control_plane.releases.registry import Registry
 from control_plane.releases.repository import ModelsRepository
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
+from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRows
 from control_plane.store.database import Database
 from control_plane.store.devices import Devices
@@ -89,6 +92,7 @@ class _Stores(NamedTuple):
     tokens: AccessTokens
     invitations: Invitations
     devices: Devices
+    certificates: Certificates
     cohorts: CohortRows
     releases: Releases
     rollouts: Rollouts
@@ -123,7 +127,7 @@ def run(config: Config, say: Say, *, wants_admin_token: bool = False) -> None:
         stack.callback(service.stop)
         service.start()
         doors = [
-            listeners.Door(secure, service.files.server),
+            listeners.Door(secure, service.files.server, clients=service.files.ca),
             listeners.Door(local, None),
         ]
         asyncio.run(listeners.serve(service.app, doors, lambda: service.tell_ready(local, say)))
@@ -227,6 +231,7 @@ class _Service:
         enrolments = Enrolments(
             stores.invitations,
             stores.devices,
+            stores.certificates,
             self._authority,
             root=self._repository.root,
             broker=self._broker.offered.url,
@@ -255,8 +260,10 @@ class _Service:
             ),
         ]
         watching, page = self._make_page(access)
+        renewals = Renewals(stores.certificates, self._authority, clock)
+        est = est_routes.router(renewals, chain_pem=self._authority.chain_pem)
         return application.create(
-            version("shoal"), api=[*api, *watching, self._make_status(access)], pages=[page]
+            version("shoal"), api=[*api, *watching, self._make_status(access)], pages=[page, est]
         )
 
     def _make_status(self, access: Access) -> APIRouter:
@@ -311,6 +318,7 @@ def _open(database: Database) -> _Stores:
         tokens=AccessTokens(database),
         invitations=Invitations(database),
         devices=Devices(database),
+        certificates=Certificates(database),
         cohorts=CohortRows(database),
         releases=Releases(database),
         rollouts=Rollouts(database),

@@ -51,18 +51,31 @@ class DeviceCertificate(NamedTuple):
     certificate_pem: str
     serial: str
     public_key_pem: str
+    expires: float
 
 
 class Authority:
     """Signs certificates with the issuing authority's key, which never leaves its file."""
 
-    def __init__(self, root: x509.Certificate, issuing: Issuer, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        root: x509.Certificate,
+        issuing: Issuer,
+        clock: Callable[[], float],
+        device_life_s: float,
+    ) -> None:
         self._root = root
         self._issuing = issuing
         self._clock = clock
+        self._device_life_s = device_life_s
 
     @classmethod
-    def load_or_create(cls, directory: Path, clock: Callable[[], float]) -> Authority:
+    def load_or_create(
+        cls,
+        directory: Path,
+        clock: Callable[[], float],
+        device_life_s: float = DEVICE_LIFE_S,
+    ) -> Authority:
         """Return the authorities kept in `directory`, made at the first start.
 
         The root's key may be absent; with it, an issuing authority in its last year is renewed.
@@ -84,7 +97,7 @@ class Authority:
                 f"the certificate authority in {directory} cannot be read: {error}",
                 hint="Restore the folder from a backup: devices trust no other authority.",
             ) from error
-        return cls(root, issuing, clock)
+        return cls(root, issuing, clock, device_life_s)
 
     @property
     def certificate_pem(self) -> bytes:
@@ -124,12 +137,13 @@ class Authority:
             device_id,
             usage=certificates.CLIENT,
             now=self._clock(),
-            life_s=DEVICE_LIFE_S,
+            life_s=self._device_life_s,
         )
         return DeviceCertificate(
             (certificates.pem(certificate) + self.issuing_pem).decode(),
             f"{certificate.serial_number:x}",
             public_key_pem(public_key),
+            certificate.not_valid_after_utc.timestamp(),
         )
 
     def _issue_pair(

@@ -21,6 +21,7 @@ from control_plane.api import app as application
 from control_plane.api import cohorts as cohort_routes
 from control_plane.api import devices as device_routes
 from control_plane.api import enrolment as enrolment_routes
+from control_plane.api import est as est_routes
 from control_plane.api import tokens as token_routes
 from control_plane.api.auth import Access, Role
 from control_plane.fleet.assignments import Assignments
@@ -28,8 +29,10 @@ from control_plane.fleet.authority import Authority
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.presence import Presences
+from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
 from control_plane.store.access import AccessTokens
+from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRows
 from control_plane.store.database import Database
 from control_plane.store.devices import Devices
@@ -72,23 +75,26 @@ class Sent:
 class ControlPlane:
     """The parts of the fleet, made as the service makes them."""
 
-    def __init__(self, directory: Path) -> None:
-        self.clock = Clock()
+    def __init__(self, directory: Path, now: float = Clock.now) -> None:
+        self.clock = Clock(now)
         self.sent = Sent()
         self.root: bytes | None = ROOT
         self.database = Database.open(f"sqlite:///{directory / 'shoal.db'}")
         self.tokens = AccessTokens(self.database)
         self.devices = Devices(self.database)
+        self.certificates = Certificates(self.database)
         self.authority = Authority.load_or_create(directory / "ca", self.clock)
         self.cohorts = Cohorts(CohortRows(self.database), self.devices, self.clock)
         self.enrolments = Enrolments(
             Invitations(self.database),
             self.devices,
+            self.certificates,
             self.authority,
             root=self._trusted_root,
             broker=BROKER,
             clock=self.clock,
         )
+        self.renewals = Renewals(self.certificates, self.authority, self.clock)
         self.director = keys.generate()
         self.assignments = Assignments(self.devices, self.director, self.sent, self.clock)
         self.presences = Presences(self.devices, self.clock)
@@ -107,6 +113,7 @@ class ControlPlane:
                 cohort_routes.router(self.access, self.cohorts),
                 token_routes.router(self.access, self.tokens, self.clock),
             ],
+            pages=[est_routes.router(self.renewals, chain_pem=self.authority.chain_pem)],
         )
 
     def token(self, role: Role) -> str:
