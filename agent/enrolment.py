@@ -43,8 +43,18 @@ _ANSWER_BYTES_MAX: Final = 1024 * 1024
 _TIMEOUT_S: Final = 30.0
 
 
-def enrol(state_dir: Path, *, server: str, token: str, ca: Path, device: str | None) -> str:
+def enrol(
+    state_dir: Path,
+    *,
+    server: str,
+    token: str,
+    ca: Path,
+    device: str | None,
+    wants_new_key: bool = False,
+) -> str:
     """Enrol this device and return the name that the server gave it.
+
+    With `wants_new_key` under another key than before, kept when the server has taken it.
 
     Raises InputError, ServerUnreachable, EnrolmentRefused, Malformed, SlotUnwritable.
     """
@@ -53,7 +63,8 @@ def enrol(state_dir: Path, *, server: str, token: str, ca: Path, device: str | N
     directory = state_dir / identities.FOLDER
     try:
         durable.make_directory(directory, mode=0o700)
-        key = _key(directory / identities.KEY)
+        path = directory / identities.KEY
+        key = ec.generate_private_key(ec.SECP256R1()) if wants_new_key else _key(path)
         request = EnrolmentRequest(
             token=token,
             csr=signing_request(key).public_bytes(serialization.Encoding.PEM).decode(),
@@ -64,6 +75,8 @@ def enrol(state_dir: Path, *, server: str, token: str, ca: Path, device: str | N
         answer = _ask(server, request, ca)
         _check_certificate(answer, key)
         is_other_fleet = _is_other_root(directory / identities.ROOT, answer.root)
+        if wants_new_key:
+            _keep_key(path, key)
         _keep(directory, server, answer)
         _prepare(state_dir, is_other_fleet=is_other_fleet)
     except OSError as error:
@@ -87,13 +100,17 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
             return key
         raise StateDamaged(f"{path} is no P-256 key", hint="Remove it, and enrol again.")
     key = ec.generate_private_key(ec.SECP256R1())
+    _keep_key(path, key)
+    return key
+
+
+def _keep_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     pem = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
     durable.write(path, pem, mode=identities.MODES[identities.KEY])
-    return key
 
 
 def signing_request(

@@ -32,6 +32,8 @@ from control_plane.api import tokens as token_routes
 from control_plane.api.auth import Access, Role
 from control_plane.broker import acl, choice, client
 from control_plane.broker.client import BrokerClient
+from control_plane.broker.eviction import LIFE_S as EVICTION_LIFE_S
+from control_plane.broker.eviction import Eviction
 from control_plane.broker.inbox import Inbox
 from control_plane.fleet.assignments import Assignments
 from control_plane.fleet.authority import ROOT_KEY, Authority, Pair
@@ -40,6 +42,7 @@ from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.presence import Presences
 from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
+from control_plane.fleet.revocation import Revocations
 from control_plane.releases.announcer import Announcer
 from control_plane.releases.chunk_files import ChunkFiles
 from control_plane.releases.online_keys import OnlineKeys
@@ -147,8 +150,13 @@ class _Service:
         own = self._authority.issue_client(acl.SERVICE)
         self.files = _write_files(config, self._authority.certificate_pem, server, own)
         self._broker: Broker = choice.choose(
-            config, ca=self._authority.chain_pem, server=server, note=say
+            config,
+            ca=self._authority.chain_pem,
+            server=server,
+            revoked=self._authority.revocation_list(stores.certificates.revoked(clock())),
+            note=say,
         )
+        self._revocations = self._make_revocations()
         self._client = BrokerClient(self._broker.own, self._tls())
         self._keys = OnlineKeys.load_or_create(config.data / "keys")
         self._chunks = ChunkFiles(config.data / "chunks")
@@ -169,7 +177,9 @@ class _Service:
             stores.devices, self._keys.director, self._client.publish, clock
         )
         executor = Executor(stores.rollouts, self._assignments.push, clock)
-        self._ticker = Ticker([self._announcer.tick, executor.tick], config.tick_s)
+        self._ticker = Ticker(
+            [self._revocations.tick, self._announcer.tick, executor.tick], config.tick_s
+        )
         self._inbox = self._make_inbox()
         self.app = self._make_app()
 
@@ -213,6 +223,26 @@ class _Service:
         ca = Path(self._config.broker_ca or self.files.ca)
         return client.tls_context(ca, self.files.client.certificate, self.files.client.key)
 
+    def _make_revocations(self) -> Revocations:
+        ca = Path(self._config.broker_ca or self.files.ca)
+        eviction = Eviction(
+            self._broker.own,
+            ca,
+            lambda name: self._authority.issue_client(name, EVICTION_LIFE_S),
+        )
+        return Revocations(
+            self._stores.certificates,
+            self._authority,
+            install=self._install_revocations,
+            evict=eviction.evict,
+            clock=self._clock,
+        )
+
+    def _install_revocations(self, revoked: bytes) -> None:
+        """Keep the list where the owner of a foreign broker finds it, and give it to our own."""
+        durable.write(self._config.data / "crl.pem", revoked)
+        self._broker.install(revoked)
+
     def _make_inbox(self) -> Inbox:
         devices = self._stores.devices
         ingest = Ingest(
@@ -244,7 +274,7 @@ class _Service:
                 ca_pem=self._authority.certificate_pem,
                 server_url=self._server_url,
             ),
-            device_routes.router(access, stores.devices, self._cohorts),
+            device_routes.router(access, stores.devices, self._cohorts, self._revocations.revoke),
             cohort_routes.router(access, self._cohorts),
             token_routes.router(access, stores.tokens, clock),
             release_routes.router(

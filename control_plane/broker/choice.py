@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _HOW_TO_GET: Final = "apt install mosquitto, or --broker amqtt for a first look on this machine."
 
 
-def choose(config: Config, *, ca: bytes, server: Pair, note: Callable[[str], None]) -> Broker:
+def choose(
+    config: Config, *, ca: bytes, server: Pair, revoked: bytes, note: Callable[[str], None]
+) -> Broker:
     """Return the broker of `config.broker`, not started; `note` is told what a person must know.
 
     Raises ConfigInvalid.
@@ -42,7 +44,7 @@ def choose(config: Config, *, ca: bytes, server: Pair, note: Callable[[str], Non
             port=config.broker_port or TLS_PORT_DEFAULT,
             offered_host=config.device_host,
         )
-        broker.prepare(ca, server)
+        broker.prepare(ca, server, revoked)
         return broker
     from control_plane.broker import amqtt
 

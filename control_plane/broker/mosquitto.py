@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 _USER: Final = "mosquitto"
+_REVOKED: Final = "crl.pem"
 _READY_S_MAX: Final = 10.0
 _STOP_S_MAX: Final = 3.0
 _RESTART_S_MIN: Final = 0.2
@@ -57,6 +58,7 @@ listener {port} {host}
 cafile ca.pem
 certfile server.pem
 keyfile server.key
+crlfile crl.pem
 tls_version tlsv1.2
 require_certificate true
 use_identity_as_username true
@@ -105,24 +107,25 @@ class Mosquitto:
         """Where devices are told to connect."""
         return Endpoint(self._offered_host, self._port, is_tls=True)
 
-    def prepare(self, ca: bytes, server: Pair) -> None:
+    def prepare(self, ca: bytes, server: Pair, revoked: bytes) -> None:
         """Write its files; `server` must be valid for all names that clients connect to.
 
         `ca` holds root and issuing certificate: some clients show no more than their own.
+        `revoked` is the list of revoked certificates.
         """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name, data in (
             ("ca.pem", ca),
             ("server.pem", server.certificate),
             ("server.key", server.key),
+            (_REVOKED, revoked),
             ("acl", acl.text().encode()),
             ("mosquitto.conf", configuration(self._host, self._port).encode()),
         ):
-            durable.write(self._directory / name, data, mode=0o600)
+            self._write(name, data)
         self._log_path.write_bytes(b"")
-        if (user := _user()) is not None:
-            for path in (self._directory, *self._directory.iterdir()):
-                shutil.chown(path, user, pwd.getpwnam(user).pw_gid)
+        for path in (self._directory, *self._directory.iterdir()):
+            _give(path)
 
     def start(self) -> None:
         """Return when clients can connect. Raises BrokerUnreachable."""
@@ -141,6 +144,12 @@ class Mosquitto:
         """Ask it to write its retained messages to disk (mosquitto(8), SIGUSR1)."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGUSR1)
+
+    def install(self, revoked: bytes) -> None:
+        """Let it read a new list of revoked certificates; sessions that are open stay open."""
+        self._write(_REVOKED, revoked)
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """End it, in order if it obeys."""
@@ -161,6 +170,10 @@ class Mosquitto:
     @property
     def _log_path(self) -> Path:
         return self._directory / "mosquitto.log"
+
+    def _write(self, name: str, data: bytes) -> None:
+        durable.write(self._directory / name, data, mode=0o600)
+        _give(self._directory / name)
 
     def _supervise(self) -> None:
         # One thread starts every child: a child dies with the thread that started it.
@@ -214,6 +227,12 @@ def _user() -> str | None:
     except KeyError:
         return "nobody"
     return _USER
+
+
+def _give(path: Path) -> None:
+    """Let the broker read a file: it has few rights when it is told to read again."""
+    if (user := _user()) is not None:
+        shutil.chown(path, user, pwd.getpwnam(user).pw_gid)
 
 
 def _answers(endpoint: Endpoint) -> bool:

@@ -22,6 +22,7 @@ from control_plane.fleet import certificates
 from control_plane.fleet.certificates import Issuer
 from firmware_bundles import durable
 from firmware_bundles.errors import ConfigInvalid, StateDamaged
+from firmware_bundles.identifiers import DeviceId, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -130,7 +131,11 @@ class Authority:
     def issue_device(
         self, device_id: str, public_key: ec.EllipticCurvePublicKey
     ) -> DeviceCertificate:
-        """Return a certificate that calls the holder of `public_key` by `device_id`."""
+        """Return a certificate that calls the holder of `public_key` by `device_id`.
+
+        The last place that keeps strange names out. Raises Malformed.
+        """
+        parse(DeviceId, device_id, "device id")
         certificate = certificates.leaf(
             self._issuing,
             public_key,
@@ -145,6 +150,11 @@ class Authority:
             public_key_pem(public_key),
             certificate.not_valid_after_utc.timestamp(),
         )
+
+    def revocation_list(self, revoked: Iterable[tuple[str, float]]) -> bytes:
+        """Return the list (CRL, PEM) of what was revoked, given by serial and time."""
+        made = certificates.revocation_list(self._issuing, revoked, self._clock())
+        return made.public_bytes(Encoding.PEM)
 
     def _issue_pair(
         self, name: str, usage: x509.ObjectIdentifier, life_s: float, names: Iterable[str] = ()

@@ -31,6 +31,7 @@ ROOT_NAME: Final = "shoal fleet root"
 ISSUING_NAME: Final = "shoal fleet issuing"
 ROOT_LIFE_S: Final = 20 * 365 * 86_400
 ISSUING_LIFE_S: Final = 5 * 365 * 86_400
+LIST_LIFE_S: Final = 30 * 86_400
 _BACKDATED: Final = timedelta(seconds=limits.CLOCK_SKEW_S_MAX)
 _CSR_HINT: Final = "Make the request anew with a P-256 key."
 
@@ -84,6 +85,26 @@ def leaf(
     )
     if alternatives := [_general_name(name) for name in names]:
         builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+    return builder.sign(under.key, hashes.SHA256())
+
+
+def revocation_list(
+    under: Issuer, revoked: Iterable[tuple[str, float]], now: float
+) -> x509.CertificateRevocationList:
+    """Return the list of revoked certificates, by hexadecimal serial and time (RFC 5280, 5)."""
+    begin = datetime.fromtimestamp(now, UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(under.certificate.subject)
+        .last_update(begin - _BACKDATED)
+        .next_update(begin + timedelta(seconds=LIST_LIFE_S))
+        .add_extension(_issued_by(under), critical=False)
+        .add_extension(x509.CRLNumber(int(now * 1000)), critical=False)
+    )
+    for serial, at in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(int(serial, 16))
+        entry = entry.revocation_date(datetime.fromtimestamp(at, UTC))
+        builder = builder.add_revoked_certificate(entry.build())
     return builder.sign(under.key, hashes.SHA256())
 
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from control_plane.fleet.authority import ROOT_KEY, Authority
-from firmware_bundles.errors import ConfigInvalid, StateDamaged
+from firmware_bundles.errors import ConfigInvalid, Malformed, StateDamaged
 from support.control_planes import Clock
 
 if TYPE_CHECKING:
@@ -79,6 +79,14 @@ def test_an_authority_of_one_level_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="before root and issuing"):
         Authority.load_or_create(tmp_path, Clock())
     assert [file.name for file in tmp_path.iterdir()] == ["ca.pem"]
+
+
+@pytest.mark.parametrize("name", ["svc.control", "dev-a/up", "+", "#", "", "Dev", "a b", "a" * 64])
+def test_no_device_is_certified_under_a_strange_name(tmp_path: Path, name: str) -> None:
+    """Names of services and whatever means something in a topic are refused at signing."""
+    authority = Authority.load_or_create(tmp_path, Clock())
+    with pytest.raises(Malformed):
+        authority.issue_device(name, ec.generate_private_key(ec.SECP256R1()).public_key())
 
 
 def test_a_lost_issuing_key_is_damage(tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 import paho.mqtt.client as mqtt
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from paho.mqtt.enums import CallbackAPIVersion
 
 from control_plane.broker import acl, client, mosquitto
@@ -112,20 +110,19 @@ class Hall:
             offered_host="127.0.0.1",
         )
         server = self.authority.issue_server(["127.0.0.1"])
-        self.broker.prepare(self.authority.chain_pem, server)
+        revoked = self.authority.revocation_list([])
+        self.broker.prepare(self.authority.chain_pem, server, revoked)
         self.broker.start()
         self.service = Service(self.broker.own, self.tls(acl.SERVICE, self.authority))
         self.peers: list[Peer] = []
 
     def tls(self, name: str, authority: Authority) -> ssl.SSLContext:
         """Return the context of somebody called `name`, certified by `authority`."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        issued = authority.issue_device(name, key.public_key())
-        folder = self.directory / f"{name}-{os.urandom(4).hex()}"
+        pair = authority.issue_client(name)
+        folder = self.directory / f"peer-{os.urandom(4).hex()}"
         folder.mkdir()
-        (folder / "key").write_bytes(pem)
-        (folder / "certificate").write_text(issued.certificate_pem)
+        (folder / "key").write_bytes(pair.key)
+        (folder / "certificate").write_bytes(pair.certificate)
         (folder / "ca").write_bytes(self.authority.certificate_pem)
         return client.tls_context(folder / "ca", folder / "certificate", folder / "key")
 

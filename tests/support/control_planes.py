@@ -31,6 +31,7 @@ from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.presence import Presences
 from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
+from control_plane.fleet.revocation import Revocations
 from control_plane.store.access import AccessTokens
 from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRows
@@ -95,6 +96,15 @@ class ControlPlane:
             clock=self.clock,
         )
         self.renewals = Renewals(self.certificates, self.authority, self.clock)
+        self.lists: list[bytes] = []
+        self.evicted: list[str] = []
+        self.revocations = Revocations(
+            self.certificates,
+            self.authority,
+            install=self.lists.append,
+            evict=self.evicted.append,
+            clock=self.clock,
+        )
         self.director = keys.generate()
         self.assignments = Assignments(self.devices, self.director, self.sent, self.clock)
         self.presences = Presences(self.devices, self.clock)
@@ -109,7 +119,9 @@ class ControlPlane:
                     ca_pem=self.authority.certificate_pem,
                     server_url="https://server.example:8443",
                 ),
-                device_routes.router(self.access, self.devices, self.cohorts),
+                device_routes.router(
+                    self.access, self.devices, self.cohorts, self.revocations.revoke
+                ),
                 cohort_routes.router(self.access, self.cohorts),
                 token_routes.router(self.access, self.tokens, self.clock),
             ],
