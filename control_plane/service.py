@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from control_plane.api import app as application
+from control_plane.api import broker as broker_routes
 from control_plane.api import cohorts as cohort_routes
 from control_plane.api import devices as device_routes
 from control_plane.api import enrolment as enrolment_routes
@@ -39,6 +40,7 @@ from control_plane.fleet.assignments import Assignments
 from control_plane.fleet.authority import ROOT_KEY, Authority, Pair
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.fleet.enrolment import Enrolments
+from control_plane.fleet.misconduct import Misconduct
 from control_plane.fleet.presence import Presences
 from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
@@ -149,11 +151,13 @@ class _Service:
         server = self._authority.issue_server(_names(config))
         own = self._authority.issue_client(acl.SERVICE)
         self.files = _write_files(config, self._authority.certificate_pem, server, own)
+        self._misconduct = Misconduct(stores.devices, clock)
         self._broker: Broker = choice.choose(
             config,
             ca=self._authority.chain_pem,
             server=server,
             revoked=self._authority.revocation_list(stores.certificates.revoked(clock())),
+            exceeded=self._misconduct.subscribed,
             note=say,
         )
         self._revocations = self._make_revocations()
@@ -178,7 +182,13 @@ class _Service:
         )
         executor = Executor(stores.rollouts, self._assignments.push, clock)
         self._ticker = Ticker(
-            [self._revocations.tick, self._announcer.tick, executor.tick], config.tick_s
+            [
+                self._revocations.tick,
+                self._misconduct.tick,
+                self._announcer.tick,
+                executor.tick,
+            ],
+            config.tick_s,
         )
         self._inbox = self._make_inbox()
         self.app = self._make_app()
@@ -275,6 +285,7 @@ class _Service:
                 server_url=self._server_url,
             ),
             device_routes.router(access, stores.devices, self._cohorts, self._revocations.revoke),
+            broker_routes.router(access, ca_pem=self._authority.chain_pem),
             cohort_routes.router(access, self._cohorts),
             token_routes.router(access, stores.tokens, clock),
             release_routes.router(

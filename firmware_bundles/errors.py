@@ -240,6 +240,11 @@ class EnrolmentRefused(AccessError):
     default_hint = "Ask an operator for a new token: shoal device invite."
 
 
+class SubscriptionExceeded(AccessError):
+    code = "access.subscription_exceeded"
+    default_hint = "If nobody tried something out there, revoke the device: shoal device revoke."
+
+
 class ConflictError(ShoalError):
     code = "conflict"
     default_hint = "Load the present state and try again."

@@ -42,12 +42,16 @@ class DevicePage(BaseModel):
 
 
 class DeviceDescription(Device):
-    """All that is known of a device, by family; `reported` is what it signed."""
+    """All that is known of a device, by family; `reported` is what it signed.
+
+    `detected` is what it refused, `misconduct` what others saw it do.
+    """
 
     inventory: dict[str, Any]
     desired: list[dict[str, Any]]
     reported: list[dict[str, Any]]
     detected: list[dict[str, Any]]
+    misconduct: list[dict[str, Any]]
 
 
 class LabelChange(BaseModel):

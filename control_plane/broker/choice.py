@@ -24,9 +24,17 @@ _HOW_TO_GET: Final = "apt install mosquitto, or --broker amqtt for a first look 
 
 
 def choose(
-    config: Config, *, ca: bytes, server: Pair, revoked: bytes, note: Callable[[str], None]
+    config: Config,
+    *,
+    ca: bytes,
+    server: Pair,
+    revoked: bytes,
+    exceeded: Callable[[str, str], None],
+    note: Callable[[str], None],
 ) -> Broker:
     """Return the broker of `config.broker`, not started; `note` is told what a person must know.
+
+    `exceeded` is told who subscribes to what no device needs, where the broker says so.
 
     Raises ConfigInvalid.
     """
@@ -43,6 +51,7 @@ def choose(
             host=config.host,
             port=config.broker_port or TLS_PORT_DEFAULT,
             offered_host=config.device_host,
+            exceeded=exceeded,
         )
         broker.prepare(ca, server, revoked)
         return broker

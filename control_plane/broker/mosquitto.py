@@ -18,14 +18,15 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
-from control_plane.broker import acl
+from control_plane.broker import acl, subscriptions
 from control_plane.broker.endpoint import Endpoint
 from firmware_bundles import durable
 from firmware_bundles.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from control_plane.fleet.authority import Pair
@@ -76,6 +77,7 @@ sys_interval 0
 log_dest stderr
 log_type error
 log_type warning
+log_type subscribe
 connection_messages false
 """
 
@@ -86,13 +88,21 @@ class Mosquitto:
     name = "mosquitto"
 
     def __init__(
-        self, program: str, directory: Path, *, host: str, port: int, offered_host: str
+        self,
+        program: str,
+        directory: Path,
+        *,
+        host: str,
+        port: int,
+        offered_host: str,
+        exceeded: Callable[[str, str], None] = lambda _client, _filter: None,
     ) -> None:
         self._program = program
         self._directory = directory
         self._host = host
         self._port = port or _free_port(host)
         self._offered_host = offered_host
+        self._exceeded = exceeded
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="mosquitto", daemon=True)
@@ -200,18 +210,33 @@ class Mosquitto:
     def _run(self) -> int:
         launcher = [sys.executable, "-I", "-m", "control_plane.broker.launch"]
         command = [self._program, "-c", "mosquitto.conf"]
-        with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*launcher, str(os.getpid()), _user() or "-", *command],
-                cwd=self._directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._process = subprocess.Popen(
+            [*launcher, str(os.getpid()), _user() or "-", *command],
+            cwd=self._directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         if self._stopping.is_set():
             self._process.terminate()
+        assert self._process.stdout is not None
+        with self._process.stdout as said:
+            self._listen(said)
         return self._process.wait()
+
+    def _listen(self, said: IO[bytes]) -> None:
+        """Read the log to its end: subscriptions are looked at, all else is kept."""
+        with self._log_path.open("ab", buffering=0) as log:
+            for line in said:
+                text = line.decode(errors="replace").rstrip("\n")
+                found = subscriptions.parse(text)
+                if found is None:
+                    # A full disk must not end the one who waits for the broker.
+                    with suppress(OSError):
+                        log.write(line)
+                elif not subscriptions.is_needed(found):
+                    self._exceeded(found.client, found.filter)
 
     def _last_words(self) -> str:
         lines = self._log_path.read_text(errors="replace").splitlines()

@@ -87,6 +87,9 @@ def show(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> No
     if found["detected"]:
         print("\nrefused by the device")
         output.show(found["detected"], _DETECTED)
+    if found["misconduct"]:
+        print("\nseen by the broker")
+        output.show(found["misconduct"], _DETECTED)
 
 
 @app.command()

@@ -11,7 +11,14 @@ import msgspec
 from sqlalchemy import select, update
 
 from control_plane.store.dialects import upsert
-from control_plane.store.schema import desired, detection, device, report_counter, reported
+from control_plane.store.schema import (
+    desired,
+    detection,
+    device,
+    misconduct,
+    report_counter,
+    reported,
+)
 from firmware_bundles.errors import NotFound
 from firmware_bundles.wire.messages import Arm, ModelReference, Order, Policy
 
@@ -224,6 +231,22 @@ class Devices:
     def detections(self, device_id: str) -> list[Mapping[str, Any]]:
         """Return what a device refused, as stored."""
         return self._rows(detection, device_id)
+
+    def note_misconduct(
+        self, device_id: str, code: str, message: str, count: int, now: float
+    ) -> None:
+        """Add to what others saw a device do that it may not, if there is such a device."""
+        with self._database.transaction() as connection:
+            if connection.execute(select(device.c.id).where(device.c.id == device_id)).first():
+                key = (misconduct.c.device_id == device_id) & (misconduct.c.code == code)
+                before = connection.execute(select(misconduct.c.count).where(key)).scalar()
+                values = {"device_id": device_id, "code": code, "message": message}
+                total = (before or 0) + count
+                upsert(connection, misconduct, values | {"count": total, "last": now})
+
+    def misconduct(self, device_id: str) -> list[Mapping[str, Any]]:
+        """Return what others saw a device do that it may not, as stored."""
+        return self._rows(misconduct, device_id)
 
     def _rows(self, table: Table, device_id: str) -> list[Mapping[str, Any]]:
         query = select(table).where(table.c.device_id == device_id)

@@ -100,6 +100,7 @@ class Hall:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.authority = Authority.load_or_create(directory / "ca", time.time)
+        self.exceeded: list[tuple[str, str]] = []
         program = mosquitto.find()
         assert program is not None
         self.broker = Mosquitto(
@@ -108,6 +109,7 @@ class Hall:
             host="127.0.0.1",
             port=free_port(),
             offered_host="127.0.0.1",
+            exceeded=lambda *found: self.exceeded.append(found),
         )
         server = self.authority.issue_server(["127.0.0.1"])
         revoked = self.authority.revocation_list([])

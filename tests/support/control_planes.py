@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from securesystemslib.signer import CryptoSigner
 
 from control_plane.api import app as application
+from control_plane.api import broker as broker_routes
 from control_plane.api import cohorts as cohort_routes
 from control_plane.api import devices as device_routes
 from control_plane.api import enrolment as enrolment_routes
@@ -122,6 +123,7 @@ class ControlPlane:
                 device_routes.router(
                     self.access, self.devices, self.cohorts, self.revocations.revoke
                 ),
+                broker_routes.router(self.access, ca_pem=self.authority.chain_pem),
                 cohort_routes.router(self.access, self.cohorts),
                 token_routes.router(self.access, self.tokens, self.clock),
             ],

@@ -75,6 +75,15 @@ def test_an_expired_certificate_gets_no_connection(hall: Hall) -> None:
     assert not is_refused(hall.broker.own, hall.tls("dev-a", hall.authority))
 
 
+def test_a_greedy_subscription_is_noticed(hall: Hall) -> None:
+    """Who asks for more than a device needs is named; who asks for its own is not."""
+    honest, greedy = hall.device("dev-a"), hall.device("dev-b")
+    honest.subscribe(topics.all_down("dev-a"), topics.chunk("a" * 64), topics.REPOSITORY_HINT)
+    greedy.subscribe(topics.all_down("dev-b"), "shoal/v1/chunk/+", topics.all_down("dev-a"))
+    wait_for(lambda: len(hall.exceeded) >= 2)
+    assert hall.exceeded == [("dev-b", "shoal/v1/chunk/+"), ("dev-b", topics.all_down("dev-a"))]
+
+
 class Fleet:
     """A control plane behind HTTPS with a mosquitto, and devices that enrolled themselves."""
 
