@@ -28,6 +28,10 @@ def config(
 
     Beside them it needs server.pem and server.key of its own, and crl.pem from the data folder of
     the control plane, copied and reloaded (SIGHUP) whenever it changes and at least weekly.
+
+    \b
+    Example:
+      shoal broker config --port 8883 --out /etc/mosquitto/shoal
     """
     with http.connect() as api:
         found = api.get("broker/config", host=host, port=port)

@@ -125,7 +125,12 @@ def label(
 
 @app.command()
 def revoke(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> None:
-    """End a device's access to broker and API; its live session ends within a minute."""
+    """End a device's access to broker and API; its live session ends within a minute.
+
+    \b
+    Example:
+      shoal device revoke press-1
+    """
     _shut_out(device, "revoke")
 
 
@@ -134,6 +139,10 @@ def retire(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> 
     """Take a device out of service; its access ends, its history stays.
 
     Its models stay on its disk: erase them there.
+
+    \b
+    Example:
+      shoal device retire press-1
     """
     _shut_out(device, "retire")
 
@@ -144,7 +153,12 @@ def re_enrol(
     *,
     life_s: Annotated[float, typer.Option(help="How long the token lives, in seconds.")] = 86_400,
 ) -> None:
-    """Make a token with which a known device is enrolled anew, also one that was revoked."""
+    """Make a token with which a known device is enrolled anew, also one that was revoked.
+
+    \b
+    Example:
+      shoal device re-enrol press-1
+    """
     with http.connect() as api:
         found = api.get(f"devices/{quote(device, safe='')}")
         made = api.post("enrolment-tokens", json={"device": device, "life_s": life_s})

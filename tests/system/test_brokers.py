@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from control_plane.broker import mosquitto
 from control_plane.broker.amqtt import Amqtt
+from control_plane.broker.mosquitto import Mosquitto
 from control_plane.fleet.authority import Authority
 from firmware_bundles.errors import BrokerUnreachable
 from firmware_bundles.limits import CHUNK_BYTES_MAX
