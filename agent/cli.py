@@ -107,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     enrol.add_argument("--token", required=True, help="the one-use token of this device")
     enrol.add_argument("--ca", required=True, type=Path, metavar="FILE", help="the server's CA")
     enrol.add_argument("--device", metavar="NAME", help="a wish; the token may decide otherwise")
+    enrol.add_argument(
+        "--new-key", action="store_true", help="make another key: this one was revoked"
+    )
     run = _verb(verbs, "run", _run, "run the agent in the foreground until SIGTERM")
     status = _verb(verbs, "status", _status, "what runs here; works while the agent is down")
     status.add_argument("--output", choices=("text", "json"), default="text")
@@ -156,6 +159,7 @@ def _enrol(options: argparse.Namespace) -> int:
         token=options.token,
         ca=options.ca,
         device=options.device,
+        wants_new_key=options.new_key,
     )
     print(f"enrolled as {device}; its identity is in {state_dir / 'identity'}")
     return DONE

@@ -38,6 +38,7 @@ class Config:
     hello_jitter_s: float = 1.0
     hello_retry_s: float = 30.0
     report_s: float = 900.0
+    renew_retry_s: float = 60.0
     chunk_window: int = CHUNK_WINDOW_DEFAULT
     chunk_stall_s: float = 10.0
     worker_patience_s: float = 60.0
@@ -61,6 +62,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "hello_jitter_s": (0, 600),
     "hello_retry_s": (0.5, 3600),
     "report_s": (1, 7 * 86400),
+    "renew_retry_s": (0.5, 86400),
     "chunk_window": (1, CHUNK_WINDOW_MAX),
     "chunk_stall_s": (0.1, 3600),
     "worker_patience_s": (1, 3600),

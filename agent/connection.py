@@ -107,6 +107,14 @@ class Connection:
         self._is_up = False
         await asyncio.to_thread(_close, client)
 
+    async def renew(self) -> None:
+        """Begin a new session with the identity that is on disk now."""
+        was_up = self._is_up
+        await self.stop()
+        if was_up:
+            self._on_change(False)
+        self.start()
+
     def publish(self, topic: str, payload: bytes) -> bool:
         """Send once (QoS 1) and return whether the session took it; nothing is kept while down."""
         client = self._client  # the forwarder asks from another thread

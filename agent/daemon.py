@@ -25,6 +25,7 @@ from agent.deployment.verification import Known, Verification
 from agent.hellos import Hellos
 from agent.inference import control
 from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
+from agent.renewal import Renewal
 from agent.reports import DETECTION_PAUSE_S, Reports
 from agent.store import damage
 from agent.store.state import State
@@ -162,6 +163,7 @@ class Core:
             in_flight_max=config.telemetry_in_flight_max,
             retry_s=config.telemetry_retry_s,
         )
+        self._renewal = Renewal(config, children, clock)
         self._arriving: set[asyncio.Task[None]] = set()
         log.event("started", device=identity.device, incarnation=incarnation)
 
@@ -175,6 +177,7 @@ class Core:
             self._hellos.run(self._updater.generations, self._connection.publish),
             self._reports.run(lambda: self._updater.records, self._connection.publish),
             self._forwarder.run(stopping),
+            self._renewal.run(self._connection.renew),
         ]
         tasks = [asyncio.create_task(part) for part in parts]
         ended = asyncio.create_task(stopping.wait())

@@ -42,8 +42,18 @@ _ANSWER_BYTES_MAX: Final = 1024 * 1024
 _TIMEOUT_S: Final = 30.0
 
 
-def enrol(state_dir: Path, *, server: str, token: str, ca: Path, device: str | None) -> str:
+def enrol(
+    state_dir: Path,
+    *,
+    server: str,
+    token: str,
+    ca: Path,
+    device: str | None,
+    wants_new_key: bool = False,
+) -> str:
     """Enrol this device and return the name that the server gave it.
+
+    With `wants_new_key` under another key than before, kept when the server has taken it.
 
     Raises InputError, ServerUnreachable, EnrolmentRefused, Malformed, SlotUnwritable.
     """
@@ -54,10 +64,11 @@ def enrol(state_dir: Path, *, server: str, token: str, ca: Path, device: str | N
     directory = state_dir / identities.FOLDER
     try:
         durable.make_directory(directory, mode=0o700)
-        key = _key(directory / identities.KEY)
+        path = directory / identities.KEY
+        key = ec.generate_private_key(ec.SECP256R1()) if wants_new_key else _key(path)
         request = EnrolmentRequest(
             token=token,
-            csr=_signing_request(key),
+            csr=signing_request(key).public_bytes(serialization.Encoding.PEM).decode(),
             device=device,
             agent_version=inventory.agent_version(),
             inventory=inventory.facts(),
@@ -65,6 +76,8 @@ def enrol(state_dir: Path, *, server: str, token: str, ca: Path, device: str | N
         answer = _ask(server, request, ca)
         _check_certificate(answer, key)
         is_other_fleet = _is_other_root(directory / identities.ROOT, answer.root)
+        if wants_new_key:
+            _keep_key(path, key)
         _keep(directory, server, answer)
         _prepare(state_dir, is_other_fleet=is_other_fleet)
     except OSError as error:
@@ -88,20 +101,25 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
             return key
         raise StateDamaged(f"{path} is no P-256 key", hint="Remove it, and enrol again.")
     key = ec.generate_private_key(ec.SECP256R1())
+    _keep_key(path, key)
+    return key
+
+
+def _keep_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     pem = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
     durable.write(path, pem, mode=identities.MODES[identities.KEY])
-    return key
 
 
-def _signing_request(key: ec.EllipticCurvePrivateKey) -> str:
-    """Return the CSR; its name is a placeholder, for the server gives the name."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "device")])
-    csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    return csr.public_bytes(serialization.Encoding.PEM).decode()
+def signing_request(
+    key: ec.EllipticCurvePrivateKey, device: str = "device"
+) -> x509.CertificateSigningRequest:
+    """Return the CSR; at enrolment its name is a placeholder, for the server gives the name."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device)])
+    return x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
 
 
 def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
@@ -124,7 +142,7 @@ def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
     if response.is_server_error:
         raise ServerUnreachable(f"{server} answered with status {response.status_code}")
     if not response.is_success:
-        raise _refusal(response)
+        raise refusal(response)
     if len(response.content) > _ANSWER_BYTES_MAX:
         raise Malformed(f"{server} answered {len(response.content)} bytes, too many")
     try:
@@ -142,7 +160,8 @@ class _Problem(msgspec.Struct):
     hint: str = ""
 
 
-def _refusal(response: httpx.Response) -> ShoalError:
+def refusal(response: httpx.Response) -> ShoalError:
+    """Return the error that the server meant by an answer of 3xx or 4xx."""
     try:
         problem = msgspec.json.decode(response.content[:_ANSWER_BYTES_MAX], type=_Problem)
     except msgspec.DecodeError:

@@ -64,6 +64,13 @@ def prepare_state(request: task_messages.PrepareState) -> task_messages.Prepared
     return task_messages.Prepared()
 
 
+def renew(request: task_messages.Renew) -> task_messages.Renewed:
+    """Renew the device's certificate, if it is time."""
+    from agent import reenrolment
+
+    return reenrolment.renew(Path(request.state_dir), request.now)
+
+
 def main() -> int:
     """Answer requests until the input ends; returns the exit status, 1 after a broken frame."""
     _limit()
@@ -91,6 +98,7 @@ _VERBS: Final[dict[type[msgspec.Struct], Callable[..., msgspec.Struct]]] = {
     task_messages.Admit: admit,
     task_messages.SignReport: sign_report,
     task_messages.PrepareState: prepare_state,
+    task_messages.Renew: renew,
 }
 
 

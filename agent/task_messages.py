@@ -71,7 +71,22 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):
     """The answer to PrepareState."""
 
 
-Request = Admit | SignReport | PrepareState
+class Renew(msgspec.Struct, frozen=True, kw_only=True, tag="renew"):
+    """Renew the device's certificate, if it is time."""
+
+    state_dir: str
+    now: float
+
+
+class Renewed(msgspec.Struct, frozen=True, kw_only=True, tag="renewed"):
+    """The answer to Renew: whether there is a new certificate, when it is due and when it ends."""
+
+    is_new: bool
+    due: float
+    expires: float
+
+
+Request = Admit | SignReport | PrepareState | Renew
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
@@ -82,4 +97,4 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
     hint: str = ""
 
 
-Answer = Admitted | Signed | Prepared | Refusal
+Answer = Admitted | Signed | Prepared | Renewed | Refusal

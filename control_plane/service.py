@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from control_plane.api import app as application
+from control_plane.api import broker as broker_routes
 from control_plane.api import cohorts as cohort_routes
 from control_plane.api import devices as device_routes
 from control_plane.api import enrolment as enrolment_routes
+from control_plane.api import est as est_routes
 from control_plane.api import events as event_routes
 from control_plane.api import listeners
 from control_plane.api import releases as release_routes
@@ -32,13 +34,18 @@ from control_plane.api import tokens as token_routes
 from control_plane.api.auth import Access, Role
 from control_plane.broker import acl, choice, client
 from control_plane.broker.client import BrokerClient
+from control_plane.broker.eviction import LIFE_S as EVICTION_LIFE_S
+from control_plane.broker.eviction import Eviction
 from control_plane.broker.inbox import Inbox
 from control_plane.fleet.assignments import Assignments
-from control_plane.fleet.authority import Authority, Pair
+from control_plane.fleet.authority import ROOT_KEY, Authority, Pair
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.fleet.enrolment import Enrolments
+from control_plane.fleet.misconduct import Misconduct
 from control_plane.fleet.presence import Presences
+from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
+from control_plane.fleet.revocation import Revocations
 from control_plane.releases.announcer import Announcer
 from control_plane.releases.chunk_files import ChunkFiles
 from control_plane.releases.online_keys import OnlineKeys
@@ -47,6 +54,7 @@ from control_plane.releases.registry import Registry
 from control_plane.releases.repository import ModelsRepository
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
+from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRows
 from control_plane.store.database import Database
 from control_plane.store.devices import Devices
@@ -80,6 +88,7 @@ if TYPE_CHECKING:
 
 _LOOPBACK: Final = "127.0.0.1"
 _STOP_S_MAX: Final = 1.0
+_CA_FOLDER: Final = "ca"
 _SESSION_KEY_BYTES: Final = 32
 
 
@@ -89,6 +98,7 @@ class _Stores(NamedTuple):
     tokens: AccessTokens
     invitations: Invitations
     devices: Devices
+    certificates: Certificates
     cohorts: CohortRows
     releases: Releases
     rollouts: Rollouts
@@ -124,7 +134,7 @@ def run(config: Config, say: Say, *, wants_admin_token: bool = False) -> None:
         stack.callback(service.stop)
         service.start()
         doors = [
-            listeners.Door(secure, service.files.server),
+            listeners.Door(secure, service.files.server, clients=service.files.ca),
             listeners.Door(local, None),
         ]
         asyncio.run(listeners.serve(service.app, doors, lambda: service.tell_ready(local, say)))
@@ -139,11 +149,20 @@ class _Service:
         self._stores = stores
         self._clock = clock
         self._server_url = f"https://{_in_url(config.device_host)}:{port}"
-        self._authority = Authority.load_or_create(config.data / "ca", clock)
+        self._authority = Authority.load_or_create(config.data / _CA_FOLDER, clock)
         server = self._authority.issue_server(_names(config))
-        ca = self._authority.certificate_pem
-        self.files = _write_files(config, ca, server, self._authority.issue_client(acl.SERVICE))
-        self._broker: Broker = choice.choose(config, ca=ca, server=server, note=say)
+        own = self._authority.issue_client(acl.SERVICE)
+        self.files = _write_files(config, self._authority.certificate_pem, server, own)
+        self._misconduct = Misconduct(stores.devices, clock)
+        self._broker: Broker = choice.choose(
+            config,
+            ca=self._authority.chain_pem,
+            server=server,
+            revoked=self._authority.revocation_list(stores.certificates.revoked(clock())),
+            exceeded=self._misconduct.subscribed,
+            note=say,
+        )
+        self._revocations = self._make_revocations()
         self._client = BrokerClient(self._broker.own, self._tls())
         self._keys = OnlineKeys.load_or_create(config.data / "keys")
         self._chunks = ChunkFiles(config.data / "chunks")
@@ -164,7 +183,15 @@ class _Service:
             stores.devices, self._keys.director, self._client.publish, clock
         )
         executor = Executor(stores.rollouts, self._assignments.push, clock)
-        self._ticker = Ticker([self._announcer.tick, executor.tick], config.tick_s)
+        self._ticker = Ticker(
+            [
+                self._revocations.tick,
+                self._misconduct.tick,
+                self._announcer.tick,
+                executor.tick,
+            ],
+            config.tick_s,
+        )
         self._inbox = self._make_inbox()
         self.app = self._make_app()
 
@@ -193,12 +220,40 @@ class _Service:
             f"  broker         {self._broker.offered.url}  ({self._broker.name})\n"
             f"  data           {self._config.data}"
         )
+        self._tell_of_root_key(say)
+
+    def _tell_of_root_key(self, say: Say) -> None:
+        root_key = self._config.data / _CA_FOLDER / ROOT_KEY
+        if root_key.exists():
+            say(f"  root CA key    {root_key}  (not needed daily: move it to a safe place)")
+        elif self._authority.is_ending():
+            say(f"  root CA key    the issuing CA ends soon: put {root_key} back, and start again")
 
     def _tls(self) -> ssl.SSLContext | None:
         if not self._broker.own.is_tls:
             return None
         ca = Path(self._config.broker_ca or self.files.ca)
         return client.tls_context(ca, self.files.client.certificate, self.files.client.key)
+
+    def _make_revocations(self) -> Revocations:
+        ca = Path(self._config.broker_ca or self.files.ca)
+        eviction = Eviction(
+            self._broker.own,
+            ca,
+            lambda name: self._authority.issue_client(name, EVICTION_LIFE_S),
+        )
+        return Revocations(
+            self._stores.certificates,
+            self._authority,
+            install=self._install_revocations,
+            evict=eviction.evict,
+            clock=self._clock,
+        )
+
+    def _install_revocations(self, revoked: bytes) -> None:
+        """Keep the list where the owner of a foreign broker finds it, and give it to our own."""
+        durable.write(self._config.data / "crl.pem", revoked)
+        self._broker.install(revoked)
 
     def _make_inbox(self) -> Inbox:
         devices = self._stores.devices
@@ -218,6 +273,7 @@ class _Service:
         enrolments = Enrolments(
             stores.invitations,
             stores.devices,
+            stores.certificates,
             self._authority,
             root=self._repository.root,
             broker=self._broker.offered.url,
@@ -230,7 +286,8 @@ class _Service:
                 ca_pem=self._authority.certificate_pem,
                 server_url=self._server_url,
             ),
-            device_routes.router(access, stores.devices, self._cohorts),
+            device_routes.router(access, stores.devices, self._cohorts, self._revocations.revoke),
+            broker_routes.router(access, ca_pem=self._authority.chain_pem),
             cohort_routes.router(access, self._cohorts),
             token_routes.router(access, stores.tokens, clock),
             release_routes.router(
@@ -246,8 +303,10 @@ class _Service:
             ),
         ]
         watching, page = self._make_page(access)
+        renewals = Renewals(stores.certificates, self._authority, clock)
+        est = est_routes.router(renewals, chain_pem=self._authority.chain_pem)
         return application.create(
-            version("shoal"), api=[*api, *watching, self._make_status(access)], pages=[page]
+            version("shoal"), api=[*api, *watching, self._make_status(access)], pages=[page, est]
         )
 
     def _make_status(self, access: Access) -> APIRouter:
@@ -302,6 +361,7 @@ def _open(database: Database) -> _Stores:
         tokens=AccessTokens(database),
         invitations=Invitations(database),
         devices=Devices(database),
+        certificates=Certificates(database),
         cohorts=CohortRows(database),
         releases=Releases(database),
         rollouts=Rollouts(database),

@@ -392,6 +392,11 @@ class EnrolmentRefused(AccessError):
     default_hint = "Ask an operator for a new token: shoal device invite."
 
 
+class SubscriptionExceeded(AccessError):
+    code = "access.subscription_exceeded"
+    default_hint = "If nobody tried something out there, revoke the device: shoal device revoke."
+
+
 class ConflictError(ShoalError):
     """The state changed meanwhile, or does not allow this."""
 

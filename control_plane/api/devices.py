@@ -1,17 +1,20 @@
 """Devices: pages of them, one with all that is known of it, and its labels."""
 
-from typing import Annotated, Any
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
-from control_plane.api.auth import Access, Role
+from control_plane.api.auth import Access, Caller, Role
 from control_plane.fleet import devices as domain
 from control_plane.fleet import labels as label
 from control_plane.fleet import selectors
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.store.devices import Devices
 
+_LOG: Final = logging.getLogger(__name__)
 ROWS_DEFAULT = 100
 ROWS_MAX = 1000
 
@@ -27,6 +30,8 @@ class Device(BaseModel):
     agent_version: str
     serving: dict[str, str]
     buffer: dict[str, Any] | None
+    revoked: float | None
+    retired: float | None
 
 
 class DevicePage(BaseModel):
@@ -37,12 +42,16 @@ class DevicePage(BaseModel):
 
 
 class DeviceDescription(Device):
-    """All that is known of a device, by family; `reported` is what it signed."""
+    """All that is known of a device, by family; `reported` is what it signed.
+
+    `detected` is what it refused, `misconduct` what others saw it do.
+    """
 
     inventory: dict[str, Any]
     desired: list[dict[str, Any]]
     reported: list[dict[str, Any]]
     detected: list[dict[str, Any]]
+    misconduct: list[dict[str, Any]]
 
 
 class LabelChange(BaseModel):
@@ -57,8 +66,14 @@ class Labels(BaseModel):
     labels: dict[str, str]
 
 
-def router(access: Access, devices: Devices, cohorts: Cohorts) -> APIRouter:
-    """Return the routes under /devices."""
+def router(
+    access: Access,
+    devices: Devices,
+    cohorts: Cohorts,
+    revoke: Callable[..., None],
+) -> APIRouter:
+    """Return the routes under /devices; `revoke` is that of `fleet.revocation`."""
+    operator = access.require(Role.OPERATOR)
     viewer = Depends(access.require(Role.VIEWER))
     routes = APIRouter(prefix="/devices", tags=["devices"])
 
@@ -87,11 +102,23 @@ def router(access: Access, devices: Devices, cohorts: Cohorts) -> APIRouter:
             {**found.device._asdict(), **found._asdict(), "serving": serving}
         )
 
-    @routes.patch("/{device_id}", dependencies=[Depends(access.require(Role.OPERATOR))])
+    @routes.patch("/{device_id}", dependencies=[Depends(operator)])
     def change_labels(device_id: str, change: LabelChange) -> Labels:
         """Set or remove labels."""
         label.check(change.labels)
         return Labels(labels=dict(devices.set_labels(device_id, change.labels)))
+
+    @routes.post("/{device_id}/revoke", status_code=204)
+    def revoke_device(device_id: str, caller: Annotated[Caller, Depends(operator)]) -> None:
+        """End a device's access to broker and API, for instance because it was stolen."""
+        _LOG.warning("revocation asked device=%s by=%s", device_id, caller.name)
+        revoke(device_id)
+
+    @routes.post("/{device_id}/retire", status_code=204)
+    def retire_device(device_id: str, caller: Annotated[Caller, Depends(operator)]) -> None:
+        """Take a device out of service: it loses its access, its history stays."""
+        _LOG.warning("retirement asked device=%s by=%s", device_id, caller.name)
+        revoke(device_id, is_retired=True)
 
     return routes
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import ssl
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from firmware_bundles.errors import ConfigInvalid
 
@@ -33,10 +35,14 @@ class Tls(NamedTuple):
 
 
 class Door(NamedTuple):
-    """A bound socket, with TLS or without."""
+    """A bound socket, with TLS or without; `clients` is who certifies those that say who they are.
+
+    A client need not show a certificate, but what it shows must be valid.
+    """
 
     socket: socket.socket
     tls: Tls | None
+    clients: Path | None = None
 
 
 def bind(host: str, port: int, option: str) -> socket.socket:
@@ -107,6 +113,19 @@ def _close(servers: Sequence[_Server]) -> None:
         server.should_exit = True
 
 
+class _Protocol(HttpToolsProtocol):
+    """Tells the application of the certificate that a client showed (ASGI's TLS extension)."""
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        secured = self.transport.get_extra_info("ssl_object")
+        shown = secured.getpeercert(binary_form=True) if secured is not None else None
+        if shown:
+            chain = [ssl.DER_cert_to_PEM_cert(shown)]
+            self.scope["extensions"] = {"tls": {"client_cert_chain": chain}}
+
+
 def _config(app: FastAPI, door: Door) -> uvicorn.Config:
     return uvicorn.Config(
         app,
@@ -118,4 +137,7 @@ def _config(app: FastAPI, door: Door) -> uvicorn.Config:
         timeout_graceful_shutdown=_GRACE_S,
         ssl_certfile=door.tls.certificate if door.tls else None,
         ssl_keyfile=door.tls.key if door.tls else None,
+        ssl_ca_certs=door.clients,
+        ssl_cert_reqs=ssl.CERT_OPTIONAL if door.clients else ssl.CERT_NONE,
+        http=_Protocol,
     )

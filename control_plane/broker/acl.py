@@ -16,6 +16,22 @@ SERVICE: Final = "svc.control"
 _USER: Final = "%u"
 
 
+def rules() -> list[str]:
+    """Return, in sentences, what a broker other than mosquitto has to keep."""
+    device = "DEVICE"
+    return [
+        "TLS 1.2 or later; clients show a certificate under ca.pem that crl.pem does not list",
+        "user name and client id are the certificate's common name, whatever the client says",
+        "anything that is not allowed here is denied",
+        f"DEVICE reads {topics.all_down(device)}",
+        *(f"DEVICE writes {topics.up(device, kind)}" for kind in Up),
+        f"every device reads {topics.REPOSITORY_HINT}",
+        f"every device reads {topics.repository_file('NAME').replace('NAME', '+')}",
+        f"every device reads {topics.chunk('+')}",
+        f"{SERVICE} reads and writes {topics.ALL}",
+    ]
+
+
 def text() -> str:
     """Return the access file: each device its own branch, the service everything."""
     writes = "\n".join(f"pattern write {topics.up(_USER, kind)}" for kind in Up)

@@ -65,6 +65,9 @@ class Amqtt:
     def save(self) -> None:
         """Do nothing: it keeps nothing."""
 
+    def install(self, revoked: bytes) -> None:
+        """Do nothing: it knows no certificates."""
+
     def stop(self) -> None:
         """Return when it is gone."""
         loop = self._loop

@@ -23,8 +23,18 @@ if TYPE_CHECKING:
 _HOW_TO_GET: Final = "apt install mosquitto, or --broker amqtt for a first look on this machine."
 
 
-def choose(config: Config, *, ca: bytes, server: Pair, note: Callable[[str], None]) -> Broker:
+def choose(
+    config: Config,
+    *,
+    ca: bytes,
+    server: Pair,
+    revoked: bytes,
+    exceeded: Callable[[str, str], None],
+    note: Callable[[str], None],
+) -> Broker:
     """Return the broker of `config.broker`, not started; `note` is told what a person must know.
+
+    `exceeded` is told who subscribes to what no device needs, where the broker says so.
 
     Raises ConfigInvalid.
     """
@@ -41,8 +51,9 @@ def choose(config: Config, *, ca: bytes, server: Pair, note: Callable[[str], Non
             host=config.host,
             port=config.broker_port or TLS_PORT_DEFAULT,
             offered_host=config.device_host,
+            exceeded=exceeded,
         )
-        broker.prepare(ca, server)
+        broker.prepare(ca, server, revoked)
         return broker
     from control_plane.broker import amqtt
 

@@ -48,6 +48,10 @@ class Broker(Protocol):
         """Write retained messages to disk, where the broker can be asked to."""
         ...
 
+    def install(self, revoked: bytes) -> None:
+        """Give it a list (CRL, PEM) of revoked certificates, where it can be given one."""
+        ...
+
     def stop(self) -> None:
         """Return when it is gone."""
         ...
@@ -76,6 +80,9 @@ class External:
 
     def save(self) -> None:
         """Do nothing: its owner decides when it saves."""
+
+    def install(self, revoked: bytes) -> None:
+        """Do nothing: its owner takes the list from the data folder."""
 
     def stop(self) -> None:
         """Do nothing."""

@@ -18,20 +18,22 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
-from control_plane.broker import acl
+from control_plane.broker import acl, subscriptions
 from control_plane.broker.endpoint import Endpoint
 from firmware_bundles import durable
 from firmware_bundles.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from control_plane.fleet.authority import Pair
 
 _LOG: Final = logging.getLogger(__name__)
 _USER: Final = "mosquitto"
+_REVOKED: Final = "crl.pem"
 _READY_S_MAX: Final = 10.0
 _STOP_S_MAX: Final = 3.0
 _RESTART_S_MIN: Final = 0.2
@@ -57,6 +59,7 @@ listener {port} {host}
 cafile ca.pem
 certfile server.pem
 keyfile server.key
+crlfile crl.pem
 tls_version tlsv1.2
 require_certificate true
 use_identity_as_username true
@@ -74,6 +77,7 @@ sys_interval 0
 log_dest stderr
 log_type error
 log_type warning
+log_type subscribe
 connection_messages false
 """
 
@@ -84,13 +88,21 @@ class Mosquitto:
     name = "mosquitto"
 
     def __init__(
-        self, program: str, directory: Path, *, host: str, port: int, offered_host: str
+        self,
+        program: str,
+        directory: Path,
+        *,
+        host: str,
+        port: int,
+        offered_host: str,
+        exceeded: Callable[[str, str], None] = lambda _client, _filter: None,
     ) -> None:
         self._program = program
         self._directory = directory
         self._host = host
         self._port = port or _free_port(host)
         self._offered_host = offered_host
+        self._exceeded = exceeded
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="mosquitto", daemon=True)
@@ -105,21 +117,25 @@ class Mosquitto:
         """Where devices are told to connect."""
         return Endpoint(self._offered_host, self._port, is_tls=True)
 
-    def prepare(self, ca: bytes, server: Pair) -> None:
-        """Write its files; `server` must be valid for all names that clients connect to."""
+    def prepare(self, ca: bytes, server: Pair, revoked: bytes) -> None:
+        """Write its files; `server` must be valid for all names that clients connect to.
+
+        `ca` holds root and issuing certificate: some clients show no more than their own.
+        `revoked` is the list of revoked certificates.
+        """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name, data in (
             ("ca.pem", ca),
             ("server.pem", server.certificate),
             ("server.key", server.key),
+            (_REVOKED, revoked),
             ("acl", acl.text().encode()),
             ("mosquitto.conf", configuration(self._host, self._port).encode()),
         ):
-            durable.write(self._directory / name, data, mode=0o600)
+            self._write(name, data)
         self._log_path.write_bytes(b"")
-        if (user := _user()) is not None:
-            for path in (self._directory, *self._directory.iterdir()):
-                shutil.chown(path, user, pwd.getpwnam(user).pw_gid)
+        for path in (self._directory, *self._directory.iterdir()):
+            _give(path)
 
     def start(self) -> None:
         """Return when clients can connect. Raises BrokerUnreachable."""
@@ -147,6 +163,12 @@ class Mosquitto:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGUSR1)
 
+    def install(self, revoked: bytes) -> None:
+        """Let it read a new list of revoked certificates; sessions that are open stay open."""
+        self._write(_REVOKED, revoked)
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGHUP)
+
     def stop(self) -> None:
         """End it, in order if it obeys."""
         self._stopping.set()
@@ -168,6 +190,10 @@ class Mosquitto:
     @property
     def _log_path(self) -> Path:
         return self._directory / "mosquitto.log"
+
+    def _write(self, name: str, data: bytes) -> None:
+        durable.write(self._directory / name, data, mode=0o600)
+        _give(self._directory / name)
 
     def _supervise(self) -> None:
         # One thread starts every child: a child dies with the thread that started it.
@@ -194,18 +220,33 @@ class Mosquitto:
     def _run(self) -> int:
         launcher = [sys.executable, "-I", "-m", "control_plane.broker.launch"]
         command = [self._program, "-c", "mosquitto.conf"]
-        with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*launcher, str(os.getpid()), _user() or "-", *command],
-                cwd=self._directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._process = subprocess.Popen(
+            [*launcher, str(os.getpid()), _user() or "-", *command],
+            cwd=self._directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         if self._stopping.is_set():
             self._process.terminate()
+        assert self._process.stdout is not None
+        with self._process.stdout as said:
+            self._listen(said)
         return self._process.wait()
+
+    def _listen(self, said: IO[bytes]) -> None:
+        """Read the log to its end: subscriptions are looked at, all else is kept."""
+        with self._log_path.open("ab", buffering=0) as log:
+            for line in said:
+                text = line.decode(errors="replace").rstrip("\n")
+                found = subscriptions.parse(text)
+                if found is None:
+                    # A full disk must not end the one who waits for the broker.
+                    with suppress(OSError):
+                        log.write(line)
+                elif not subscriptions.is_needed(found):
+                    self._exceeded(found.client, found.filter)
 
     def _last_words(self) -> str:
         lines = self._log_path.read_text(errors="replace").splitlines()
@@ -221,6 +262,12 @@ def _user() -> str | None:
     except KeyError:
         return "nobody"
     return _USER
+
+
+def _give(path: Path) -> None:
+    """Let the broker read a file: it has few rights when it is told to read again."""
+    if (user := _user()) is not None:
+        shutil.chown(path, user, pwd.getpwnam(user).pw_gid)
 
 
 def _answers(endpoint: Endpoint) -> bool:

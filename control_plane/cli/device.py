@@ -1,4 +1,4 @@
-"""`shoal device`: invite, list, show and label devices."""
+"""`shoal device`: invite, list, show, label devices, and take their access away."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _ROWS_PER_PAGE = 500
 _LIST = ("id", "is_online", "serving", "labels", "agent_version")
-_SHOW = ("id", "is_online", "seen", "labels", "agent_version", "inventory", "buffer")
+_SHOW = ("id", "access", "is_online", "seen", "labels", "agent_version", "inventory", "buffer")
 _REPORTED = ("family", "state", "serving_version", "generation", "rollout_id", "fault_code")
 _DETECTED = ("code", "count", "message")
 
@@ -96,12 +96,15 @@ def show(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> No
     if output.is_json():
         output.show_json(found)
         return
-    output.show_one({**found, "seen": _when(found["last_seen"])}, _SHOW)
+    output.show_one({**found, "seen": _when(found["last_seen"]), "access": _access(found)}, _SHOW)
     print("\nfamilies")
     output.show(found["reported"], _REPORTED, empty="nothing reported yet")
     if found["detected"]:
         print("\nrefused by the device")
         output.show(found["detected"], _DETECTED)
+    if found["misconduct"]:
+        print("\nseen by the broker")
+        output.show(found["misconduct"], _DETECTED)
 
 
 @app.command()
@@ -118,6 +121,69 @@ def label(
     with http.connect() as api:
         changed = api.patch(f"devices/{quote(device, safe='')}", json={"labels": _changes(labels)})
     output.show_one(changed)
+
+
+@app.command()
+def revoke(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> None:
+    """End a device's access to broker and API; its live session ends within a minute.
+
+    \b
+    Example:
+      shoal device revoke press-1
+    """
+    _shut_out(device, "revoke")
+
+
+@app.command()
+def retire(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> None:
+    """Take a device out of service; its access ends, its history stays.
+
+    Its models stay on its disk: erase them there.
+
+    \b
+    Example:
+      shoal device retire press-1
+    """
+    _shut_out(device, "retire")
+
+
+@app.command(name="re-enrol")
+def re_enrol(
+    device: Annotated[str, typer.Argument(help="Id of the device.")],
+    *,
+    life_s: Annotated[float, typer.Option(help="How long the token lives, in seconds.")] = 86_400,
+) -> None:
+    """Make a token with which a known device is enrolled anew, also one that was revoked.
+
+    \b
+    Example:
+      shoal device re-enrol press-1
+    """
+    with http.connect() as api:
+        found = api.get(f"devices/{quote(device, safe='')}")
+        made = api.post("enrolment-tokens", json={"device": device, "life_s": life_s})
+    if output.is_json():
+        output.show_json(made)
+        return
+    output.show_one(made, ("token", "server"))
+    new_key = " --new-key" if found["revoked"] else ""
+    output.note("On the device, with the server's certificate beside it:")
+    output.note(
+        f"  shoal-agent enrol --server {made['server']} --token {made['token']} "
+        f"--ca ca.pem{new_key}"
+    )
+
+
+def _shut_out(device: str, how: str) -> None:
+    with http.connect() as api:
+        api.post(f"devices/{quote(device, safe='')}/{how}")
+    output.note(f"{device}: its access ends now; let it in again with: shoal device re-enrol")
+
+
+def _access(found: dict[str, Any]) -> str:
+    if found["retired"]:
+        return f"retired {_when(found['retired'])}"
+    return f"revoked {_when(found['revoked'])}" if found["revoked"] else "yes"
 
 
 def _when(seconds: float | None) -> str:

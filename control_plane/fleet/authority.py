@@ -1,230 +1,211 @@
-"""The certificate authority of the fleet: one root, and what it says of servers and devices.
+"""The certificate authorities of the fleet: a root that may lie offline, and one for daily work.
 
-P-256 throughout, as every TLS stack of the fleet knows it. Who may have a certificate is decided
-in `enrolment`; what name it carries is decided there too, never by the request (RFC 5280).
+Devices trust the root alone. The issuing authority stands under it and signs everything else, so
+that the root's key is needed only to make or renew the issuing one and may be kept elsewhere. Who
+may have a certificate is decided in `enrolment`; what name it carries is decided there too, never
+by the request (RFC 5280).
 """
 
 from __future__ import annotations
 
-import ipaddress
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from firmware_bundles import durable, limits
-from firmware_bundles.errors import EnrolmentRefused, Malformed, StateDamaged
+from control_plane.fleet import certificates
+from control_plane.fleet.certificates import Issuer
+from firmware_bundles import durable
+from firmware_bundles.errors import ConfigInvalid, StateDamaged
+from firmware_bundles.identifiers import DeviceId, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from cryptography.x509.oid import ObjectIdentifier
-
 DEVICE_LIFE_S: Final = 60 * 86_400
 _SERVICE_LIFE_S: Final = 397 * 86_400
-_ROOT_LIFE_S: Final = 10 * 365 * 86_400
-_BACKDATED: Final = timedelta(seconds=limits.CLOCK_SKEW_S_MAX)
-_CSR_HINT: Final = "Make the request anew with a P-256 key."
+# An issuing authority that outlives no device certificate any more is renewed long before.
+_ISSUING_LEFT_S_MIN: Final = 365 * 86_400
+ROOT_KEY: Final = "root.key"
+ROOT: Final = "root.pem"
+_ISSUING_KEY: Final = "issuing.key"
+_ISSUING: Final = "issuing.pem"
+_SINGLE: Final = "ca.pem"
 
 
 class Pair(NamedTuple):
-    """A certificate with its private key, both PEM."""
+    """A certificate chain, own certificate first, with its private key, both PEM."""
 
     certificate: bytes
     key: bytes
 
 
 class DeviceCertificate(NamedTuple):
-    """A device's certificate and what is stored of it."""
+    """A device's certificate chain and what is stored of it."""
 
     certificate_pem: str
     serial: str
     public_key_pem: str
+    expires: float
 
 
 class Authority:
-    """Signs certificates. Its key never leaves its file."""
+    """Signs certificates with the issuing authority's key, which never leaves its file."""
 
     def __init__(
         self,
-        certificate: x509.Certificate,
-        key: ec.EllipticCurvePrivateKey,
+        root: x509.Certificate,
+        issuing: Issuer,
         clock: Callable[[], float],
+        device_life_s: float,
     ) -> None:
-        self._certificate = certificate
-        self._key = key
+        self._root = root
+        self._issuing = issuing
         self._clock = clock
+        self._device_life_s = device_life_s
 
     @classmethod
-    def load_or_create(cls, directory: Path, clock: Callable[[], float]) -> Authority:
-        """Return the authority kept in `directory`, made at the first start.
+    def load_or_create(
+        cls,
+        directory: Path,
+        clock: Callable[[], float],
+        device_life_s: float = DEVICE_LIFE_S,
+    ) -> Authority:
+        """Return the authorities kept in `directory`, made at the first start.
 
-        Raises StateDamaged, OSError.
+        The root's key may be absent; with it, an issuing authority in its last year is renewed.
+        Raises StateDamaged, ConfigInvalid, OSError.
         """
-        key_path, certificate_path = directory / "ca.key", directory / "ca.pem"
-        if not certificate_path.exists():
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            key = ec.generate_private_key(ec.SECP256R1())
-            durable.write(key_path, _key_pem(key), mode=0o600)
-            durable.write(certificate_path, _pem(_root(key, clock())))
+        if not (directory / ROOT).exists():
+            _create(directory, clock())
         try:
-            certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
-            key_of_root = load_pem_private_key(key_path.read_bytes(), None)
-        except (ValueError, OSError) as error:
+            root = x509.load_pem_x509_certificate((directory / ROOT).read_bytes())
+            issuing = Issuer(
+                x509.load_pem_x509_certificate((directory / _ISSUING).read_bytes()),
+                _load_key(directory / _ISSUING_KEY),
+            )
+            if _is_ending(issuing.certificate, clock()) and (directory / ROOT_KEY).exists():
+                above = Issuer(root, _load_key(directory / ROOT_KEY))
+                issuing = _renew(directory, above, issuing.key, clock())
+        except (ValueError, TypeError, OSError) as error:
             raise StateDamaged(
                 f"the certificate authority in {directory} cannot be read: {error}",
                 hint="Restore the folder from a backup: devices trust no other authority.",
             ) from error
-        assert isinstance(key_of_root, ec.EllipticCurvePrivateKey)
-        return cls(certificate, key_of_root, clock)
+        return cls(root, issuing, clock, device_life_s)
 
     @property
     def certificate_pem(self) -> bytes:
         """The root certificate, for those who shall trust it."""
-        return _pem(self._certificate)
+        return certificates.pem(self._root)
+
+    @property
+    def issuing_pem(self) -> bytes:
+        """The certificate that stands between the root and all others."""
+        return certificates.pem(self._issuing.certificate)
+
+    @property
+    def chain_pem(self) -> bytes:
+        """Root and issuing certificate, for who checks peers that show their own alone."""
+        return self.certificate_pem + self.issuing_pem
+
+    def is_ending(self) -> bool:
+        """Whether the issuing authority is in its last year: it needs the root's key."""
+        return _is_ending(self._issuing.certificate, self._clock())
 
     def issue_server(self, names: Iterable[str]) -> Pair:
         """Return a certificate for a server with these DNS names or addresses."""
         unique = list(dict.fromkeys(names))
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._issue(
-            key.public_key(),
-            unique[0],
-            ExtendedKeyUsageOID.SERVER_AUTH,
-            _SERVICE_LIFE_S,
-            x509.SubjectAlternativeName([_general_name(name) for name in unique]),
-        )
-        return Pair(_pem(certificate), _key_pem(key))
+        return self._issue_pair(unique[0], certificates.SERVER, _SERVICE_LIFE_S, unique)
 
-    def issue_client(self, common_name: str) -> Pair:
-        """Return a certificate for a service of ours, outside the alphabet of device ids."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._issue(
-            key.public_key(), common_name, ExtendedKeyUsageOID.CLIENT_AUTH, _SERVICE_LIFE_S
-        )
-        return Pair(_pem(certificate), _key_pem(key))
+    def issue_client(self, common_name: str, life_s: float = _SERVICE_LIFE_S) -> Pair:
+        """Return a certificate for a client whose key is made here."""
+        return self._issue_pair(common_name, certificates.CLIENT, life_s)
 
     def issue_device(
         self, device_id: str, public_key: ec.EllipticCurvePublicKey
     ) -> DeviceCertificate:
-        """Return a certificate that calls the holder of `public_key` by `device_id`."""
-        certificate = self._issue(
-            public_key, device_id, ExtendedKeyUsageOID.CLIENT_AUTH, DEVICE_LIFE_S
+        """Return a certificate that calls the holder of `public_key` by `device_id`.
+
+        The last place that keeps strange names out. Raises Malformed.
+        """
+        parse(DeviceId, device_id, "device id")
+        certificate = certificates.leaf(
+            self._issuing,
+            public_key,
+            device_id,
+            usage=certificates.CLIENT,
+            now=self._clock(),
+            life_s=self._device_life_s,
         )
-        pem = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         return DeviceCertificate(
-            _pem(certificate).decode(), f"{certificate.serial_number:x}", pem.decode()
+            (certificates.pem(certificate) + self.issuing_pem).decode(),
+            f"{certificate.serial_number:x}",
+            public_key_pem(public_key),
+            certificate.not_valid_after_utc.timestamp(),
         )
 
-    def _issue(
-        self,
-        public_key: ec.EllipticCurvePublicKey,
-        common_name: str,
-        usage: ObjectIdentifier,
-        life_s: int,
-        names: x509.SubjectAlternativeName | None = None,
-    ) -> x509.Certificate:
-        builder = (
-            _builder(public_key, common_name, self._certificate.subject, self._clock(), life_s)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(is_authority=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
-                critical=False,
-            )
+    def revocation_list(self, revoked: Iterable[tuple[str, float]]) -> bytes:
+        """Return the list (CRL, PEM) of what was revoked, given by serial and time."""
+        made = certificates.revocation_list(self._issuing, revoked, self._clock())
+        return made.public_bytes(Encoding.PEM)
+
+    def _issue_pair(
+        self, name: str, usage: x509.ObjectIdentifier, life_s: float, names: Iterable[str] = ()
+    ) -> Pair:
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = certificates.leaf(
+            self._issuing,
+            key.public_key(),
+            name,
+            usage=usage,
+            now=self._clock(),
+            life_s=life_s,
+            names=names,
         )
-        if names is not None:
-            builder = builder.add_extension(names, critical=False)
-        return builder.sign(self._key, hashes.SHA256())
+        return Pair(certificates.pem(certificate) + self.issuing_pem, certificates.key_pem(key))
 
 
-def parse_request(csr_pem: str) -> ec.EllipticCurvePublicKey:
-    """Return the key whose possession a signing request proves (RFC 2986).
-
-    The name that it asks for is ignored. Raises Malformed, EnrolmentRefused.
-    """
-    try:
-        request = x509.load_pem_x509_csr(csr_pem.encode())
-        public_key = request.public_key()
-        is_proven = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
-        raise Malformed(f"the signing request cannot be read: {error}", hint=_CSR_HINT) from error
-    if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
-        public_key.curve, ec.SECP256R1
-    ):
-        raise EnrolmentRefused("the signing request has a key that is not P-256", hint=_CSR_HINT)
-    if not is_proven:
-        raise EnrolmentRefused("the signing request is not signed with its key", hint=_CSR_HINT)
-    return public_key
+def public_key_pem(key: ec.EllipticCurvePublicKey) -> str:
+    """Return a public key as it is stored."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
-def _root(key: ec.EllipticCurvePrivateKey, now: float) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "shoal fleet root")])
-    return (
-        _builder(key.public_key(), "shoal fleet root", name, now, _ROOT_LIFE_S)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(is_authority=True), critical=True)
-        .sign(key, hashes.SHA256())
-    )
+def _create(directory: Path, now: float) -> None:
+    if (directory / _SINGLE).exists():
+        raise ConfigInvalid(
+            f"{directory} holds an authority of before root and issuing authority were apart",
+            hint="Start with an empty --data, or remove that folder and enrol all devices anew.",
+        )
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = ec.generate_private_key(ec.SECP256R1())
+    above = Issuer(certificates.root(key, now), key)
+    durable.write(directory / ROOT_KEY, certificates.key_pem(key), mode=0o600)
+    _renew(directory, above, ec.generate_private_key(ec.SECP256R1()), now)
+    # Last, so that a start that was interrupted begins anew.
+    durable.write(directory / ROOT, certificates.pem(above.certificate))
 
 
-def _builder(
-    public_key: ec.EllipticCurvePublicKey,
-    common_name: str,
-    issuer: x509.Name,
-    now: float,
-    life_s: int,
-) -> x509.CertificateBuilder:
-    begin = datetime.fromtimestamp(now, UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin - _BACKDATED)
-        .not_valid_after(begin + timedelta(seconds=life_s))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-    )
+def _renew(directory: Path, above: Issuer, key: ec.EllipticCurvePrivateKey, now: float) -> Issuer:
+    """Write an issuing authority; under the same key, what the last one signed stays valid."""
+    renewed = Issuer(certificates.issuing(above, key.public_key(), now), key)
+    durable.write(directory / _ISSUING_KEY, certificates.key_pem(key), mode=0o600)
+    durable.write(directory / _ISSUING, certificates.pem(renewed.certificate))
+    return renewed
 
 
-def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not is_authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=is_authority,
-        crl_sign=is_authority,
-        encipher_only=False,
-        decipher_only=False,
-    )
+def _is_ending(certificate: x509.Certificate, now: float) -> bool:
+    return certificate.not_valid_after_utc.timestamp() - now < _ISSUING_LEFT_S_MIN
 
 
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(Encoding.PEM)
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError(f"{path.name} is no P-256 key")
+    return key

@@ -27,6 +27,7 @@ class Description(NamedTuple):
     desired: list[Mapping[str, Any]]
     reported: list[Mapping[str, Any]]
     detected: list[Mapping[str, Any]]
+    misconduct: list[Mapping[str, Any]]
 
 
 def page(devices: Devices, selector: Selector, *, after: str, limit: int) -> Page:
@@ -52,4 +53,5 @@ def describe(devices: Devices, device_id: str) -> Description:
         desired=devices.desired(device_id),
         reported=devices.reported(device_id),
         detected=devices.detections(device_id),
+        misconduct=devices.misconduct(device_id),
     )

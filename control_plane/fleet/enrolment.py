@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from control_plane.fleet import authority as ca
 from control_plane.fleet import credentials, labels
+from control_plane.fleet.certificates import key_of, parse_request
+from control_plane.store.certificates import CertificateRow
 from control_plane.store.enrolment import InvitationRow, NewDevice
 from firmware_bundles.errors import ConflictError, EnrolmentRefused, InputError, NotFound
 from firmware_bundles.identifiers import DeviceId, parse
@@ -19,6 +21,7 @@ from firmware_bundles.wire.enrolment import TELEMETRY_SECRET_BYTES, Enrolment, E
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from control_plane.store.certificates import Certificates
     from control_plane.store.devices import Devices
     from control_plane.store.enrolment import Invitations
 
@@ -39,6 +42,7 @@ class Enrolments:
         self,
         invitations: Invitations,
         devices: Devices,
+        certificates: Certificates,
         authority: ca.Authority,
         *,
         root: Callable[[], bytes],
@@ -47,6 +51,7 @@ class Enrolments:
     ) -> None:
         self._invitations = invitations
         self._devices = devices
+        self._certificates = certificates
         self._authority = authority
         self._root = root
         self._broker = broker
@@ -93,10 +98,14 @@ class Enrolments:
         invitation = self._invitations.find(digest, now)
         if invitation is None:
             raise EnrolmentRefused("this enrolment token is unknown, used up or expired")
-        public_key = ca.parse_request(request.csr)
+        public_key = key_of(parse_request(request.csr.encode()))
         root = self._trusted_root()
         device_id = self._name(invitation, request.device)
+        self._check_key(device_id, ca.public_key_pem(public_key))
         issued = self._authority.issue_device(device_id, public_key)
+        certificate = CertificateRow(
+            issued.serial, device_id, issued.certificate_pem, now, issued.expires
+        )
         new = NewDevice(
             id=device_id,
             public_key_pem=issued.public_key_pem,
@@ -106,7 +115,7 @@ class Enrolments:
             inventory=request.inventory,
             agent_version=request.agent_version,
         )
-        if not self._invitations.redeem(digest, new, now):
+        if not self._invitations.redeem(digest, new, certificate, now):
             raise EnrolmentRefused("this enrolment token was used up a moment ago")
         _LOG.info("device enrolled device=%s serial=%s", device_id, issued.serial)
         return Enrolment(
@@ -126,6 +135,19 @@ class Enrolments:
                 "the models repository has no root of trust yet, so no device could check a model",
                 hint="Lay it first: shoal keys init.",
             ) from error
+
+    def _check_key(self, device_id: str, public_key_pem: str) -> None:
+        """Refuse the key of a device that was revoked: somebody else may have it."""
+        standing = self._certificates.standing(device_id)
+        if (
+            standing is not None
+            and standing.revoked is not None
+            and standing.public_key_pem == public_key_pem
+        ):
+            raise EnrolmentRefused(
+                f"{device_id} was revoked, and this is the key that it had",
+                hint="Let the device make another: shoal-agent enrol --new-key ...",
+            )
 
     def _name(self, invitation: InvitationRow, wish: str | None) -> str:
         if invitation.device_id is not None:

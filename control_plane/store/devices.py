@@ -11,7 +11,14 @@ import msgspec
 from sqlalchemy import select, update
 
 from control_plane.store.dialects import upsert
-from control_plane.store.schema import desired, detection, device, report_counter, reported
+from control_plane.store.schema import (
+    desired,
+    detection,
+    device,
+    misconduct,
+    report_counter,
+    reported,
+)
 from firmware_bundles.errors import NotFound
 from firmware_bundles.wire.messages import Arm, ModelReference, Order, Policy
 
@@ -39,6 +46,8 @@ class DeviceRow(NamedTuple):
     last_seen: float | None
     is_online: bool
     buffer: Mapping[str, Any] | None
+    revoked: float | None
+    retired: float | None
 
 
 class PresenceRow(NamedTuple):
@@ -88,8 +97,12 @@ class Devices:
             return [DeviceRow._make(row) for row in connection.execute(query)]
 
     def labels(self) -> list[tuple[str, Mapping[str, str]]]:
-        """Return id and labels of every device, in order of the ids."""
-        query = select(device.c.id, device.c.labels).order_by(device.c.id)
+        """Return id and labels of every device that is not revoked, in order of the ids."""
+        query = (
+            select(device.c.id, device.c.labels)
+            .where(device.c.revoked.is_(None))
+            .order_by(device.c.id)
+        )
         with self._database.reading() as connection:
             return [(row.id, row.labels) for row in connection.execute(query)]
 
@@ -106,24 +119,26 @@ class Devices:
         return merged
 
     def public_key_pem(self, device_id: str) -> bytes | None:
-        """Return the public key that a device's reports are signed with."""
+        """Return the key that a device's reports are signed with; None once it is revoked."""
         pem = self._one(device_id, device.c.public_key_pem)
         return None if pem is None else str(pem).encode()
 
     def telemetry_secret(self, device_id: str) -> bytes | None:
-        """Return the secret that authenticates a device's telemetry and its acknowledgements."""
+        """Return the secret of telemetry and acknowledgements; None once a device is revoked."""
         secret = self._one(device_id, device.c.telemetry_secret)
         return None if secret is None else bytes(secret)
 
     def _one(self, device_id: str, column: Any) -> Any:  # noqa: ANN401 a column's own type
         with self._database.reading() as connection:
             return connection.execute(
-                select(column).where(device.c.id == device_id)
+                select(column).where(device.c.id == device_id, device.c.revoked.is_(None))
             ).scalar_one_or_none()
 
     def presence(self, device_id: str) -> PresenceRow | None:
-        """Return the presence of a device, or None if there is no such device."""
-        query = select(device.c.is_online, device.c.connection).where(device.c.id == device_id)
+        """Return the presence of a device, or None if there is no such device, or it is revoked."""
+        query = select(device.c.is_online, device.c.connection).where(
+            device.c.id == device_id, device.c.revoked.is_(None)
+        )
         with self._database.reading() as connection:
             row = connection.execute(query).first()
         return None if row is None else PresenceRow._make(row)
@@ -140,11 +155,13 @@ class Devices:
             connection.execute(update(device).values(is_online=False))
 
     def greeted(self, device_id: str, agent_version: str, now: float) -> bool:
-        """Note that a device said hello; False if there is no such device."""
+        """Note that a device said hello; False if there is no such device, or it is revoked."""
         values = {"agent_version": agent_version, "last_seen": now, "is_online": True}
         with self._database.transaction() as connection:
             found = connection.execute(
-                update(device).where(device.c.id == device_id).values(values)
+                update(device)
+                .where(device.c.id == device_id, device.c.revoked.is_(None))
+                .values(values)
             )
         return found.rowcount > 0
 
@@ -214,6 +231,22 @@ class Devices:
     def detections(self, device_id: str) -> list[Mapping[str, Any]]:
         """Return what a device refused, as stored."""
         return self._rows(detection, device_id)
+
+    def note_misconduct(
+        self, device_id: str, code: str, message: str, count: int, now: float
+    ) -> None:
+        """Add to what others saw a device do that it may not, if there is such a device."""
+        with self._database.transaction() as connection:
+            if connection.execute(select(device.c.id).where(device.c.id == device_id)).first():
+                key = (misconduct.c.device_id == device_id) & (misconduct.c.code == code)
+                before = connection.execute(select(misconduct.c.count).where(key)).scalar()
+                values = {"device_id": device_id, "code": code, "message": message}
+                total = (before or 0) + count
+                upsert(connection, misconduct, values | {"count": total, "last": now})
+
+    def misconduct(self, device_id: str) -> list[Mapping[str, Any]]:
+        """Return what others saw a device do that it may not, as stored."""
+        return self._rows(misconduct, device_id)
 
     def _rows(self, table: Table, device_id: str) -> list[Mapping[str, Any]]:
         query = select(table).where(table.c.device_id == device_id)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 
+from control_plane.store.certificates import CertificateRow, add_certificate, revoke_all
 from control_plane.store.dialects import upsert
 from control_plane.store.schema import device, enrolment_token
 
@@ -55,11 +56,12 @@ class Invitations:
             row = connection.execute(select(enrolment_token).where(_usable(digest, now))).first()
         return None if row is None else InvitationRow._make(row)
 
-    def redeem(self, digest: str, new: NewDevice, now: float) -> bool:
-        """Spend one use of a token and store its device, both or neither.
+    def redeem(self, digest: str, new: NewDevice, certificate: CertificateRow, now: float) -> bool:
+        """Spend one use of a token and store its device and certificate, all or nothing.
 
         False if the token may no longer be used. A device that is enrolled again gets a new
-        identity and keeps its history and the labels that the token does not set.
+        identity and keeps its history and the labels that the token does not set; certificates of
+        a key that is no longer its own are revoked.
         """
         with self._database.transaction() as connection:
             spent = connection.execute(
@@ -69,11 +71,14 @@ class Invitations:
             )
             if spent.rowcount == 0:
                 return False
-            known = connection.execute(
-                select(device.c.labels).where(device.c.id == new.id)
-            ).scalar_one_or_none()
-            labels = {**(known or {}), **new.labels}
-            upsert(connection, device, new._asdict() | {"labels": labels, "enrolled": now})
+            query = select(device.c.labels, device.c.public_key_pem).where(device.c.id == new.id)
+            known = connection.execute(query).first()
+            labels = {**(known.labels if known else {}), **new.labels}
+            if known is not None and known.public_key_pem != new.public_key_pem:
+                revoke_all(connection, new.id, now)
+            values = new._asdict() | {"labels": labels, "enrolled": now}
+            upsert(connection, device, values | {"revoked": None, "retired": None})
+            add_certificate(connection, certificate)
         return True
 
     def delete_spent(self, now: float) -> None:

@@ -69,6 +69,32 @@ device = Table(
     Column("is_online", Boolean, nullable=False, server_default="0"),
     Column("connection", String, nullable=True),
     Column("buffer", JSON, nullable=True),
+    Column("revoked", Float, nullable=True),
+    Column("retired", Float, nullable=True),
+)
+
+# Every certificate that a device was given; the text too, so that a repeated request is answered
+# with what the first one got.
+certificate = Table(
+    "certificate",
+    metadata,
+    Column("serial", String, primary_key=True),
+    Column("device_id", String, ForeignKey("device.id"), nullable=False, index=True),
+    Column("pem", String, nullable=False),
+    Column("issued", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Column("revoked", Float, nullable=True),
+)
+
+# What others saw a device do that it may not; what it refused itself is a detection.
+misconduct = Table(
+    "misconduct",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("code", String, primary_key=True),
+    Column("message", String, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("last", Float, nullable=False),
 )
 
 # What the control plane wants of a device; one generation for each change of mind.

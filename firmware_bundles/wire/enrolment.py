@@ -2,7 +2,7 @@
 
 `POST /api/v1/enrol` takes an `EnrolmentRequest` and answers an `Enrolment`, both as JSON. The
 one-use token is the only credential of the request; the signing request proves that the device
-holds its key.
+holds its key. Renewal later has the shape of EST (RFC 7030).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from firmware_bundles.identifiers import DeviceId
 from firmware_bundles.wire.messages import Facts, Text
 
 PATH: Final = "/api/v1/enrol"
+CA_CERTIFICATES_PATH: Final = "/.well-known/est/cacerts"
+RENEWAL_PATH: Final = "/.well-known/est/simplereenroll"
 CSR_CHARS_MAX: Final = 4096
 TELEMETRY_SECRET_BYTES: Final = 32
 

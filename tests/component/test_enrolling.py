@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import cli, identity
 from agent.store.state import State
-from control_plane.fleet.authority import Authority, parse_request
+from control_plane.fleet.authority import Authority
+from control_plane.fleet.certificates import key_of, parse_request
 from firmware_bundles.wire.enrolment import Enrolment, EnrolmentRequest
 
 Answer = Callable[[EnrolmentRequest], tuple[int, bytes]]
@@ -26,7 +27,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.authority = Authority.load_or_create(folder, time.time)
-        self.ca = folder / "ca.pem"
+        self.ca = folder / "root.pem"
         self.requests: list[EnrolmentRequest] = []
         self.root = b'{"root":1}'
         self.answer: Answer = self.enrolled
@@ -41,7 +42,9 @@ class Server:
 
     def enrolled(self, request: EnrolmentRequest) -> tuple[int, bytes]:
         """The name that was wished for, or d1."""
-        return 200, self.enrolment(parse_request(request.csr), request.device or "d1")
+        return 200, self.enrolment(
+            key_of(parse_request(request.csr.encode())), request.device or "d1"
+        )
 
     def enrolment(self, key: ec.EllipticCurvePublicKey, device: str) -> bytes:
         """What the server sends for a key."""
@@ -190,5 +193,5 @@ def test_a_server_of_another_authority_is_not_spoken_to(server: Server, tmp_path
     """The token never leaves for a stranger."""
     Authority.load_or_create(tmp_path / "other", time.time)
     base = ["--state-dir", str(tmp_path), "enrol", "--server", server.url, "--token", "t"]
-    assert cli.main([*base, "--ca", str(tmp_path / "other" / "ca.pem")]) == cli.LATER
+    assert cli.main([*base, "--ca", str(tmp_path / "other" / "root.pem")]) == cli.LATER
     assert server.requests == []

@@ -33,9 +33,10 @@ def test_an_invited_device_gets_its_identity(control_plane: ControlPlane) -> Non
     assert (found.device, found.root, found.broker) == ("press-1", ROOT, BROKER)
     assert len(found.telemetry_secret) == 32
 
-    certificate = x509.load_pem_x509_certificate(found.certificate.encode())
+    certificate, issuing = x509.load_pem_x509_certificates(found.certificate.encode())
     ca = x509.load_pem_x509_certificate(found.ca.encode())
-    certificate.verify_directly_issued_by(ca)
+    certificate.verify_directly_issued_by(issuing)
+    issuing.verify_directly_issued_by(ca)
     (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     life = certificate.not_valid_after_utc - certificate.not_valid_before_utc

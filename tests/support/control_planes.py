@@ -18,9 +18,11 @@ from cryptography.x509.oid import NameOID
 from securesystemslib.signer import CryptoSigner
 
 from control_plane.api import app as application
+from control_plane.api import broker as broker_routes
 from control_plane.api import cohorts as cohort_routes
 from control_plane.api import devices as device_routes
 from control_plane.api import enrolment as enrolment_routes
+from control_plane.api import est as est_routes
 from control_plane.api import tokens as token_routes
 from control_plane.api.auth import Access, Role
 from control_plane.fleet.assignments import Assignments
@@ -28,8 +30,11 @@ from control_plane.fleet.authority import Authority
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.presence import Presences
+from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
+from control_plane.fleet.revocation import Revocations
 from control_plane.store.access import AccessTokens
+from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRows
 from control_plane.store.database import Database
 from control_plane.store.devices import Devices
@@ -72,21 +77,33 @@ class Sent:
 class ControlPlane:
     """The parts of the fleet, made as the service makes them."""
 
-    def __init__(self, directory: Path) -> None:
-        self.clock = Clock()
+    def __init__(self, directory: Path, now: float = Clock.now) -> None:
+        self.clock = Clock(now)
         self.sent = Sent()
         self.root: bytes | None = ROOT
         self.database = Database.open(f"sqlite:///{directory / 'shoal.db'}")
         self.tokens = AccessTokens(self.database)
         self.devices = Devices(self.database)
+        self.certificates = Certificates(self.database)
         self.authority = Authority.load_or_create(directory / "ca", self.clock)
         self.cohorts = Cohorts(CohortRows(self.database), self.devices, self.clock)
         self.enrolments = Enrolments(
             Invitations(self.database),
             self.devices,
+            self.certificates,
             self.authority,
             root=self._trusted_root,
             broker=BROKER,
+            clock=self.clock,
+        )
+        self.renewals = Renewals(self.certificates, self.authority, self.clock)
+        self.lists: list[bytes] = []
+        self.evicted: list[str] = []
+        self.revocations = Revocations(
+            self.certificates,
+            self.authority,
+            install=self.lists.append,
+            evict=self.evicted.append,
             clock=self.clock,
         )
         self.director = keys.generate()
@@ -103,10 +120,14 @@ class ControlPlane:
                     ca_pem=self.authority.certificate_pem,
                     server_url="https://server.example:8443",
                 ),
-                device_routes.router(self.access, self.devices, self.cohorts),
+                device_routes.router(
+                    self.access, self.devices, self.cohorts, self.revocations.revoke
+                ),
+                broker_routes.router(self.access, ca_pem=self.authority.chain_pem),
                 cohort_routes.router(self.access, self.cohorts),
                 token_routes.router(self.access, self.tokens, self.clock),
             ],
+            pages=[est_routes.router(self.renewals, chain_pem=self.authority.chain_pem)],
         )
 
     def token(self, role: Role) -> str:

@@ -4,160 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import signal
 import socket
 import ssl
-import threading
 import time
 from typing import TYPE_CHECKING
 
-import paho.mqtt.client as mqtt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from paho.mqtt.enums import CallbackAPIVersion
 
-from control_plane.broker import acl, client, mosquitto
+from control_plane.broker import mosquitto
 from control_plane.broker.amqtt import Amqtt
-from control_plane.broker.client import BrokerClient
 from control_plane.broker.mosquitto import Mosquitto
 from control_plane.fleet.authority import Authority
 from firmware_bundles.errors import BrokerUnreachable
 from firmware_bundles.limits import CHUNK_BYTES_MAX
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.topics import Down, Up
+from support.broker_hall import WAIT_S_MAX, Hall, Peer, Service, free_port, is_refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from control_plane.broker.endpoint import Endpoint
-
-WAIT_S_MAX = 15.0
-QUIET_S = 0.5
-
-
-class Peer:
-    """A client with a mailbox."""
-
-    def __init__(self, endpoint: Endpoint, name: str, tls: ssl.SSLContext | None = None) -> None:
-        self.inbox: queue.Queue[tuple[str, bytes]] = queue.Queue()
-        self._connected, self._subscribed = threading.Event(), threading.Event()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, name)
-        if tls is not None:
-            self._client.tls_set_context(tls)
-        self._client.on_connect = lambda *_: self._connected.set()
-        self._client.on_subscribe = lambda *_: self._subscribed.set()
-        self._client.on_message = lambda _c, _d, message: self.inbox.put(
-            (message.topic, bytes(message.payload))
-        )
-        self._client.connect(endpoint.host, endpoint.port)
-        self._client.loop_start()
-        assert self._connected.wait(WAIT_S_MAX)
-
-    def subscribe(self, *filters: str) -> None:
-        """Subscribe, and wait for the answer (which is no permission)."""
-        self._subscribed.clear()
-        self._client.subscribe([(each, 1) for each in filters])
-        assert self._subscribed.wait(WAIT_S_MAX)
-
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Publish, and wait for the answer (which is no permission)."""
-        self._client.publish(topic, payload, 1).wait_for_publish(WAIT_S_MAX)
-
-    def next(self) -> tuple[str, bytes]:
-        """Return the next message."""
-        return self.inbox.get(timeout=WAIT_S_MAX)
-
-    def hears_nothing(self) -> bool:
-        """Whether nothing more comes."""
-        try:
-            self.inbox.get(timeout=QUIET_S)
-        except queue.Empty:
-            return True
-        return False
-
-    def close(self) -> None:
-        """Leave."""
-        self._client.disconnect()
-        self._client.loop_stop()
-
-
-class Service:
-    """The control plane's client with a mailbox."""
-
-    def __init__(self, endpoint: Endpoint, tls: ssl.SSLContext | None) -> None:
-        self.inbox: queue.Queue[tuple[str, bytes]] = queue.Queue()
-        self.connected = threading.Event()
-        self.client = BrokerClient(endpoint, tls)
-        self.client.start(
-            on_message=lambda *message: self.inbox.put(message), on_connect=self.connected.set
-        )
-        assert self.connected.wait(WAIT_S_MAX)
-
-    def next(self) -> tuple[str, bytes]:
-        """Return the next message."""
-        return self.inbox.get(timeout=WAIT_S_MAX)
-
-    def close(self) -> None:
-        """Leave."""
-        self.client.stop()
-
-
-class Hall:
-    """A mosquitto, the service's own client, and certificates for whoever comes."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.authority = Authority.load_or_create(directory / "ca", time.time)
-        program = mosquitto.find()
-        assert program is not None
-        self.broker = Mosquitto(
-            program,
-            directory / "broker",
-            host="127.0.0.1",
-            port=free_port(),
-            offered_host="127.0.0.1",
-        )
-        server = self.authority.issue_server(["127.0.0.1"])
-        self.broker.prepare(self.authority.certificate_pem, server)
-        self.broker.start()
-        self.service = Service(self.broker.own, self.tls(acl.SERVICE, self.authority))
-        self.peers: list[Peer] = []
-
-    def tls(self, name: str, authority: Authority) -> ssl.SSLContext:
-        """Return the context of somebody called `name`, certified by `authority`."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        issued = authority.issue_device(name, key.public_key())
-        folder = self.directory / f"{name}-{os.urandom(4).hex()}"
-        folder.mkdir()
-        (folder / "key").write_bytes(pem)
-        (folder / "certificate").write_text(issued.certificate_pem)
-        (folder / "ca").write_bytes(self.authority.certificate_pem)
-        return client.tls_context(folder / "ca", folder / "certificate", folder / "key")
-
-    def device(self, name: str, client_id: str = "") -> Peer:
-        """Return a device that is connected."""
-        peer = Peer(self.broker.own, client_id or name, self.tls(name, self.authority))
-        self.peers.append(peer)
-        return peer
-
-    def close(self) -> None:
-        """Send everybody home."""
-        for peer in self.peers:
-            peer.close()
-        self.service.close()
-        self.broker.stop()
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
@@ -220,7 +87,7 @@ def test_a_borrowed_client_id_kicks_nobody_out(hall: Hall) -> None:
 def test_foreign_certificates_are_refused(hall: Hall, tmp_path: Path) -> None:
     """A certificate of another authority with a known name, or none, gets no connection."""
     foreign = Authority.load_or_create(tmp_path / "foreign", time.time)
-    without = ssl.create_default_context(cafile=str(hall.directory / "ca" / "ca.pem"))
+    without = ssl.create_default_context(cafile=str(hall.directory / "ca" / "root.pem"))
     assert not is_refused(hall.broker.own, hall.tls("dev-a", hall.authority))
     for tls in (hall.tls("dev-a", foreign), without):
         assert is_refused(hall.broker.own, tls)
@@ -284,19 +151,6 @@ def test_the_broker_inside_keeps_chunks() -> None:
     broker.stop()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((broker.own.host, broker.own.port), timeout=1)
-
-
-def is_refused(endpoint: Endpoint, tls: ssl.SSLContext) -> bool:
-    """Whether a TLS client gets no CONNACK (TLS 1.3 tells of a refused certificate late)."""
-    try:
-        with (
-            socket.create_connection((endpoint.host, endpoint.port), timeout=5) as plain,
-            tls.wrap_socket(plain, server_hostname=endpoint.host) as secure,
-        ):
-            secure.sendall(b"\x10\x11\x00\x04MQTT\x04\x02\x00\x0a\x00\x05dev-a")
-            return not secure.recv(4).startswith(b"\x20")
-    except (ssl.SSLError, ConnectionError):
-        return True
 
 
 def wait_for_file(path: Path, content: bytes) -> None:

@@ -1,0 +1,86 @@
+"""How a device loses its access: in the database first, then at the broker, its live session last.
+
+A device is shut out the moment that its row says so: what it sends counts no more, and it is given
+no certificate. The broker learns it from a list of revoked certificates (CRL). A list past its end
+would lock every device out, so it is made anew daily and ends a month later.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from firmware_bundles.errors import TransferError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from control_plane.fleet.authority import Authority
+    from control_plane.store.certificates import Certificates
+
+_LOG: Final = logging.getLogger(__name__)
+LIST_AGE_S_MAX: Final = 86_400.0
+_LOOK_S: Final = 5.0
+_EVICTIONS: Final = 3
+
+
+class Revocations:
+    """Shuts devices out, and keeps the list of their certificates young.
+
+    `install` gives a list (PEM) to the broker, `evict` ends a device's session there.
+    """
+
+    def __init__(
+        self,
+        store: Certificates,
+        authority: Authority,
+        *,
+        install: Callable[[bytes], None],
+        evict: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._authority = authority
+        self._install = install
+        self._evict = evict
+        self._clock = clock
+        self._listed: list[tuple[str, float]] = []
+        self._made = float("-inf")
+        self._looked = float("-inf")
+        self._leaving: dict[str, int] = {}
+
+    def current(self) -> bytes:
+        """Return a list of now, for a broker that starts."""
+        now = self._clock()
+        self._listed, self._made = self._store.revoked(now), now
+        return self._authority.revocation_list(self._listed)
+
+    def revoke(self, device_id: str, *, is_retired: bool = False) -> None:
+        """Shut a device out for good; its live session ends within seconds. Raises NotFound."""
+        self._store.revoke(device_id, self._clock(), is_retired=is_retired)
+        _LOG.warning("device revoked device=%s retired=%s", device_id, str(is_retired).lower())
+        self._leaving[device_id] = _EVICTIONS
+        self._looked = float("-inf")
+
+    def tick(self) -> None:
+        """Tell the broker what changed; call it again and again, from one thread.
+
+        A session is ended more than once, in case the device came back before the broker had read
+        the list.
+        """
+        now = self._clock()
+        if abs(now - self._looked) < _LOOK_S:
+            return
+        self._looked = now
+        if self._store.revoked(now) != self._listed or now - self._made > LIST_AGE_S_MAX:
+            self._install(self.current())
+        for device_id, left in list(self._leaving.items()):
+            try:
+                self._evict(device_id)
+            except TransferError as error:
+                _LOG.warning("eviction failed device=%s reason=%s", device_id, error.message)
+                continue
+            if left > 1:
+                self._leaving[device_id] = left - 1
+            else:
+                self._leaving.pop(device_id, None)
