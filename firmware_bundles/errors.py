@@ -393,6 +393,11 @@ class EnrolmentRefused(AccessError):
 
 
 class SubscriptionExceeded(AccessError):
+    """A device subscribed to topics that are not its own; the broker delivers nothing of them.
+
+    Look at what runs on the device; revoke it if nobody can explain the subscription.
+    """
+
     code = "access.subscription_exceeded"
     default_hint = "If nobody tried something out there, revoke the device: shoal device revoke."
 
