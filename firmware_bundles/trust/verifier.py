@@ -7,7 +7,6 @@ stands here.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote
@@ -23,17 +22,15 @@ from firmware_bundles.errors import (
     AssignmentForeign,
     AssignmentReplayed,
     DigestMismatch,
-    MetadataExpired,
     MetadataMissing,
     ReleaseBelowFloor,
     ReleaseUnknown,
     ReleaseWithdrawn,
-    RollbackAttempt,
     ShoalError,
-    SignatureInvalid,
     TrustError,
 )
 from firmware_bundles.trust import envelopes, keys, roles
+from firmware_bundles.trust.refusals import translated
 from firmware_bundles.wire.messages import Assignment
 
 if TYPE_CHECKING:
@@ -106,7 +103,7 @@ def refresh(
     TrustError for what cannot be read at all.
     """
     metadata_dir.mkdir(parents=True, exist_ok=True)
-    with _translated("the models repository"):
+    with translated("the models repository"):
         updater = Updater(
             str(metadata_dir),
             _ORIGIN,
@@ -165,28 +162,6 @@ class _Collected(FetcherInterface):
         return iter((self._files[name],))
 
 
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Raise TUF's refusals as ours; the more particular class stands first."""
-    try:
-        yield
-    except tuf_errors.UnsignedMetadataError as error:
-        raise SignatureInvalid(f"{what}: {error}") from error
-    except tuf_errors.BadVersionNumberError as error:
-        raise RollbackAttempt(f"{what}: {error}") from error
-    except tuf_errors.ExpiredMetadataError as error:
-        raise MetadataExpired(f"{what}: {error}") from error
-    except (
-        tuf_errors.LengthOrHashMismatchError,
-        tuf_errors.DownloadLengthMismatchError,
-    ) as error:
-        raise DigestMismatch(f"{what}: {error}") from error
-    except tuf_errors.DownloadError as error:
-        raise MetadataMissing(f"{what}: {error}") from error
-    except (tuf_errors.RepositoryError, ValueError, RecursionError) as error:
-        raise TrustError(f"{what} cannot be used: {error!s:.300}") from error
-
-
 def _directors(updater: Updater, files: Mapping[str, bytes]) -> tuple[Key, ...]:
     target = updater.get_targetinfo(roles.DIRECTOR_KEYS_PATH)
     if target is None:
@@ -224,7 +199,7 @@ def _load_families(updater: Updater, directors: tuple[Key, ...]) -> Repository:
 
 def _load_family(updater: Updater, family: str) -> Targets:
     """Load one delegated role. Only its own family's paths count, whatever else it may list."""
-    with _translated(f"role {family!r:.40}"):
+    with translated(f"role {family!r:.40}"):
         updater.get_targetinfo(f"{family}/0/manifest.json")
     role = updater._trusted_set.get(family)  # noqa: SLF001 - as above
     if not isinstance(role, Targets):
