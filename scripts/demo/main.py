@@ -11,6 +11,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import httpx
+
 from fleet import Installation, remove
 from processes import ProgramError
 from story import Story, print_summary
@@ -59,6 +61,7 @@ def _show(story: Story, given: argparse.Namespace) -> bool:
             f"\nAll goes on until Ctrl-C. Page: {story.installation.url}/"
             f"  token: {story.installation.token}"
         )
+        story.go_on()
         threading.Event().wait()
     return bool(result["ok"])
 
@@ -66,7 +69,8 @@ def _show(story: Story, given: argparse.Namespace) -> bool:
 def main(words: Sequence[str]) -> int:
     """Run the demonstration; returns the exit status."""
     given = _arguments(words)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     root = Path(tempfile.mkdtemp(prefix="shoal-demo-"))
     installation = Installation(
         root, broker=given.broker, say=lambda line: print(f"    {line}", flush=True)
@@ -75,7 +79,7 @@ def main(words: Sequence[str]) -> int:
     is_fine = False
     try:
         is_fine = _show(story, given)
-    except ProgramError as error:
+    except (ProgramError, httpx.HTTPError) as error:
         print(f"\ndemo: {error}\ndemo: state and logs are kept in {root}", file=sys.stderr)
         given.keep = True
     except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from processes import children_of, command_line, resident_mb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _ROLLOUT_S_MAX = 60.0
 
@@ -82,7 +82,7 @@ class Story:
             wait_until(
                 lambda: all(d.serves() for d in self.installation.devices.values()), "all serve", 20
             )
-            self.feeder.start({d.id: d.socket for d in self.installation.devices.values()})
+            self.feeder.start(self._sockets())
         with self._step("build, sign and publish model 2, the better one"):
             self.installation.publish("v2", "2")
         with self._step("roll model 2 out in phases"):
@@ -103,6 +103,14 @@ class Story:
         yield
         self.seconds[name] = round(time.monotonic() - start, 2)
         print(f"    {self.seconds[name]:.1f} s", flush=True)
+
+    def go_on(self) -> None:
+        """Feed the devices again, without counting."""
+        self.feeder = Feeder(Images.load(SAMPLES / "feed.npz"))
+        self.feeder.start(self._sockets())
+
+    def _sockets(self) -> dict[str, Path]:
+        return {device.id: device.socket for device in self.installation.devices.values()}
 
     def _all_online(self) -> bool:
         for device in self.installation.devices.values():
@@ -219,11 +227,9 @@ def print_summary(result: dict[str, Any]) -> None:
             f"answered {row['answered']:5d}  received {row['received']:5d}"
         )
     for row in result["rollouts"]:
-        last = row["why"][-1] if row["why"] else ""
-        print(
-            f"    {row['id']}: {row['outcome']}  "
-            f"{last if isinstance(last, str) else json.dumps(last)[:160]}"
-        )
+        print(f"    {row['id']}: {row['outcome'].replace('_', ' ')}")
+        for reason in row["why"][-1] if row["why"] else ():
+            print(f"        {reason}")
     for name, value in result["memory_mb"].items():
         print(f"    {name}: {value:.0f} MB")
     print(f"    broker: {result['broker']}, {sum(result['seconds'].values()):.0f} s in all")
