@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from processes import command_line
+
 DEMO = Path(__file__).parents[2] / "scripts" / "demo" / "main.py"
 
 
 def _programs_below(folder: Path) -> list[str]:
-    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    return [line for line in listing.stdout.splitlines() if str(folder) in line]
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [line for pid in pids if str(folder) in (line := command_line(pid))]
 
 
 @pytest.fixture
@@ -70,9 +72,10 @@ def test_an_interrupted_demonstration_leaves_nothing_behind(folder: Path, tmp_pa
     while "==> roll model 1 out" not in output.read_text() and time.monotonic() < deadline:
         assert demo.poll() is None, output.read_text()
         time.sleep(0.2)
-    assert len(_programs_below(folder)) > 4
+    were_there = len(_programs_below(folder))
     demo.send_signal(signal.SIGINT)
     assert demo.wait(30) == 1
+    assert were_there > 4
     _require_nothing_left(folder)
 
 
