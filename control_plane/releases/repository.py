@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -18,13 +19,13 @@ from firmware_bundles.errors import (
     ChunkMissing,
     ConflictError,
     DigestMismatch,
+    MetadataExpired,
     NotFound,
     RollbackAttempt,
-    SignatureInvalid,
     TrustError,
 )
 from firmware_bundles.identifiers import target_path
-from firmware_bundles.trust import publisher, roles, verifier
+from firmware_bundles.trust import keys, publisher, roles, verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from control_plane.releases.online_keys import OnlineKeys
     from control_plane.store.releases import Releases
     from firmware_bundles.manifest import Manifest
+    from firmware_bundles.trust.floors import Mark
     from firmware_bundles.trust.roles import ReleaseFacts
     from firmware_bundles.trust.verifier import Repository as View
 
@@ -47,6 +49,15 @@ class Bootstrap(NamedTuple):
     targets: bytes
     director_keys: bytes
     families: Mapping[str, bytes]
+
+
+class Change(NamedTuple):
+    """What the owners signed anew, all of it to be taken at once."""
+
+    root: bytes | None = None
+    targets: bytes | None = None
+    director_keys: bytes | None = None
+    families: Mapping[str, bytes] = {}
 
 
 class ModelsRepository:
@@ -80,6 +91,14 @@ class ModelsRepository:
             raise NotFound(f"the owners delegate to no family {family!r:.40}")
         return _role_file(files, family)
 
+    def targets_role(self) -> bytes:
+        """Return the present list of families, for its owners to change. Raises NotFound."""
+        return _role_file(self._files(), "targets")
+
+    def director_keys(self) -> bytes:
+        """Return who may direct devices. Raises NotFound."""
+        return self._files()[roles.DIRECTOR_KEYS_PATH]
+
     def begin(self, bootstrap: Bootstrap) -> None:
         """Take the beginning of trust. Raises ConflictError if there is one, TrustError."""
         now = self._clock()
@@ -98,9 +117,30 @@ class ModelsRepository:
             files = self._sealed(files, now)
             view = _verify(files, now)
             _raise_faults(view)
-            if self._keys.director.public_key.keyid not in {key.keyid for key in view.directors}:
-                raise SignatureInvalid("the owners do not allow this control plane's director key")
+            self._keys.director.among({key.keyid for key in view.directors})
             self._releases.replace(files, now)
+
+    def advance(self, change: Change) -> None:
+        """Take the next version of roles that their owners signed: all of them, or none.
+
+        Each must follow its present version by one. What comes out is verified as a device will
+        that knows the present repository, and as a new one will. A family that is no longer
+        delegated to loses its releases. Raises ConflictError, TrustError and its children.
+        """
+        now = self._clock()
+        with self._change:
+            present = self._files()
+            files = _changed(present, change)
+            families = publisher.families_in(_role_file(files, "targets"))
+            revoked = set(publisher.families_in(_role_file(present, "targets"))) - set(families)
+            files = self._sealed(files, now)
+            view = _verify(files, now, present)
+            _raise_faults(view)
+            self._keys.director.among({key.keyid for key in view.directors})
+            gone = [path for family in families for path in view.floor(family).withdrawn]
+            gone += [row.path for family in revoked for row in self._releases.list(family)]
+            self._releases.replace(files, now, withdrawn=gone)
+            self._settle(files)
 
     def accept(self, role: bytes, manifest_bytes: bytes) -> ReleaseRow:
         """Take one more release of a family.
@@ -124,8 +164,9 @@ class ModelsRepository:
             del next_files[_name(document.family, present)]
             next_files[_name(document.family, role)] = role
             next_files = self._sealed(next_files, now)
-            view = _verify(next_files, now)
+            view = _verify(next_files, now, files)
             facts = view.release(path)
+            _check_terms(present, role)
             _check_difference(publisher.releases_in(present), publisher.releases_in(role), facts)
             _check_manifest(facts, manifest_bytes)
             self._check_chunks(document)
@@ -139,6 +180,8 @@ class ModelsRepository:
         """Sign snapshot and timestamp again if half of a life is over; True if it was done."""
         with self._change:
             files = self._releases.files()
+            if files:
+                self._settle(files)
             if not files or not any(
                 _is_due(_role_file(files, role), role, now) for role in ("snapshot", "timestamp")
             ):
@@ -160,20 +203,30 @@ class ModelsRepository:
         versions = {
             role: max(_pop_version(kept, role) + 1, 1) for role in ("snapshot", "timestamp")
         }
-        targets = _role_file(kept, "targets")
-        listed = {"targets": targets}
-        for family in publisher.families_in(targets):
-            listed[family] = _role_file(kept, family)
+        allowed = _online_keyids(kept)
         snapshot = publisher.create_snapshot(
-            self._keys.snapshot, version=versions["snapshot"], files=listed, now=now
+            self._keys.snapshot.among(allowed["snapshot"]),
+            version=versions["snapshot"],
+            files={role: _role_file(kept, role) for role in _listed_roles(kept)},
+            now=now,
         )
         kept[_name("snapshot", snapshot)] = snapshot
         kept[roles.TIMESTAMP_FILE] = publisher.create_timestamp(
-            self._keys.timestamp, version=versions["timestamp"], snapshot=snapshot, now=now
+            self._keys.timestamp.among(allowed["timestamp"]),
+            version=versions["timestamp"],
+            snapshot=snapshot,
+            now=now,
         )
         if len(kept) > limits.REPOSITORY_FILES_MAX:
             raise ConflictError(f"the repository would have {len(kept)} files, too many")
         return kept
+
+    def _settle(self, files: Mapping[str, bytes]) -> None:
+        """Let the successors of online keys take over where these files name them."""
+        allowed = _online_keyids(files)
+        self._keys.snapshot.settle(allowed["snapshot"])
+        self._keys.timestamp.settle(allowed["timestamp"])
+        self._keys.director.settle(allowed["director"])
 
     def _check_chunks(self, document: Manifest) -> None:
         if missing := self._chunks.missing(document.chunks()):
@@ -188,10 +241,87 @@ class ModelsRepository:
                 raise DigestMismatch(f"file {entry.name} is not {entry.length} bytes long")
 
 
-def _verify(files: Mapping[str, bytes], now: float) -> View:
-    """Return what a device that is new would make of these files."""
+def _verify(
+    files: Mapping[str, bytes], now: float, present: Mapping[str, bytes] | None = None
+) -> View:
+    """Return what a new device makes of these files, after one that knows `present` took them."""
+    first_root = files[min((name for name in files if _is_root(name)), key=_number)]
+    if present is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            cache = Path(scratch)
+            known: Mapping[str, Mark] = {}
+            with suppress(MetadataExpired):  # then no device knows it any more
+                known = verifier.refresh(cache, first_root, present, now).marks
+            verifier.refresh(cache, first_root, files, now, known)
     with tempfile.TemporaryDirectory() as scratch:
-        return verifier.refresh(Path(scratch), _role_file(files, "root"), files, now)
+        return verifier.refresh(Path(scratch), first_root, files, now)
+
+
+def _changed(present: Mapping[str, bytes], change: Change) -> dict[str, bytes]:
+    """Return the owners' files after a change, with every former root kept."""
+    files = dict(present)
+    if change.root is not None:
+        _check_successor(_role_file(present, "root"), change.root)
+        files[_name("root", change.root)] = change.root
+    if change.targets is not None:
+        _replace(files, "targets", change.targets)
+    if change.director_keys is not None:
+        files[roles.DIRECTOR_KEYS_PATH] = change.director_keys
+    families = publisher.families_in(_role_file(files, "targets"))
+    for family, role in change.families.items():
+        if family not in families:
+            raise NotFound(f"the owners delegate to no family {family!r:.40}")
+        if _version(files, family) == 0:
+            files[_name(family, role)] = role
+            continue
+        former = _role_file(files, family)
+        _replace(files, family, role)
+        _check_terms(former, role)
+        if publisher.releases_in(former) != publisher.releases_in(role):
+            raise RollbackAttempt(
+                f"the role of {family} changes its releases",
+                hint="Publish a release by itself; withdraw one instead of removing it.",
+            )
+    return files
+
+
+def _replace(files: dict[str, bytes], role: str, data: bytes) -> None:
+    former = _role_file(files, role)
+    _check_successor(former, data)
+    del files[_name(role, former)]
+    files[_name(role, data)] = data
+
+
+def _check_terms(former: bytes, role: bytes) -> None:
+    """Raise RollbackAttempt if the owners would allow again what they no longer allowed."""
+    before, after = publisher.floor_in(former), publisher.floor_in(role)
+    if after.min_release < before.min_release or set(before.withdrawn) - set(after.withdrawn):
+        raise RollbackAttempt("the role allows again what its owners no longer allowed")
+
+
+def _online_keyids(files: Mapping[str, bytes]) -> dict[str, set[str]]:
+    """Return the ids of the keys that may sign online, by role."""
+    named = publisher.root_keys(_role_file(files, "root"))
+    directors = keys.parse_public_list(files[roles.DIRECTOR_KEYS_PATH])
+    return {
+        "snapshot": {key.keyid for key in named["snapshot"][1]},
+        "timestamp": {key.keyid for key in named["timestamp"][1]},
+        "director": {key.keyid for key in directors},
+    }
+
+
+def _listed_roles(files: Mapping[str, bytes]) -> set[str]:
+    """Return the roles that a snapshot lists: no role ever leaves it (TUF 5.5.5)."""
+    found = {name.split(".", 1)[1].removesuffix(".json") for name in files if name[:1].isdigit()}
+    return found - {"root", "snapshot"}
+
+
+def _is_root(name: str) -> bool:
+    return name.endswith(".root.json")
+
+
+def _number(name: str) -> int:
+    return int(name.split(".", 1)[0])
 
 
 def _raise_faults(view: View) -> None:
