@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_PREFIX: Final = "SHOAL_"
 _PORT_MAX: Final = 65_535
+_TICK_S_MAX: Final = 3_600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +111,10 @@ def _check(config: Config) -> None:
         value = getattr(config, name)
         if not 0 <= value <= _PORT_MAX:
             raise ConfigInvalid(f"{name} is {value}; a port is 0 to {_PORT_MAX}")
-    if config.tick_s <= 0:
-        raise ConfigInvalid(f"tick_s is {config.tick_s}; it must be more than 0")
+    if not 0 < config.tick_s <= _TICK_S_MAX:
+        raise ConfigInvalid(
+            f"tick_s is {config.tick_s}; it must be more than 0, at most {_TICK_S_MAX:g}"
+        )
     if config.log_level not in {"debug", "info", "warning", "error"}:
         raise ConfigInvalid(
             f"log_level is {config.log_level!r}", hint="Say debug, info, warning or error."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
 import secrets
 import sys
 import time
@@ -109,6 +110,7 @@ def run(config: Config, say: Say, *, wants_admin_token: bool = False) -> None:
     Raises ConfigInvalid, StateDamaged, BrokerUnreachable, OSError.
     """
     _log_to_stderr(config.log_level)
+    os.umask(0o077)  # the database holds the devices' secrets, wherever its folder is
     with ExitStack() as stack:
         stack.enter_context(_Lock(config.data))
         secure = stack.enter_context(listeners.bind(config.host, config.port, "--port"))

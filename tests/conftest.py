@@ -14,8 +14,10 @@ from support import programs
 TESTS = Path(__file__).parent
 SKIPPED_FOR = "needs "  # how the reason of a skip for a missing program begins
 
-hypothesis.settings.register_profile("short", max_examples=100, deadline=None)
-hypothesis.settings.register_profile("long", max_examples=5_000, deadline=None)
+# How fast a busy machine makes examples says nothing about the code.
+_CALM = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("short", _CALM, max_examples=100)
+hypothesis.settings.register_profile("long", _CALM, max_examples=5_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,8 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose the sizes of this run; children of tests learn them from SHOAL_TEST_LONG."""
     if config.getoption("--long"):
         os.environ["SHOAL_TEST_LONG"] = "1"
-        config.option.timeout = 1_800
     is_long = os.environ.get("SHOAL_TEST_LONG") == "1"
+    if is_long:
+        config.option.timeout = 1_800
     hypothesis.settings.load_profile("long" if is_long else "short")
 
 

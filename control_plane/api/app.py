@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from fastapi import APIRouter, FastAPI
+from starlette.requests import ClientDisconnect
 
 from control_plane.api import problems
 from firmware_bundles.errors import MessageTooLarge
@@ -62,7 +63,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = await _read(receive)
+        try:
+            body = await _read(receive)
+        except ClientDisconnect:
+            return  # half a body is no request
         if body is None:
             refusal = problems.response(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -79,6 +83,8 @@ async def _read(receive: Receive) -> bytes | None:
     total = 0
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         part: bytes = message.get("body", b"")
         total += len(part)
         if total > BODY_BYTES_MAX:

@@ -6,7 +6,6 @@ Both serve the same application in one event loop, until a signal asks them to e
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 from contextlib import contextmanager
@@ -50,7 +49,7 @@ def bind(host: str, port: int, option: str) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigInvalid(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
             hint=f"Choose another port with {option}, or stop what listens there.",
         ) from error
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 _WAITING_MAX: Final = 20_000
+_WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 _BATCH_MAX: Final = 256
 
 
@@ -41,17 +42,26 @@ class Inbox:
         self._handlers = handlers
         self._ingest = ingest
         self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(_WAITING_MAX)
+        # What came less what was taken: each is written by one thread alone.
+        self._bytes_in = 0
+        self._bytes_out = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
         self.refused: Counter[str] = Counter()
         self.dropped = 0
 
     def put(self, topic: str, payload: bytes) -> None:
-        """Take a message; never waits."""
+        """Take a message, from one thread; never waits."""
+        size = len(topic) + len(payload)
+        if self._bytes_in - self._bytes_out + size > _WAITING_BYTES_MAX:
+            self._drop()
+            return
         try:
             self._waiting.put_nowait((topic, payload))
         except queue.Full:
-            self.dropped += 1
+            self._drop()
+        else:
+            self._bytes_in += size
 
     def start(self) -> None:
         """Begin to handle."""
@@ -84,7 +94,14 @@ class Inbox:
             taken = [self._waiting.get()]
             while len(taken) < _BATCH_MAX and not self._waiting.empty():
                 taken.append(self._waiting.get_nowait())
-            self.handle([message for message in taken if message is not None])
+            batch = [message for message in taken if message is not None]
+            self.handle(batch)
+            self._bytes_out += sum(len(topic) + len(payload) for topic, payload in batch)
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        if self.dropped.bit_count() == 1:
+            _LOG.warning("no room for what devices say dropped=%d", self.dropped)
 
 
 class _Refusals:

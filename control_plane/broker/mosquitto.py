@@ -123,8 +123,16 @@ class Mosquitto:
 
     def start(self) -> None:
         """Return when clients can connect. Raises BrokerUnreachable."""
-        self._thread.start()
         deadline = time.monotonic() + _READY_S_MAX
+        # Whoever answers before ours runs is another; one of an earlier life is about to end.
+        while _answers(self.own):
+            if time.monotonic() > deadline:
+                raise BrokerUnreachable(
+                    f"something else listens on {self.own.url}",
+                    hint="Stop it, or choose another port with --broker-port.",
+                )
+            time.sleep(_POLL_S)
+        self._thread.start()
         while not _answers(self.own):
             if time.monotonic() > deadline:
                 self.stop()
@@ -142,6 +150,8 @@ class Mosquitto:
     def stop(self) -> None:
         """End it, in order if it obeys."""
         self._stopping.set()
+        if self._thread.ident is None:
+            return
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.terminate()

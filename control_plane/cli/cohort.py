@@ -20,20 +20,35 @@ def create(
         str, typer.Option(help="For instance 'site=berlin,line in (a, b)'; empty takes all.")
     ] = "",
 ) -> None:
-    """Name a selector; who belongs to the cohort follows the labels from then on."""
+    """Name a selector; who belongs to the cohort follows the labels from then on.
+
+    \b
+    Example:
+      shoal cohort create berlin --selector site=berlin
+    """
     with http.connect() as api:
         output.show_one(api.post("cohorts", json={"name": name, "selector": selector}), _COLUMNS)
 
 
 @app.command(name="list")
 def list_() -> None:
-    """List all cohorts, with the number of devices in each now."""
+    """List all cohorts, with the number of devices in each now.
+
+    \b
+    Example:
+      shoal cohort list
+    """
     with http.connect() as api:
         output.show(api.get("cohorts")["cohorts"], _COLUMNS)
 
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="Name of the cohort.")]) -> None:
-    """Show one cohort."""
+    """Show one cohort.
+
+    \b
+    Example:
+      shoal cohort show berlin
+    """
     with http.connect() as api:
         output.show_one(api.get(f"cohorts/{quote(name, safe='')}"), _COLUMNS)

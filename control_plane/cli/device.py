@@ -38,7 +38,12 @@ def invite(
         Path | None, typer.Option(help="Write the server's CA certificate to this file.")
     ] = None,
 ) -> None:
-    """Make an enrolment token, and say what to run on the device."""
+    """Make an enrolment token, and say what to run on the device.
+
+    \b
+    Example:
+      shoal device invite --device press-1 --label site=berlin --ca-out ca.pem
+    """
     wanted = {
         "device": device,
         "labels": _labels(label or []),
@@ -68,14 +73,24 @@ def list_(
     labels: Annotated[str, typer.Option(help="Only devices that this selector matches.")] = "",
     cohort: Annotated[str | None, typer.Option(help="Only devices of this cohort.")] = None,
 ) -> None:
-    """List devices."""
+    """List devices.
+
+    \b
+    Example:
+      shoal device list --labels site=berlin
+    """
     with http.connect() as api:
         output.show(list(_pages(api, labels, cohort)), _LIST)
 
 
 @app.command()
 def show(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> None:
-    """Show one device: what it said of itself, signed, and what it refused."""
+    """Show one device: what it said of itself, signed, and what it refused.
+
+    \b
+    Example:
+      shoal device show press-1
+    """
     with http.connect() as api:
         found = api.get(f"devices/{quote(device, safe='')}")
     if output.is_json():
@@ -94,7 +109,12 @@ def label(
     device: Annotated[str, typer.Argument(help="Id of the device.")],
     labels: Annotated[list[str], typer.Argument(help="KEY=VALUE sets, KEY- removes.")],
 ) -> None:
-    """Set or remove labels."""
+    """Set or remove labels.
+
+    \b
+    Example:
+      shoal device label press-1 site=berlin line-
+    """
     with http.connect() as api:
         changed = api.patch(f"devices/{quote(device, safe='')}", json={"labels": _changes(labels)})
     output.show_one(changed)

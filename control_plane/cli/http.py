@@ -10,7 +10,7 @@ import httpx
 
 from control_plane.cli.options import CURRENT, Options
 from firmware_bundles import errors
-from firmware_bundles.errors import ConfigInvalid, ServerUnreachable, ShoalError
+from firmware_bundles.errors import ConfigInvalid, NotAuthenticated, ServerUnreachable, ShoalError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,11 @@ class Api:
 
     def __init__(self, options: Options, *, transport: httpx.BaseTransport | None = None) -> None:
         self._server = options.server
-        headers = {"Authorization": f"Bearer {options.token}"} if options.token else {}
+        headers = {"Authorization": f"Bearer {_token(options.token)}"} if options.token else {}
+        if not options.server.startswith(("http://", "https://")):
+            raise ConfigInvalid(
+                f"server {options.server!r:.120} is no address", hint="Say http://HOST:PORT."
+            )
         try:
             self._client = httpx.Client(
                 base_url=options.server.rstrip("/") + API_PREFIX,
@@ -111,6 +115,13 @@ class Api:
 def connect() -> Api:
     """Return a connection as the user's options say."""
     return Api(CURRENT.get())
+
+
+def _token(text: str) -> str:
+    # What is no header would be quoted in the client's error, and a token is a secret.
+    if not (text.isascii() and text.isprintable()):
+        raise NotAuthenticated("the token has characters that no token has")
+    return text
 
 
 def _tls(options: Options) -> ssl.SSLContext | bool:

@@ -21,6 +21,7 @@ from firmware_bundles.errors import (
     ShoalError,
     TransferError,
     TrustError,
+    WireError,
 )
 
 HELP: Final = """Ship signed, quantized models to edge devices, and know whether they do better.
@@ -44,6 +45,7 @@ NOUNS: Final[dict[str, str]] = {
 _GLOBAL_OPTIONS: Final = ("--server", "--token", "--ca", "--output")
 _EXIT_CODES: Final[tuple[tuple[type[ShoalError], int], ...]] = (
     (InputError, 2),
+    (WireError, 2),
     (TrustError, 3),
     (TransferError, 4),
     (AccessError, 5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -27,6 +28,11 @@ def read(file: Path | None, text: str | None, *, is_new: bool) -> bytes:
     """Return the passphrase; asks for it, twice if it is new. Raises InputError, OSError."""
     if file is not None:
         text = (file.read_text().splitlines() or [""])[0]
+    if text is None and not sys.stdin.isatty():
+        raise InputError(
+            "there is no passphrase, and nobody to ask for it",
+            hint=f"Set {VARIABLE}, or name a file with --passphrase-file.",
+        )
     if text is None:
         text = typer.prompt(
             "Passphrase of the owners' keys", hide_input=True, confirmation_prompt=is_new, err=True

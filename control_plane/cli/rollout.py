@@ -73,51 +73,91 @@ def start(
 
 @app.command(name="list")
 def list_all() -> None:
-    """List rollouts, the newest first."""
+    """List rollouts, the newest first.
+
+    \b
+    Example:
+      shoal rollout list
+    """
     with http.connect() as api:
         output.show(api.get("rollouts"), _LIST_COLUMNS, empty="no rollouts")
 
 
 @app.command()
 def show(rollout: RolloutId) -> None:
-    """Show a rollout: its phases with counts, what the gates find, and why."""
+    """Show a rollout: its phases with counts, what the gates find, and why.
+
+    \b
+    Example:
+      shoal rollout show digits-2-1a2b3c
+    """
     _print(_load(rollout), rollout_text.overview)
 
 
 @app.command()
 def explain(rollout: RolloutId) -> None:
-    """Tell why a rollout stands where it does: every decision with its reasons."""
+    """Tell why a rollout stands where it does: every decision with its reasons.
+
+    \b
+    Example:
+      shoal rollout explain digits-2-1a2b3c
+    """
     _print(_load(rollout), rollout_text.explanation)
 
 
 @app.command()
 def devices(rollout: RolloutId) -> None:
-    """List where each device of a rollout stands, in the order of offers."""
+    """List where each device of a rollout stands, in the order of offers.
+
+    \b
+    Example:
+      shoal rollout devices digits-2-1a2b3c
+    """
     with http.connect() as api:
         output.show(api.get(_path(rollout, "/devices")), _DEVICE_COLUMNS)
 
 
 @app.command()
 def pause(rollout: RolloutId) -> None:
-    """Hold offers. Gates go on watching: harm still rolls back."""
+    """Hold offers. Gates go on watching: harm still rolls back.
+
+    \b
+    Example:
+      shoal rollout pause digits-2-1a2b3c
+    """
     _act(rollout, "pause")
 
 
 @app.command()
 def resume(rollout: RolloutId) -> None:
-    """Go on where it was; timeouts, soaks and deadlines of the phase begin anew."""
+    """Go on where it was; timeouts, soaks and deadlines of the phase begin anew.
+
+    \b
+    Example:
+      shoal rollout resume digits-2-1a2b3c
+    """
     _act(rollout, "resume")
 
 
 @app.command()
 def abort(rollout: RolloutId) -> None:
-    """Stop for good and leave every device as it is."""
+    """Stop for good and leave every device as it is.
+
+    \b
+    Example:
+      shoal rollout abort digits-2-1a2b3c
+    """
     _act(rollout, "abort")
 
 
 @app.command()
 def rollback(rollout: RolloutId) -> None:
-    """Send every device with an offer back to its previous model, also after the end."""
+    """Send every device with an offer back to its previous model, also after the end.
+
+    \b
+    Example:
+      shoal rollout rollback digits-2-1a2b3c
+    """
     _act(rollout, "rollback")
 
 
@@ -132,6 +172,10 @@ def watch(
     """Follow a rollout until it has ended or needs a person.
 
     Exit status: 0 completed, 3 paused, aborted or rolled back, 4 not ended within --timeout.
+
+    \b
+    Example:
+      shoal rollout watch digits-2-1a2b3c
     """
     deadline = time.monotonic() + timeout if timeout is not None else None
     documents = _follow(rollout, deadline)

@@ -46,6 +46,10 @@ def serve(
 
     Each option is also a line of the settings file and a variable SHOAL_NAME. The first start
     prints the administrator's token and what to do next. Ctrl-C or SIGTERM ends it in order.
+
+    \b
+    Example:
+      shoal serve --data /var/lib/shoal --host 0.0.0.0 --advertise shoal.example
     """
     from control_plane import config as settings
     from control_plane import service

@@ -47,6 +47,8 @@ class Executor:
                 self._advance(rollout)
             except ConflictError as error:
                 _LOG.info("somebody was faster rollout=%s reason=%s", rollout.id, error)
+            except Exception:  # noqa: BLE001 logged; one rollout must not hold up the others
+                _LOG.exception("rollout is not looked after rollout=%s", rollout.id)
 
     def _advance(self, rollout: Rollout) -> None:
         now = self._clock()

@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
+
+from firmware_bundles.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,13 +40,27 @@ class Database:
 
     @classmethod
     def open(cls, url: str) -> Database:
-        """Connect, for instance to `sqlite:////var/lib/shoal/shoal.db`, and migrate the schema."""
-        engine = sqlalchemy.create_engine(url)
+        """Connect, for instance to `sqlite:////var/lib/shoal/shoal.db`, and migrate the schema.
+
+        Raises ConfigInvalid.
+        """
+        try:
+            engine = sqlalchemy.create_engine(url)
+        except (SQLAlchemyError, ImportError, ValueError) as error:
+            raise ConfigInvalid(f"database cannot be used: {_first_line(error)}") from error
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
         database = cls(engine)
-        database.migrate()
+        try:
+            database.migrate()
+        except (SQLAlchemyError, CommandError) as error:
+            database.close()
+            shown = engine.url.render_as_string(hide_password=True)
+            raise ConfigInvalid(
+                f"database {shown} cannot be opened: {_first_line(error)}",
+                hint="It must be reachable, and made by this release of shoal or an older one.",
+            ) from error
         return database
 
     def migrate(self) -> None:
@@ -68,6 +86,11 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:

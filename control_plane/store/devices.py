@@ -274,17 +274,23 @@ def _order(row: Any) -> Order:  # noqa: ANN401 a row of `desired`
 
 
 def _count_report(connection: Connection, report: Report) -> bool:
-    """Note the counter of a report; False if it is not newer than the last of its incarnation."""
-    same = (report_counter.c.device_id == report.device) & (
-        report_counter.c.incarnation == report.incarnation
-    )
-    last = connection.execute(select(report_counter.c.counter).where(same)).scalar_one_or_none()
-    if last is not None and report.counter <= last:
+    """Note the counter of a report; False if a later one of its device was stored.
+
+    An incarnation is over when the next one speaks: what it said is not believed any more, even if
+    a broker kept it back until then.
+    """
+    columns = report_counter.c.incarnation, report_counter.c.counter, report_counter.c.turn
+    own = select(*columns).where(report_counter.c.device_id == report.device)
+    known = {row.incarnation: row for row in connection.execute(own)}
+    newest = max((row.turn for row in known.values()), default=0)
+    said = known.get(report.incarnation)
+    if said is not None and (report.counter <= said.counter or said.turn < newest):
         return False
     values = {
         "device_id": report.device,
         "incarnation": report.incarnation,
         "counter": report.counter,
+        "turn": newest + 1 if said is None else said.turn,
     }
     upsert(connection, report_counter, values)
     return True

@@ -41,6 +41,10 @@ _COUNT: Final = text("""
 """)
 
 
+class Unstorable(Exception):
+    """Something of a transaction breaks a rule of the schema, now and whenever it is tried."""
+
+
 class Stored(Enum):
     """What became of a segment."""
 

@@ -113,6 +113,8 @@ report_counter = Table(
     Column("device_id", String, ForeignKey("device.id"), primary_key=True),
     Column("incarnation", String, primary_key=True),
     Column("counter", BigInteger, nullable=False),
+    # Which incarnation of its device this is, counted in the order of their first reports.
+    Column("turn", BigInteger, nullable=False, server_default="0"),
 )
 
 detection = Table(

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import DataError, IntegrityError
 
-from control_plane.store.intake import Intake
+from control_plane.store.intake import Intake, Unstorable
 from control_plane.store.schema import (
     label_count,
     label_pending,
@@ -66,9 +67,12 @@ class Telemetry:
 
     @contextmanager
     def storing(self, received: float) -> Iterator[Intake]:
-        """Give one transaction that stores segments; commits at the end."""
-        with self._database.transaction() as connection:
-            yield Intake(connection, received)
+        """Give one transaction that stores segments; commits at the end. Raises Unstorable."""
+        try:
+            with self._database.transaction() as connection:
+                yield Intake(connection, received)
+        except (IntegrityError, DataError, OverflowError) as error:
+            raise Unstorable(str(getattr(error, "orig", None) or error)) from error
 
     def predictions(self) -> list[PredictionRow]:
         """Return the counts of every device and model that answered or sent anything."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
-from control_plane.store.intake import Stored
+from control_plane.store.intake import Stored, Unstorable
 from control_plane.telemetry.labels import NOTHING, Score, Wanted, join, judge
 from firmware_bundles.errors import (
     AuthenticationFailed,
@@ -85,6 +85,9 @@ class _Arrival(NamedTuple):
     fault: ShoalError | None = None
 
 
+_Answer = tuple[_Arrival, Stored | ShoalError]
+
+
 class Ingest:
     """Stores what devices send. `secrets` gives a device's key, None for one that is unknown."""
 
@@ -107,16 +110,31 @@ class Ingest:
 
         An error of the database goes to the caller: nothing was acknowledged, all comes again.
         """
-        opened = (self._open(device_id, data) for device_id, data in batch)
+        opened = [self._open(device_id, data) for device_id, data in batch]
         arrivals = [arrival for arrival in opened if arrival is not None]
         if not arrivals:
             return
-        with self._store.storing(self._clock()) as intake:
-            answers = [(arrival, _take(intake, arrival)) for arrival in arrivals]
-            intake.finish()
+        try:
+            answers = self._take_all(arrivals)
+        except Unstorable:
+            # One of them can never be stored: it must not keep the others from it.
+            answers = [self._take_alone(arrival) for arrival in arrivals]
         for arrival, outcome in answers:
             self._count(arrival, outcome)
             self._acknowledge(arrival, outcome)
+
+    def _take_all(self, arrivals: Sequence[_Arrival]) -> list[_Answer]:
+        with self._store.storing(self._clock()) as intake:
+            answers = [(arrival, _take(intake, arrival)) for arrival in arrivals]
+            intake.finish()
+        return answers
+
+    def _take_alone(self, arrival: _Arrival) -> _Answer:
+        try:
+            (answer,) = self._take_all([arrival])
+        except Unstorable as error:
+            return arrival, Malformed(f"the segment cannot be stored: {error}")
+        return answer
 
     def _open(self, device_id: str, data: bytes) -> _Arrival | None:
         try:
@@ -129,6 +147,9 @@ class Ingest:
             if segment_key is not None:
                 return _Arrival(device_id, segment_key, fault=error)
             self._drop(device_id, error)
+        except (ValueError, OverflowError):
+            _LOG.exception("telemetry dropped device=%s code=%s", device_id, ShoalError.code)
+            self.tally.unproven += 1
         return None
 
     def _unseal(self, device_id: str, data: bytes) -> Segment:

@@ -166,6 +166,21 @@ def test_a_restarted_device_counts_anew(control_plane: ControlPlane) -> None:
         assert control_plane.reports.handle(member.id, signed)
 
 
+def test_an_ended_incarnation_is_not_believed_any_more(control_plane: ControlPlane) -> None:
+    """A true report that a broker kept back until its device had restarted changes nothing."""
+    member = control_plane.enrol("press-1")
+
+    def tell(incarnation: str, counter: int, version: str) -> bool:
+        said = report(member, counter, incarnation=incarnation, agent_version=version)
+        return control_plane.reports.handle(member.id, envelopes.sign(said, member.signer))
+
+    assert tell("0" * 16, 1, "1.0")
+    assert tell("1" * 16, 1, "1.1")
+    assert not tell("0" * 16, 7, "kept back")
+    assert tell("1" * 16, 2, "1.2")
+    assert control_plane.devices.get(member.id).agent_version == "1.2"
+
+
 def test_only_the_device_itself_is_believed(control_plane: ControlPlane) -> None:
     """A report signed by another device, or for another device, is refused."""
     one, other = control_plane.enrol("press-1"), control_plane.enrol("press-2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 
 from control_plane.store.database import Database
 from control_plane.store.intake import Intake
@@ -129,6 +131,32 @@ def test_an_overlapping_range_is_refused(world: World, sequence: list[int]) -> N
     world.send(segments.predictions(sequence, [0] * len(sequence)))
     assert world.received() == 2
     assert world.faults() == [None, "wire.segment_overlapping"]
+
+
+def test_a_segment_that_cannot_be_stored_holds_up_no_other(world: World) -> None:
+    """It is refused with a fault, so that its device parks it; the rest of the batch is stored."""
+    bad = msgspec.structs.replace(segments.predictions([1], [0]), started=float("nan"))
+    world.send(segments.predictions([2, 3], [0, 0]), bad, segments.predictions([4], [0]))
+    assert world.received() == 3
+    assert world.faults() == [None, "wire.malformed", None]
+
+
+def test_nothing_is_acknowledged_while_the_database_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that fails is not the segment's fault: it comes again, and then counts."""
+    monkeypatch.setattr("control_plane.store.database._BUSY_TIMEOUT_MS", 10)
+    world = open_world(tmp_path / "shoal.db")
+    other = sqlite3.connect(tmp_path / "shoal.db", isolation_level=None)
+    other.execute("begin immediate")
+    with pytest.raises(OperationalError):
+        world.send(segments.predictions([1], [0]))
+    assert (world.acknowledged, world.received()) == ([], 0)
+    other.execute("rollback")
+    other.close()
+    world.send(segments.predictions([1], [0]))
+    assert world.received() == 1
+    world.database.close()
 
 
 @pytest.fixture(scope="module")

@@ -358,3 +358,13 @@ def _together(calls: Sequence[Callable[[], None]]) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_a_rollout_that_cannot_be_read_holds_up_no_other(world: World) -> None:
+    """Whatever is wrong with one rollout, the executor goes on with the next."""
+    world.start(rollout_id="broken")
+    with world.fleet.database.transaction() as connection:
+        connection.exec_driver_sql("update rollout set phase = 7, family = 'other'")
+    world.start()
+    assert world.tick().standing.phase_state == "offering"
+    assert world.told

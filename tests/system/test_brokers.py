@@ -23,6 +23,7 @@ from control_plane.broker.amqtt import Amqtt
 from control_plane.broker.client import BrokerClient
 from control_plane.broker.mosquitto import Mosquitto
 from control_plane.fleet.authority import Authority
+from firmware_bundles.errors import BrokerUnreachable
 from firmware_bundles.limits import CHUNK_BYTES_MAX
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.topics import Down, Up
@@ -223,6 +224,24 @@ def test_foreign_certificates_are_refused(hall: Hall, tmp_path: Path) -> None:
     assert not is_refused(hall.broker.own, hall.tls("dev-a", hall.authority))
     for tls in (hall.tls("dev-a", foreign), without):
         assert is_refused(hall.broker.own, tls)
+
+
+@pytest.mark.needs("mosquitto")
+def test_a_port_that_is_taken_is_no_broker_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else who answers on the port is not taken for the broker: the start is refused."""
+    monkeypatch.setattr("control_plane.broker.mosquitto._READY_S_MAX", 0.5)
+    program = mosquitto.find()
+    assert program is not None
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        broker = Mosquitto(
+            program, tmp_path / "broker", host="127.0.0.1", port=port, offered_host="127.0.0.1"
+        )
+        with pytest.raises(BrokerUnreachable, match="something else listens"):
+            broker.start()
+        broker.stop()
 
 
 @pytest.mark.needs("mosquitto")

@@ -127,6 +127,8 @@ def test_it_starts_answers_and_stops(served: Served) -> None:
     assert served.stop() <= STOP_S_MAX
     assert served.brokers() == []
     assert "Traceback" not in served.said()
+    # The folder may be one that everybody can enter: its files have secrets of devices.
+    assert (served.data / "shoal.db").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.needs("mosquitto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 
 from control_plane.cli import main as command
 from control_plane.cli.http import Api, error_class
@@ -126,7 +128,7 @@ def test_a_broken_manifest_is_one_line_that_names_the_place(
         ([*BUILD, "--out", "/"], 2, "exists already"),
         (["bundle", "nothing"], 2, "nothing"),
         (["nothing"], 2, "nothing"),
-        (["release", "list", "--server", "no address"], 4, "no answer"),
+        (["release", "list", "--server", "no address"], 2, "is no address"),
         (["release", "list", "--server", "http://host:port"], 2, "cannot use server"),
         (["release", "list", "--output", "xml"], 2, "xml"),
     ],
@@ -190,3 +192,43 @@ def test_unknown_codes_fall_back_to_their_branch() -> None:
 def test_nothing_printed_moves_the_cursor() -> None:
     """A name from a device cannot write over the terminal."""
     assert clean("dev\x1b[2J\r\n1") == "dev [2J  1"
+
+
+@pytest.mark.parametrize("server", ["", "ftp://x", "localhost:8080"])
+def test_an_address_that_is_none_is_a_wrong_setting(server: str) -> None:
+    """Nobody has to wait for an answer from nowhere."""
+    with pytest.raises(errors.ConfigInvalid):
+        Api(Options(server=server))
+
+
+def test_a_token_that_is_no_header_is_not_quoted() -> None:
+    """A token is a secret, whatever is wrong with it."""
+    with pytest.raises(errors.NotAuthenticated) as refused:
+        Api(Options(token="shoal_abc\nsecret"))
+    assert "secret" not in refused.value.message
+
+
+def test_a_malformed_name_is_a_mistake_in_usage() -> None:
+    """What the server calls malformed was typed by somebody."""
+    assert command.exit_code(errors.Malformed("cohort name 'Bad' is not valid")) == 2
+
+
+def test_no_passphrase_and_nobody_to_ask(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a pipeline the command says which variable to set, instead of asking."""
+    monkeypatch.delenv("SHOAL_KEY_PASSPHRASE", raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert run("keys", "init", "--out", str(tmp_path / "keys"), "--family", "digits") == 2
+    assert "SHOAL_KEY_PASSPHRASE" in capsys.readouterr().err
+
+
+def test_every_command_shows_an_example() -> None:
+    """Who asks a command for help sees a line that works, beginning with its own words."""
+    for noun in command.NOUNS:
+        found = typer.main.get_command(command.build(noun))
+        group = getattr(found, "commands")[noun]  # noqa: B009 click's groups are untyped here
+        verbs = getattr(group, "commands", {"": group})
+        for verb, each in verbs.items():
+            words = f"shoal {noun} {verb}".strip()
+            assert f"  {words} " in f"{each.help}\n".replace("\n", " \n"), words

@@ -37,6 +37,7 @@ def test_an_unknown_setting_is_named_with_the_nearest(tmp_path: Path) -> None:
         ({}, {"SHOAL_PORT": "many"}),
         ({"port": 70_000}, {}),
         ({"tick_s": 0.0}, {}),
+        ({}, {"SHOAL_TICK_S": "nan"}),
         ({"log_level": "loud"}, {}),
         ({}, {"SHOAL_CONFIG": "/nowhere/shoal.toml"}),
     ],

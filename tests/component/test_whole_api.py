@@ -1,0 +1,94 @@
+"""The application as `shoal serve` makes it: who may use its routes, and what is no request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from control_plane import service
+from control_plane.api import tokens
+from control_plane.api.auth import Role
+from control_plane.config import Config
+from control_plane.store.database import Database
+from support.http import AppTransport
+
+NOW = 1_760_000_000.0
+OPEN = {"GET /healthz", "POST /api/v1/enrol", "GET /api/v1/chunks/{digest}"}
+VIEWERS_POSTS = {"POST /api/v1/cohorts/match", "POST /api/v1/rollouts/check"}
+
+
+class Whole:
+    """The composition root's application over a database on disk; nothing is started."""
+
+    def __init__(self, directory: Path) -> None:
+        config = Config(data=directory, broker="mqtts://broker.example", local_port=0, port=0)
+        self.database = Database.open(config.database_url)
+        stores = service._open(self.database)
+        self.app = service._Service(config, stores, 8443, lambda: NOW, print).app
+        self.token = tokens.create(stores.tokens, "looker", Role.VIEWER, NOW).token
+
+    def routes(self) -> Iterator[tuple[str, str]]:
+        """Give method and path of every route of the OpenAPI document."""
+        for path, methods in self.app.openapi()["paths"].items():
+            for method in methods:
+                yield method.upper(), path
+
+    def ask(self, method: str, path: str, token: str | None) -> int:
+        """Return the status that a route answers with."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        with httpx.Client(transport=AppTransport(self.app), base_url="http://localhost") as client:
+            filled = path.replace("{", "").replace("}", "")
+            return client.request(method, filled, headers=headers, json={}).status_code
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """Give the application."""
+    made = Whole(tmp_path_factory.mktemp("whole"))
+    yield made
+    made.database.close()
+
+
+def test_every_route_asks_for_a_token(whole: Whole) -> None:
+    """What is open to everybody is a short list; all else answers 401 before it reads anything."""
+    routes = dict.fromkeys(whole.routes())
+    assert len(routes) > 30
+    for method, path in routes:
+        status = whole.ask(method, path, None)
+        assert (status == 401) == (f"{method} {path}" not in OPEN), (method, path, status)
+
+
+def test_a_viewer_changes_nothing(whole: Whole) -> None:
+    """Every route that is no reading refuses a viewer, but those that only compute an answer."""
+    for method, path in whole.routes():
+        name = f"{method} {path}"
+        if method != "GET" and name not in OPEN | VIEWERS_POSTS:
+            assert whole.ask(method, path, whole.token) == 403, name
+
+
+def test_half_a_body_is_no_request(whole: Whole) -> None:
+    """A sender that goes away in the middle of a rollout file has not asked for its first half."""
+    waiting: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b"family: digits\n", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    answered: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return waiting.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        answered.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/api/v1/rollouts/check", "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {whole.token}".encode())],
+        "http_version": "1.1", "scheme": "http", "server": ("localhost", 80),
+    }  # fmt: skip
+    asyncio.run(whole.app(scope, receive, send))
+    assert answered == []
