@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from control_plane.api.auth import Access, Role
-from control_plane.releases.repository import Bootstrap, Change
+from control_plane.releases.changes import Change
+from control_plane.releases.repository import Bootstrap
 from firmware_bundles import limits
 from firmware_bundles.errors import ChunkMissing, MessageTooLarge, NotFound
 from firmware_bundles.trust import keys

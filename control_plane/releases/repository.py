@@ -13,6 +13,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from control_plane.releases.changes import (
+    Change,
+    changed,
+    check_difference,
+    check_successor,
+    check_terms,
+)
+from control_plane.releases.role_files import (
+    first_root,
+    listed_roles,
+    name_of,
+    online_keyids,
+    pop_version,
+    role_file,
+)
 from control_plane.store.releases import ReleaseRow
 from firmware_bundles import chunks, limits, manifest
 from firmware_bundles.errors import (
@@ -21,11 +36,9 @@ from firmware_bundles.errors import (
     DigestMismatch,
     MetadataExpired,
     NotFound,
-    RollbackAttempt,
-    TrustError,
 )
 from firmware_bundles.identifiers import target_path
-from firmware_bundles.trust import keys, publisher, roles, verifier
+from firmware_bundles.trust import publisher, roles, verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,15 +64,6 @@ class Bootstrap(NamedTuple):
     families: Mapping[str, bytes]
 
 
-class Change(NamedTuple):
-    """What the owners signed anew, all of it to be taken at once."""
-
-    root: bytes | None = None
-    targets: bytes | None = None
-    director_keys: bytes | None = None
-    families: Mapping[str, bytes] = {}
-
-
 class ModelsRepository:
     """The owners' repository as the control plane keeps it. Safe to use from several threads."""
 
@@ -82,18 +86,18 @@ class ModelsRepository:
 
     def root(self) -> bytes:
         """Return the newest root, which a device is enrolled with. Raises NotFound."""
-        return _role_file(self._files(), "root")
+        return role_file(self._files(), "root")
 
     def family_role(self, family: str) -> bytes:
         """Return a family's present role, for its owners to extend. Raises NotFound."""
         files = self._files()
-        if family not in publisher.families_in(_role_file(files, "targets")):
+        if family not in publisher.families_in(role_file(files, "targets")):
             raise NotFound(f"the owners delegate to no family {family!r:.40}")
-        return _role_file(files, family)
+        return role_file(files, family)
 
     def targets_role(self) -> bytes:
         """Return the present list of families, for its owners to change. Raises NotFound."""
-        return _role_file(self._files(), "targets")
+        return role_file(self._files(), "targets")
 
     def director_keys(self) -> bytes:
         """Return who may direct devices. Raises NotFound."""
@@ -109,11 +113,11 @@ class ModelsRepository:
                     hint="Use the keys it began with; a new root must be signed by them.",
                 )
             files = {
-                _name("root", bootstrap.root): bootstrap.root,
-                _name("targets", bootstrap.targets): bootstrap.targets,
+                name_of("root", bootstrap.root): bootstrap.root,
+                name_of("targets", bootstrap.targets): bootstrap.targets,
                 roles.DIRECTOR_KEYS_PATH: bootstrap.director_keys,
             }
-            files |= {_name(family, data): data for family, data in bootstrap.families.items()}
+            files |= {name_of(family, data): data for family, data in bootstrap.families.items()}
             files = self._sealed(files, now)
             view = _verify(files, now)
             _raise_faults(view)
@@ -130,9 +134,9 @@ class ModelsRepository:
         now = self._clock()
         with self._change:
             present = self._files()
-            files = _changed(present, change)
-            families = publisher.families_in(_role_file(files, "targets"))
-            revoked = set(publisher.families_in(_role_file(present, "targets"))) - set(families)
+            files = changed(present, change)
+            families = publisher.families_in(role_file(files, "targets"))
+            revoked = set(publisher.families_in(role_file(present, "targets"))) - set(families)
             files = self._sealed(files, now)
             view = _verify(files, now, present)
             _raise_faults(view)
@@ -159,15 +163,15 @@ class ModelsRepository:
             known = self._releases.get(path)
             if known is not None and (known.manifest, present) == (manifest_bytes, role):
                 return known
-            _check_successor(present, role)
+            check_successor(present, role)
             next_files = dict(files)
-            del next_files[_name(document.family, present)]
-            next_files[_name(document.family, role)] = role
+            del next_files[name_of(document.family, present)]
+            next_files[name_of(document.family, role)] = role
             next_files = self._sealed(next_files, now)
             view = _verify(next_files, now, files)
             facts = view.release(path)
-            _check_terms(present, role)
-            _check_difference(publisher.releases_in(present), publisher.releases_in(role), facts)
+            check_terms(present, role)
+            check_difference(publisher.releases_in(present), publisher.releases_in(role), facts)
             _check_manifest(facts, manifest_bytes)
             self._check_chunks(document)
             self._chunks.put(facts.digest, manifest_bytes)
@@ -183,7 +187,7 @@ class ModelsRepository:
             if files:
                 self._settle(files)
             if not files or not any(
-                _is_due(_role_file(files, role), role, now) for role in ("snapshot", "timestamp")
+                _is_due(role_file(files, role), role, now) for role in ("snapshot", "timestamp")
             ):
                 return False
             self._releases.replace(self._sealed(files, now), now)
@@ -200,17 +204,15 @@ class ModelsRepository:
     def _sealed(self, files: Mapping[str, bytes], now: float) -> dict[str, bytes]:
         """Return the files under a new snapshot and timestamp."""
         kept = dict(files)
-        versions = {
-            role: max(_pop_version(kept, role) + 1, 1) for role in ("snapshot", "timestamp")
-        }
-        allowed = _online_keyids(kept)
+        versions = {role: max(pop_version(kept, role) + 1, 1) for role in ("snapshot", "timestamp")}
+        allowed = online_keyids(kept)
         snapshot = publisher.create_snapshot(
             self._keys.snapshot.among(allowed["snapshot"]),
             version=versions["snapshot"],
-            files={role: _role_file(kept, role) for role in _listed_roles(kept)},
+            files={role: role_file(kept, role) for role in listed_roles(kept)},
             now=now,
         )
-        kept[_name("snapshot", snapshot)] = snapshot
+        kept[name_of("snapshot", snapshot)] = snapshot
         kept[roles.TIMESTAMP_FILE] = publisher.create_timestamp(
             self._keys.timestamp.among(allowed["timestamp"]),
             version=versions["timestamp"],
@@ -223,7 +225,7 @@ class ModelsRepository:
 
     def _settle(self, files: Mapping[str, bytes]) -> None:
         """Let the successors of online keys take over where these files name them."""
-        allowed = _online_keyids(files)
+        allowed = online_keyids(files)
         self._keys.snapshot.settle(allowed["snapshot"])
         self._keys.timestamp.settle(allowed["timestamp"])
         self._keys.director.settle(allowed["director"])
@@ -245,114 +247,21 @@ def _verify(
     files: Mapping[str, bytes], now: float, present: Mapping[str, bytes] | None = None
 ) -> View:
     """Return what a new device makes of these files, after one that knows `present` took them."""
-    first_root = files[min((name for name in files if _is_root(name)), key=_number)]
+    anchor = first_root(files)
     if present is not None:
         with tempfile.TemporaryDirectory() as scratch:
             cache = Path(scratch)
             known: Mapping[str, Mark] = {}
             with suppress(MetadataExpired):  # then no device knows it any more
-                known = verifier.refresh(cache, first_root, present, now).marks
-            verifier.refresh(cache, first_root, files, now, known)
+                known = verifier.refresh(cache, anchor, present, now).marks
+            verifier.refresh(cache, anchor, files, now, known)
     with tempfile.TemporaryDirectory() as scratch:
-        return verifier.refresh(Path(scratch), first_root, files, now)
-
-
-def _changed(present: Mapping[str, bytes], change: Change) -> dict[str, bytes]:
-    """Return the owners' files after a change, with every former root kept."""
-    files = dict(present)
-    if change.root is not None:
-        _check_successor(_role_file(present, "root"), change.root)
-        files[_name("root", change.root)] = change.root
-    if change.targets is not None:
-        _replace(files, "targets", change.targets)
-    if change.director_keys is not None:
-        files[roles.DIRECTOR_KEYS_PATH] = change.director_keys
-    families = publisher.families_in(_role_file(files, "targets"))
-    for family, role in change.families.items():
-        if family not in families:
-            raise NotFound(f"the owners delegate to no family {family!r:.40}")
-        if _version(files, family) == 0:
-            files[_name(family, role)] = role
-            continue
-        former = _role_file(files, family)
-        _replace(files, family, role)
-        _check_terms(former, role)
-        if publisher.releases_in(former) != publisher.releases_in(role):
-            raise RollbackAttempt(
-                f"the role of {family} changes its releases",
-                hint="Publish a release by itself; withdraw one instead of removing it.",
-            )
-    return files
-
-
-def _replace(files: dict[str, bytes], role: str, data: bytes) -> None:
-    former = _role_file(files, role)
-    _check_successor(former, data)
-    del files[_name(role, former)]
-    files[_name(role, data)] = data
-
-
-def _check_terms(former: bytes, role: bytes) -> None:
-    """Raise RollbackAttempt if the owners would allow again what they no longer allowed."""
-    before, after = publisher.floor_in(former), publisher.floor_in(role)
-    if after.min_release < before.min_release or set(before.withdrawn) - set(after.withdrawn):
-        raise RollbackAttempt("the role allows again what its owners no longer allowed")
-
-
-def _online_keyids(files: Mapping[str, bytes]) -> dict[str, set[str]]:
-    """Return the ids of the keys that may sign online, by role."""
-    named = publisher.root_keys(_role_file(files, "root"))
-    directors = keys.parse_public_list(files[roles.DIRECTOR_KEYS_PATH])
-    return {
-        "snapshot": {key.keyid for key in named["snapshot"][1]},
-        "timestamp": {key.keyid for key in named["timestamp"][1]},
-        "director": {key.keyid for key in directors},
-    }
-
-
-def _listed_roles(files: Mapping[str, bytes]) -> set[str]:
-    """Return the roles that a snapshot lists: no role ever leaves it (TUF 5.5.5)."""
-    found = {name.split(".", 1)[1].removesuffix(".json") for name in files if name[:1].isdigit()}
-    return found - {"root", "snapshot"}
-
-
-def _is_root(name: str) -> bool:
-    return name.endswith(".root.json")
-
-
-def _number(name: str) -> int:
-    return int(name.split(".", 1)[0])
+        return verifier.refresh(Path(scratch), anchor, files, now)
 
 
 def _raise_faults(view: View) -> None:
     for fault in view.faults.values():
         raise fault
-
-
-def _check_successor(present: bytes, role: bytes) -> None:
-    expected = publisher.describe(present).version + 1
-    found = publisher.describe(role).version
-    if found < expected:
-        raise ConflictError(
-            f"the role has version {found}; {expected} is next: somebody published meanwhile",
-            hint="Sign the release again: shoal release sign.",
-        )
-    if found > expected:
-        raise TrustError(f"the role has version {found}; {expected} is next")
-
-
-def _check_difference(
-    present: Mapping[str, ReleaseFacts], role: Mapping[str, ReleaseFacts], added: ReleaseFacts
-) -> None:
-    if added.path in present:
-        raise ConflictError(f"release {added.path} exists already")
-    if dict(role) != {**present, added.path: added}:
-        raise RollbackAttempt(
-            f"the role changes more than to add {added.path}",
-            hint="Releases stay listed; withdraw one instead of removing it.",
-        )
-    if any(other.number >= added.number for other in present.values()):
-        raise RollbackAttempt(f"release {added.path} has number {added.number}, which is not new")
 
 
 def _check_manifest(facts: ReleaseFacts, data: bytes) -> None:
@@ -372,35 +281,6 @@ def _row(document: Manifest, facts: ReleaseFacts, data: bytes, now: float) -> Re
         is_withdrawn=False,
         published=now,
     )
-
-
-def _name(role: str, data: bytes) -> str:
-    return roles.file_name(role, publisher.describe(data).version)
-
-
-def _role_file(files: Mapping[str, bytes], role: str) -> bytes:
-    """Return the newest file of a role. Raises NotFound."""
-    version = _version(files, role)
-    if version == 0:
-        raise NotFound(f"the repository has no role {role!r:.40}")
-    return files[roles.file_name(role, version)]
-
-
-def _version(files: Mapping[str, bytes], role: str) -> int:
-    """Return the newest version of a role, 0 if there is none."""
-    if role == "timestamp":
-        data = files.get(roles.TIMESTAMP_FILE)
-        return publisher.describe(data).version if data is not None else 0
-    numbers = (
-        name.removesuffix(f".{role}.json") for name in files if name.endswith(f".{role}.json")
-    )
-    return max((int(number) for number in numbers if number.isdecimal()), default=0)
-
-
-def _pop_version(files: dict[str, bytes], role: str) -> int:
-    version = _version(files, role)
-    files.pop(roles.file_name(role, version), None)
-    return version
 
 
 def _is_due(data: bytes, role: str, now: float) -> bool:
