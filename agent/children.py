@@ -109,10 +109,12 @@ class Children:
         return said
 
     async def _how_it_ended(self) -> str:
+        if self._child is None:
+            return "it cannot be started"
         status: int | None = None
         with suppress(TimeoutError):
             async with asyncio.timeout(_DYING_S_MAX):
-                status = await self._child.wait() if self._child else None
+                status = await self._child.wait()
         if status is None:
             return "it closed its output"
         return f"it was killed by signal {-status}" if status < 0 else f"it ended with {status}"

@@ -111,7 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigInvalid(f"{path} is larger than {_FILE_BYTES_MAX} bytes")
     try:
         return tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigInvalid(f"{path} is not TOML: {error}") from error
 
 
@@ -140,7 +140,7 @@ def _convert(name: str, value: object, origin: str) -> object:
         number = kind(value)
         if isinstance(value, float) and number != value:
             raise ValueError(name)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         what = "a whole number" if kind is int else "a number"
         raise ConfigInvalid(f"{name} must be {what}, not {value!r:.80} ({origin})") from error
     low, high = _RANGES[name]

@@ -52,7 +52,10 @@ class Message(NamedTuple):
 
 
 class Connection:
-    """Keeps the session up until stopped. Its methods belong to the event loop's thread."""
+    """Keeps the session up until stopped.
+
+    Its methods belong to the event loop's thread; `publish` may be called from any.
+    """
 
     def __init__(
         self,
@@ -106,9 +109,10 @@ class Connection:
 
     def publish(self, topic: str, payload: bytes) -> bool:
         """Send once (QoS 1) and return whether the session took it; nothing is kept while down."""
-        if self._client is None or not self._is_up:
+        client = self._client  # the forwarder asks from another thread
+        if client is None or not self._is_up:
             return False
-        info = self._client.publish(topic, payload, qos=1)
+        info = client.publish(topic, payload, qos=1)
         return info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def subscribe(self, filters: Sequence[str]) -> None:
@@ -134,7 +138,7 @@ class Connection:
         self._nonce = secrets.token_hex(16)
         client.will_set(*self._presence(is_online=False), qos=1, retain=True)
         if self._identity.broker.is_tls:
-            client.tls_set_context(_tls(self._identity))
+            client.tls_set_context(tls_context(self._identity))
         self._jitter(client)
         client.on_socket_open = self._guarded(self._reached)
         client.on_connect = self._guarded(self._connected)
@@ -274,7 +278,8 @@ def _close(client: mqtt.Client) -> None:
     client.loop_stop()
 
 
-def _tls(identity: Identity) -> ssl.SSLContext:
+def tls_context(identity: Identity) -> ssl.SSLContext:
+    """Return how this device speaks TLS. Raises StateDamaged if its files cannot be used."""
     try:
         context = ssl.create_default_context(
             ssl.Purpose.SERVER_AUTH, cafile=identity.directory / identities.CA

@@ -7,16 +7,17 @@ worker starts first and serves by itself, whatever else is wrong with this devic
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent import identity as identities
-from agent import log
+from agent import locks, log
 from agent.children import Children
 from agent.clock import Clock
-from agent.connection import Connection, Message
+from agent.connection import Connection, Message, tls_context
 from agent.deployment.downloads import ChunkStore, Downloads
 from agent.deployment.steps import Steps
 from agent.deployment.updater import Updater
@@ -25,11 +26,18 @@ from agent.hellos import Hellos
 from agent.inference import control
 from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
 from agent.reports import DETECTION_PAUSE_S, Reports
-from agent.store import state as states
+from agent.store import damage
 from agent.store.state import State
 from agent.task_messages import Prepared, PrepareState
 from agent.telemetry.forwarder import Forwarder
-from firmware_bundles.errors import ShoalError, StateDamaged, TaskFailed
+from firmware_bundles.errors import (
+    ConfigInvalid,
+    DeviceError,
+    ShoalError,
+    StateDamaged,
+    TaskFailed,
+    TransferError,
+)
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.messages import DeploymentState
 
@@ -43,7 +51,9 @@ if TYPE_CHECKING:
     from firmware_bundles.wire.messages import Assignment
 
 STATE_NAME: Final = "state.db"
+LOCK_NAME: Final = "lock"
 _STATE_RETRY_S: Final = 10.0
+ResultT = TypeVar("ResultT")
 _REPORTED: Final = frozenset(
     {
         DeploymentState.PROBATION,
@@ -55,15 +65,25 @@ _REPORTED: Final = frozenset(
 
 
 async def run(config: Config) -> None:
-    """Run the core until SIGTERM or SIGINT. Raises NotEnrolled and what else ends it at once."""
-    identity = identities.load(config.state_dir)
+    """Run the core until SIGTERM or SIGINT.
+
+    Raises NotEnrolled, DeviceError where another agent runs, and what else ends it at once.
+    """
+    identities.check_enrolled(config.state_dir)
     stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log.unhandled("core"))
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
+        # Another agent's sockets must not be taken from it.
+        stack.callback(os.close, locks.hold(config.state_dir / LOCK_NAME, "agent"))
         supervisor = Supervisor(config.state_dir, config.run_dir, on_event=_log_worker)
         stack.push_async_callback(supervisor.stop)
         await supervisor.start()
+        identity = await _until(stopping, load_identity(config.state_dir))
+        if identity is None:
+            return
         children = Children(s_max=config.task_s_max)
         stack.push_async_callback(children.stop)
         state = await _until(stopping, open_state(config.state_dir / STATE_NAME, children))
@@ -132,7 +152,7 @@ class Core:
             line=connection,
             known=lambda: Known(self._updater.known_generations(), self._hellos.nonce),
             on_assignment=self._admitted,
-            detect=self._detect,
+            detect=self._refused,
         )
         self._forwarder = Forwarder(
             config.state_dir / "spool" / "buffer.db",
@@ -208,6 +228,12 @@ class Core:
         self._hellos.answered(assignment.nonce)
         self._updater.offer(assignment)
 
+    def _refused(self, error: ShoalError) -> None:
+        """Count what was not admitted; where it may have been a good one, ask for it again."""
+        self._detect(error)
+        if isinstance(error, TransferError | TaskFailed):
+            self._hellos.ask_later()
+
     def _changed(self, record: Record) -> None:
         if record.state in _REPORTED:
             self._reports.ask()
@@ -219,8 +245,8 @@ class Core:
         log.event("detected", code=error.code, reason=error.message)
         try:
             self._state.detect(error.code, error.message, self._clock.now())
-        except StateDamaged as damage:
-            log.event("state-damaged", reason=damage.message)
+        except StateDamaged as damaged:
+            log.event("state-damaged", reason=damaged.message)
         self._reports.ask(DETECTION_PAUSE_S)
 
 
@@ -251,15 +277,19 @@ async def open_state(path: Path, children: Children) -> State:
             return _opened(path)
         except StateDamaged as error:
             log.event("state-damaged", reason=error.message, hint=error.hint)
-            damage = error
+            lost = error
+        except DeviceError as error:
+            log.event("state-not-opened", reason=error.message)
+            await asyncio.sleep(_STATE_RETRY_S)
+            continue
         try:
-            states.set_aside(path, f"damaged-{secrets.token_hex(4)}")
+            damage.set_aside(path, f"damaged-{secrets.token_hex(4)}")
             await children.run(PrepareState(path=str(path)), Prepared)
             state = State.open(path)
             state.mark_damaged(is_damaged=True)
-            state.detect(damage.code, damage.message, Clock().now())
+            state.detect(lost.code, lost.message, Clock().now())
             return state
-        except (OSError, StateDamaged, TaskFailed) as error:
+        except (OSError, DeviceError) as error:
             log.event("state-not-made", reason=str(error))
         await asyncio.sleep(_STATE_RETRY_S)
 
@@ -275,7 +305,21 @@ def _opened(path: Path) -> State:
     return state
 
 
-async def _until(stopping: asyncio.Event, work: Awaitable[State]) -> State | None:
+async def load_identity(state_dir: Path) -> Identity:
+    """Return the identity once it can be used: until then the worker serves, and says so."""
+    while True:
+        try:
+            identity = identities.load(state_dir)
+            if identity.broker.is_tls:
+                tls_context(identity)
+        except (StateDamaged, ConfigInvalid) as error:
+            log.event("identity-damaged", reason=error.message, hint=error.hint or None)
+        else:
+            return identity
+        await asyncio.sleep(_STATE_RETRY_S)
+
+
+async def _until(stopping: asyncio.Event, work: Awaitable[ResultT]) -> ResultT | None:
     task = asyncio.ensure_future(work)
     ended = asyncio.ensure_future(stopping.wait())
     await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -19,8 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from agent import identity as identities
 from agent import inventory
-from agent.store import state as states
-from agent.store import state_schema
+from agent.store import damage, state_schema
 from agent.store.state import State
 from firmware_bundles import durable
 from firmware_bundles.errors import (
@@ -50,6 +49,8 @@ def enrol(state_dir: Path, *, server: str, token: str, ca: Path, device: str | N
     """
     if not server.startswith("https://"):
         raise InputError(f"the server {server!r:.120} must be an https:// address")
+    if not all(text.isprintable() for text in (token, device or "")):
+        raise InputError("the token or the device's name has characters that cannot be printed")
     directory = state_dir / identities.FOLDER
     try:
         durable.make_directory(directory, mode=0o700)
@@ -188,11 +189,11 @@ def _prepare(state_dir: Path, *, is_other_fleet: bool) -> None:
     path = state_dir / STATE_NAME
     if is_other_fleet:
         shutil.rmtree(state_dir / "trust", ignore_errors=True)
-        states.set_aside(path, "replaced")
+        damage.set_aside(path, "replaced")
     try:
         state = State.open(path)
     except StateDamaged:
-        states.set_aside(path, "replaced")
+        damage.set_aside(path, "replaced")
         state_schema.prepare(path)
         state = State.open(path)
     if state.is_damaged():

@@ -47,6 +47,10 @@ class Hellos:
         """Say hello soon."""
         self._asked.set()
 
+    def ask_later(self) -> None:
+        """Say hello after a while: an answer came, and could not be made use of."""
+        asyncio.get_running_loop().call_later(self._retry_s, self._asked.set)
+
     def answered(self, nonce: str | None) -> None:
         """Take note of an admitted assignment; a push (without nonce) answers nothing."""
         if nonce is not None and nonce == self._nonce:

@@ -57,11 +57,17 @@ class Identity(NamedTuple):
         return self.directory / KEY
 
 
-def load(state_dir: Path) -> Identity:
-    """Read the identity. Raises NotEnrolled, StateDamaged or ConfigInvalid."""
+def check_enrolled(state_dir: Path) -> None:
+    """Raise NotEnrolled unless there is an identity, whatever its condition."""
     directory = state_dir / FOLDER
     if not (directory / FACTS).exists():
         raise NotEnrolled(f"there is no identity in {directory}: this device is not enrolled")
+
+
+def load(state_dir: Path) -> Identity:
+    """Read the identity. Raises NotEnrolled, StateDamaged or ConfigInvalid."""
+    check_enrolled(state_dir)
+    directory = state_dir / FOLDER
     try:
         facts = msgspec.json.decode(_read(directory / FACTS), type=Facts)
     except msgspec.DecodeError as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 
 def event(name: str, /, **facts: object) -> None:
@@ -19,6 +21,30 @@ def write(program: str, name: str, facts: Mapping[str, object]) -> None:
     pairs = " ".join(f"{key}={_value(value)}" for key, value in facts.items() if value is not None)
     sys.stderr.write(f"{moment} {program} event={name} {pairs}".rstrip() + "\n")
     sys.stderr.flush()
+
+
+def unhandled(program: str) -> Callable[[object, Mapping[str, Any]], None]:
+    """Return an event loop's exception handler that writes one line, and no traceback."""
+
+    def tell(_loop: object, context: Mapping[str, Any]) -> None:
+        error = context.get("exception")
+        write(program, "unhandled", {"what": context["message"], "error": error and repr(error)})
+
+    return tell
+
+
+class Lines(logging.Handler):
+    """Writes what a library logs as a program's own lines, errors without their traceback."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(logging.WARNING)
+        self._program = program
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        error = record.exc_info[1] if record.exc_info else None
+        facts = {"what": record.getMessage(), "error": error and repr(error)}
+        write(self._program, record.name, facts)
 
 
 def _value(value: object) -> str:

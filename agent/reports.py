@@ -80,7 +80,7 @@ class Reports:
                 signed = await self._children.run(request, Signed)
             except ShoalError as error:
                 log.event("report-failed", code=error.code, reason=error.message)
-                await asyncio.sleep(DETECTION_PAUSE_S)
+                self.ask(DETECTION_PAUSE_S)  # what is true now is still to be told
                 continue
             is_sent = send(topic, signed.envelope)
             log.event("report", counter=report.counter, sent=str(is_sent).lower())

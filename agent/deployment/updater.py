@@ -16,11 +16,13 @@ from agent import log
 from agent.deployment import lifecycle, slots
 from agent.deployment.lifecycle import Event, Record
 from firmware_bundles.errors import (
+    BundleError,
     DeploymentLooping,
+    DeviceError,
+    SelfTestFailed,
     ShoalError,
     SlotBroken,
     StateDamaged,
-    WorkerUnavailable,
 )
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX, TEXT_CHARS_MAX
 from firmware_bundles.wire.messages import Assignment, DeploymentState, Fault, Order
@@ -117,10 +119,12 @@ class Updater:
             if assignment.orders:
                 self._detect(StateDamaged("an assignment was not taken: the state was lost"))
             return
-        known = self.known_generations()
         for order in assignment.orders:
-            is_room = order.family in known or len(known) < FAMILIES_PER_DEVICE_MAX
-            if order.generation <= known.get(order.family, 0) or not is_room:
+            known = self.known_generations()
+            if order.generation <= known.get(order.family, 0):
+                continue
+            if order.family not in known and len(known) >= FAMILIES_PER_DEVICE_MAX:
+                self._detect(DeviceError(f"there is no room for one more family, {order.family}"))
                 continue
             log.event(
                 "order-taken",
@@ -203,7 +207,7 @@ class Updater:
                 return await self._step(record), None
             except StateDamaged:
                 raise
-            except (ShoalError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - no fault of a step may leave it hanging
                 fault = _fault(error)
                 log.event(
                     "step-failed",
@@ -214,7 +218,7 @@ class Updater:
                 )
                 if record.state not in lifecycle.RETRYING:
                     return Event.ERROR, fault
-                refusals += not isinstance(error, WorkerUnavailable | OSError)
+                refusals += isinstance(error, SlotBroken | SelfTestFailed | BundleError)
                 if refusals >= _REFUSALS_MAX and isinstance(error, ShoalError):
                     self._detect(error)
                     return Event.DONE, None
@@ -295,7 +299,8 @@ def _superseded(order: Order) -> Fault:
     )
 
 
-def _fault(error: ShoalError | OSError) -> Fault:
+def _fault(error: Exception) -> Fault:
     if isinstance(error, ShoalError):
         return Fault(code=error.code, message=error.message[:TEXT_CHARS_MAX])
-    return Fault(code="device.failed", message=str(error)[:TEXT_CHARS_MAX])
+    message = f"the step failed: {error!r}"
+    return Fault(code=DeviceError.code, message=message[:TEXT_CHARS_MAX])

@@ -5,7 +5,6 @@ Light: the core imports this. The answering side is `control_server`.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Final, Literal
 
@@ -104,6 +103,8 @@ async def call(path: Path, request: Request, timeout_s: float = 10.0) -> Respons
     Raises WorkerUnavailable when it does not answer in time, and the worker's own refusal by its
     code: SelfTestFailed, SlotBroken, ...
     """
+    import asyncio  # here, because a self-test's child wants only what is said
+
     try:
         async with asyncio.timeout(timeout_s):
             line = await _exchange(path, msgspec.json.encode(request) + b"\n")
@@ -127,6 +128,8 @@ async def status(path: Path, timeout_s: float = 10.0) -> StatusAnswer:
 
 
 async def _exchange(path: Path, line: bytes) -> bytes:
+    import asyncio
+
     reader, writer = await asyncio.open_unix_connection(path, limit=LINE_BYTES_MAX)
     try:
         writer.write(line)

@@ -38,16 +38,32 @@ class ControlServer:
         self._buffer = buffer
         self._on_event = on_event
         self._testing = asyncio.Lock()  # one at a time: a small board has no room for two
+        self._talks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
 
-    async def start(self, listening: socket.socket) -> asyncio.Server:
+    async def start(self, listening: socket.socket) -> None:
         """Serve on a bound socket, which stays in the file system when the server is closed."""
         loop = asyncio.get_running_loop()
 
         def protocol() -> asyncio.StreamReaderProtocol:
             reader = asyncio.StreamReader(limit=control.LINE_BYTES_MAX, loop=loop)
-            return asyncio.StreamReaderProtocol(reader, self._converse, loop=loop)
+            return asyncio.StreamReaderProtocol(reader, self._met, loop=loop)
 
-        return await loop.create_server(protocol, sock=listening)
+        self._server = await loop.create_server(protocol, sock=listening)
+
+    async def close(self) -> None:
+        """Take no more questions and end what is being answered, a self-test's child with it."""
+        if self._server is not None:
+            self._server.close()
+        for talk in self._talks:
+            talk.cancel()
+        await asyncio.gather(*self._talks, return_exceptions=True)
+
+    def _met(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: asyncio's, when cancelled, is told as an error before Python 3.12.
+        talk = asyncio.create_task(self._converse(reader, writer))
+        self._talks.add(talk)
+        talk.add_done_callback(self._talks.discard)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

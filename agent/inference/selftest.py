@@ -7,7 +7,6 @@ The child prints one JSON line. A crash or a hang of it is a clean refusal of th
 
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import signal
@@ -35,6 +34,8 @@ async def run(state_dir: Path, request: SelfTest) -> SelfTestAnswer:
     Raises SelfTestFailed for a crash, a hang or a wrong answer, SlotBroken for a damaged slot,
     ModelUnusable for a file that the interpreter refuses.
     """
+    import asyncio  # the parent's: the child does without, and is ready sooner
+
     arguments = ["-I", "-m", __name__, str(state_dir), request.family, request.slot]
     child = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -107,6 +108,7 @@ def _limit(deadline_s: float) -> None:
         (resource.RLIMIT_NOFILE, _FILES_MAX),
     ):
         resource.setrlimit(kind, (most, most))
+    signal.alarm(processor_s + 1)  # a hang ends though the parent may be gone
 
 
 def _main() -> None:

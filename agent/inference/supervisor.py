@@ -65,10 +65,8 @@ class Supervisor:
         """
         try:
             self._run_dir.mkdir(parents=True, exist_ok=True)
-            self._sockets = [
-                _bind(self._run_dir / INFERENCE_SOCKET, 0o660),
-                _bind(self._run_dir / CONTROL_SOCKET, 0o600),
-            ]
+            for name, mode in ((INFERENCE_SOCKET, 0o660), (CONTROL_SOCKET, 0o600)):
+                self._sockets.append(_bind(self._run_dir / name, mode))
         except OSError as error:
             raise WorkerUnavailable(
                 f"the worker's sockets in {self._run_dir} cannot be bound: {error.strerror}"
@@ -83,9 +81,8 @@ class Supervisor:
             with suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
-        for each, name in zip(self._sockets, (INFERENCE_SOCKET, CONTROL_SOCKET), strict=True):
-            each.close()
-            (self._run_dir / name).unlink(missing_ok=True)
+        for each in self._sockets:
+            _unbind(each)
         self._sockets = []
         for descriptor in self._lifeline or ():
             os.close(descriptor)
@@ -95,7 +92,11 @@ class Supervisor:
         failures = 0
         while True:
             started = time.monotonic()
-            status = await self._live()
+            try:
+                status: int | None = await self._live()
+            except OSError as error:  # no process or descriptor to be had: that passes, too
+                status = None
+                self._on_event("worker_not_started", {"why": str(error)})
             self.deaths += 1
             lived_s = time.monotonic() - started
             failures = 1 if lived_s >= _HEALTHY_S else failures + 1
@@ -132,7 +133,8 @@ class Supervisor:
             "LISTEN_FDNAMES": "inference:control",
         }
         environment.pop("LISTEN_PID", None)
-        arguments = [self._python, "-m", "agent.inference.worker"]
+        # -I: whatever folder this runs in, its files do not take the place of ours.
+        arguments = [self._python, "-I", "-m", "agent.inference.worker"]
         arguments += ["--state-dir", str(self._state_dir), "--until-stdin-closes"]
         return os.posix_spawn(
             self._python,
@@ -162,10 +164,21 @@ def _bind(path: Path, mode: int) -> socket.socket:
     high = fcntl.fcntl(plain.fileno(), fcntl.F_DUPFD_CLOEXEC, 64)
     plain.close()
     listening = socket.socket(fileno=high)
-    listening.bind(str(path))
-    path.chmod(mode)
-    listening.listen(_BACKLOG)
+    try:
+        listening.bind(str(path))
+        path.chmod(mode)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
     return listening
+
+
+def _unbind(listening: socket.socket) -> None:
+    path = Path(listening.getsockname())
+    listening.close()
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 async def _end_of(pid: int) -> int:
@@ -187,7 +200,8 @@ def _reap(pid: int) -> int:
 
 
 async def _terminate(pid: int, ending: asyncio.Task[int]) -> None:
-    os.kill(pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):  # it may have ended in this moment
+        os.kill(pid, signal.SIGTERM)
     try:
         async with asyncio.timeout(_STOP_S_MAX):
             await asyncio.shield(ending)

@@ -18,6 +18,7 @@ from agent.inference.quantization import REAL, Port, Reals, Stored
 
 CLASS_OUTPUT: Final = "class"
 
+_EXACT_MAX: Final = 2**53
 _VALUES_MAX: Final = 16 * 1024 * 1024
 
 
@@ -39,9 +40,9 @@ class _Input(msgspec.Struct):
 
 class _LooseInput(msgspec.Struct):
     name: str
-    shape: list[int]
-    datatype: str
-    data: Any
+    shape: Any = None
+    datatype: Any = None
+    data: Any = None
 
 
 class _Wanted(msgspec.Struct):
@@ -148,7 +149,7 @@ def _check_head(given: _Input | _LooseInput, port: Port) -> None:
             f"input {port.name!r} has datatype {given.datatype!r:.20}; "
             f"expected {' or '.join(port.datatypes)}",
         )
-    if tuple(given.shape) != port.shape:
+    if given.shape != list(port.shape):
         raise Refused(
             400, f"input {port.name!r} has shape {given.shape!r:.80}; expected {list(port.shape)}"
         )
@@ -189,7 +190,7 @@ def _raw(data: list[float], port: Port) -> Stored:
         is_good = bool(np.isfinite(converted).all())
         expected = f"finite {datatype}"
     else:
-        low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        low, high = (0, 1) if dtype.kind == "b" else _whole_numbers(dtype)
         is_good = bool(((values >= low) & (values <= high) & (values == np.rint(values))).all())
         expected = f"whole numbers from {low} to {high} ({datatype})"
         converted = values.astype(dtype) if is_good else values
@@ -198,10 +199,17 @@ def _raw(data: list[float], port: Port) -> Stored:
     return converted
 
 
+def _whole_numbers(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return the ends of what JSON's numbers hold of a type without rounding."""
+    ends = np.iinfo(dtype)
+    return max(ends.min, -_EXACT_MAX), min(ends.max, _EXACT_MAX)
+
+
 def _flat(data: object, port: Port) -> list[float]:
     """Return nested lists of numbers as one list, row-major."""
     if not isinstance(data, list):
         raise Refused(400, f"input {port.name!r} has no list in 'data'; expected numbers")
+    is_bool = port.dtype.kind == "b"
     flat: list[float] = []
     stack = [iter(data)]
     while stack:
@@ -209,7 +217,7 @@ def _flat(data: object, port: Port) -> list[float]:
             if isinstance(value, list):
                 stack.append(iter(value))
                 break
-            if not isinstance(value, int | float):
+            if not isinstance(value, int | float) or (isinstance(value, bool) and not is_bool):
                 raise Refused(
                     400, f"input {port.name!r} has the value {value!r:.40}; expected numbers"
                 )

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import gc
+import logging
 import os
 import resource
 import secrets
@@ -19,16 +19,15 @@ import signal
 import socket
 import stat
 import sys
-import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 import uvicorn
 
-from agent import log
+from agent import locks, log
 from agent.inference.control_server import ControlServer
 from agent.inference.protocol import Endpoint
 from agent.inference.registry import Registry
@@ -37,7 +36,7 @@ from agent.store import buffer
 from agent.store.buffer import Buffer
 from agent.telemetry.feedback import Feedback
 from agent.telemetry.recorder import Pace, Recorder
-from firmware_bundles.errors import ConfigInvalid, ShoalError, StateDamaged
+from firmware_bundles.errors import ConfigInvalid, DeviceError, ShoalError
 
 SPOOL: Final = "spool"
 BUFFER_NAME: Final = "buffer.db"
@@ -88,31 +87,18 @@ def inherited(environ: Mapping[str, str]) -> dict[str, socket.socket]:
     return found
 
 
-def _lock(spool: Path) -> int:
-    """Hold the spool: a second worker would take this one's journal for a dead one's."""
-    descriptor = os.open(spool / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    for _ in _attempts():
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-    raise StateDamaged(f"another worker holds {spool}")
-
-
-def _attempts() -> Iterator[None]:
-    ends = time.monotonic() + _LOCK_S_MAX
-    while time.monotonic() < ends:
-        yield
-        time.sleep(0.05)
-
-
 async def serve(
     state_dir: Path, sockets: dict[str, socket.socket], settings: Settings, *, watch_stdin: bool
 ) -> None:
     """Serve until SIGTERM, SIGINT or, with `watch_stdin`, the end of standard input."""
+    asyncio.get_running_loop().set_exception_handler(log.unhandled("worker"))
+    logging.getLogger("uvicorn").addHandler(log.Lines("worker"))
     spool = state_dir / SPOOL
     spool.mkdir(parents=True, exist_ok=True)
-    lock = _lock(spool)
-    buffer.ensure(spool / BUFFER_NAME)
+    # A second worker would take this one's journal for a dead one's.
+    lock = locks.hold(spool / "lock", "worker", patience_s=_LOCK_S_MAX)
+    if buffer.ensure(spool / BUFFER_NAME):
+        event("buffer_damaged", kept=f"{BUFFER_NAME}.damaged")
     sealing, reading = (Buffer(spool / BUFFER_NAME, settings.buffer_bytes_max) for _ in range(2))
     pace = Pace(
         flush_s=settings.flush_ms / 1000,
@@ -129,14 +115,14 @@ async def serve(
 
     stopping = asyncio.Event()
     recording = asyncio.create_task(recorder.run(stopping))
-    controlling = await control.start(sockets.pop("control"))
+    await control.start(sockets.pop("control"))
     server = _server(endpoint)
     _end_on_signals(server, watch_stdin=watch_stdin)
     gc.collect()
     gc.freeze()
     event("ready", incarnation=recorder.incarnation, pid=os.getpid())
     await server.serve(sockets=list(sockets.values()))
-    controlling.close()
+    await control.close()
     stopping.set()
     await recording
     sealing.close()
@@ -206,7 +192,10 @@ def main() -> int:
                 serve(options.state_dir, sockets, settings, watch_stdin=options.until_stdin_closes)
             )
     except ShoalError as error:
-        event("failed", code=error.code, why=error.message, hint=error.hint)
+        event("failed", code=error.code, why=error.message, hint=error.hint or None)
+        return 1
+    except Exception as error:  # noqa: BLE001 - whoever reads the log gets a line, whatever it was
+        event("failed", code=DeviceError.code, why=repr(error))
         return 1
     return 0
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from agent.store import damage
 from agent.store.journal import Position
 from firmware_bundles.errors import StateDamaged, StorageFull
 from firmware_bundles.wire.messages import BufferFacts, SegmentKey, SegmentKind
@@ -61,15 +62,23 @@ class Stored(NamedTuple):
     body: bytes
 
 
-def ensure(path: Path) -> None:
-    """Create or migrate the database at `path`, in a child process. Raises StateDamaged."""
-    if is_ready(path):
-        return
-    command = [sys.executable, "-m", "agent.store.buffer_schema", str(path)]
+def ensure(path: Path) -> bool:
+    """Create or migrate the database at `path`, in a child process.
+
+    Returns whether a damaged one was there: it lies beside the new one, and what it held is lost.
+    Raises StateDamaged, DatabaseError.
+    """
+    is_damaged = _is_damaged(path)
+    if is_damaged:
+        damage.set_aside(path, "damaged")
+    elif is_ready(path):
+        return False
+    command = [sys.executable, "-I", "-m", "agent.store.buffer_schema", str(path)]
     try:
         subprocess.run(command, check=True, timeout=_SCHEMA_S_MAX, stdin=subprocess.DEVNULL)
     except (subprocess.SubprocessError, OSError) as error:
         raise StateDamaged(f"the buffer {path} cannot be set up: {error}") from error
+    return is_damaged
 
 
 def is_ready(path: Path) -> bool:
@@ -82,6 +91,20 @@ def is_ready(path: Path) -> bool:
     finally:
         connection.close()
     return bool(version >= SCHEMA_VERSION)
+
+
+def _is_damaged(path: Path) -> bool:
+    if not path.exists():
+        return False
+    connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000)
+    try:
+        return damage.check(connection) != "ok"
+    except sqlite3.Error as error:
+        if damage.is_damage(error):
+            return True
+        raise
+    finally:
+        connection.close()
 
 
 class Buffer:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.deployment.lifecycle import Record
-from firmware_bundles.errors import StateDamaged
+from agent.store import damage
+from firmware_bundles.errors import DeviceError, StateDamaged
 from firmware_bundles.limits import DETECTIONS_PER_REPORT_MAX, TEXT_CHARS_MAX
 from firmware_bundles.trust import floors
 from firmware_bundles.trust.floors import Mark
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA: Final = 1
-_SUFFIXES: Final = ("", "-wal", "-shm")
 _DAMAGED: Final = "is_damaged"
 _COUNTER: Final = "report_counter"
 _TIME_FLOOR: Final = "time_floor"
@@ -42,29 +42,37 @@ class State:
 
     @classmethod
     def open(cls, path: Path) -> State:
-        """Open a prepared database. Raises StateDamaged if it is missing, foreign or corrupt."""
+        """Open a prepared database.
+
+        Raises StateDamaged if it is missing, foreign or corrupt, and a plain DeviceError if it
+        cannot be opened now: a full disk, a lock or missing rights are no damage.
+        """
+        if not path.exists():
+            raise StateDamaged(f"there is no {path}")
         try:
             connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None)
         except sqlite3.Error as error:
-            raise StateDamaged(f"{path} cannot be opened: {error}") from error
+            raise DeviceError(f"{path} cannot be opened: {error}") from error
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA busy_timeout = 5000")
-            check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            check = damage.check(connection)
             (version,) = connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.Error as error:
             connection.close()
-            raise StateDamaged(f"{path} cannot be read: {error}") from error
+            kind = StateDamaged if damage.is_damage(error) else DeviceError
+            raise kind(f"{path} cannot be read: {error}") from error
         if check != "ok" or version != SCHEMA:
             connection.close()
-            what = f"schema {version}" if check == "ok" else str(check)
+            what = f"schema {version}" if check == "ok" else check
             raise StateDamaged(f"{path} is not usable: {what:.200}")
         try:
             connection.execute(_FLOOR_KEYS)
         except sqlite3.Error as error:
             connection.close()
-            raise StateDamaged(f"{path} cannot be written: {error}") from error
+            kind = StateDamaged if damage.is_damage(error) else DeviceError
+            raise kind(f"{path} cannot be written: {error}") from error
         return cls(connection)
 
     def close(self) -> None:
@@ -211,11 +219,3 @@ class State:
             yield
         except sqlite3.Error as error:
             raise StateDamaged(f"the state database does not work: {error}") from error
-
-
-def set_aside(path: Path, suffix: str) -> None:
-    """Rename a damaged database with its side files, so that a new one can take its place."""
-    for side in _SUFFIXES:
-        file = path.with_name(path.name + side)
-        if file.exists():
-            file.replace(path.with_name(f"{path.name}.{suffix}{side}"))

@@ -60,7 +60,8 @@ class Feedback:
                 f"not {serving.row.family!r}"
             )
         self._recorder.label(found.recording, incarnation, sequence, index, found.predicted)
-        self._recorder.recent.mark_labelled(sequence if recent is not None else 0)
+        if recent is not None:
+            self._recorder.recent.mark_labelled(sequence)
         return True
 
     def _look_up(self, incarnation: str, sequence: int) -> _Found | None:
@@ -80,7 +81,7 @@ class Feedback:
 
 def _parse(prediction: str) -> tuple[str, int]:
     match = _ID.fullmatch(prediction)
-    if match is None:
+    if match is None or int(match[2]) >= columns.SEQUENCE_MAX:
         raise Malformed(
             f"{prediction!r:.80} is not the id of a prediction; "
             "expected the 'prediction_id' of an answer"
@@ -93,6 +94,8 @@ def _index(label: str | int, labels: Sequence[str]) -> int:
         return labels.index(label)
     if isinstance(label, int) and 0 <= label < len(labels):
         return label
+    if not labels:
+        raise Malformed("this model names no classes: there is nothing to tell it")
     some = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")  # noqa: PLR2004
     raise Malformed(
         f"label {label!r:.80} is unknown; expected one of {some} "

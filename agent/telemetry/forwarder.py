@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from agent import log
 from agent.store import buffer
 from agent.store.buffer import Buffer, Stored
 from firmware_bundles.errors import ShoalError
@@ -57,6 +58,7 @@ class Forwarder:
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._buffer: Buffer | None = None
+        self._file: int | None = None
 
     def acknowledged(self, payload: bytes) -> None:
         """Take an acknowledgement as it arrived; it is checked before it is believed."""
@@ -76,14 +78,16 @@ class Forwarder:
             while not stop.is_set():
                 self._wake.clear()
                 # The worker may hold the database for a moment: never wait in the loop's thread.
-                with suppress(buffer.DatabaseError):
+                try:
                     await asyncio.to_thread(self._round)
+                except (buffer.DatabaseError, OSError) as error:
+                    log.event("buffer-failed", reason=str(error))
+                    self._close()  # the worker may put another one in its place
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_POLL_S):
                         await _first(stop, self._wake)
         finally:
-            if self._buffer is not None:
-                self._buffer.close()
+            self._close()
 
     def _rouse(self) -> None:
         if self._loop is not None:
@@ -100,9 +104,17 @@ class Forwarder:
             self._send_waiting(store)
 
     def _open(self) -> Buffer | None:
+        if self._buffer is not None and self._file != _file(self._path):
+            self._close()
         if self._buffer is None and buffer.is_ready(self._path):
+            self._file = _file(self._path)
             self._buffer = Buffer(self._path)
         return self._buffer
+
+    def _close(self) -> None:
+        if self._buffer is not None:
+            self._buffer.close()
+        self._buffer = None
 
     def _settle(self, store: Buffer, payload: bytes) -> None:
         try:
@@ -132,6 +144,13 @@ class Forwarder:
                 return
             in_flight[segment.key] = now
             self.sent += 1
+
+
+def _file(path: Path) -> int | None:
+    """Return which file is there: the worker replaces a damaged buffer."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_ino
+    return None
 
 
 def _parse(store: Buffer, stored: Stored) -> Segment | None:

@@ -28,14 +28,14 @@ from agent.telemetry.rows import (
     encode_model,
     encode_prediction,
 )
-from agent.telemetry.sealer import Sealer, recover
-from firmware_bundles.errors import ShoalError
+from agent.telemetry.sealer import Sealer, dead
 from firmware_bundles.limits import ROWS_PER_SEGMENT_MAX
 from firmware_bundles.sketches.baseline import Baseline
 from firmware_bundles.sketches.layout import layout_of
 
 Reals = NDArray[np.float32]
 
+_RECOVER_AGAIN_S: Final = 60.0
 _ROTATE_BYTES: Final = 1024 * 1024
 _NOTHING: Final = np.zeros(0, dtype=np.float32)
 
@@ -164,8 +164,11 @@ class Recorder:
     async def run(self, stop: asyncio.Event) -> None:
         """Recover what dead incarnations left, then sync and seal until `stop`, then seal all."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._recover)
+        recover_at: float | None = time.monotonic()
         while not stop.is_set():
+            if recover_at is not None and time.monotonic() >= recover_at:
+                is_done = await loop.run_in_executor(self._thread, self._recover)
+                recover_at = None if is_done else time.monotonic() + _RECOVER_AGAIN_S
             try:
                 async with asyncio.timeout(self._pace.flush_s):
                     await stop.wait()
@@ -199,9 +202,9 @@ class Recorder:
         """Do what touches the disk; a failure is told, and tried again at the next flush."""
         try:
             await loop.run_in_executor(self._thread, work)
-        except (OSError, DatabaseError, ShoalError) as error:
+        except Exception as error:  # noqa: BLE001 - recording must go on: what waits is counted
             self._is_synced = False
-            self._on_event("recorder_failed", error=str(error))
+            self._on_event("recorder_failed", error=repr(error))
             return False
         return True
 
@@ -222,14 +225,26 @@ class Recorder:
         age_s = None if oldest is None else time.time() - oldest
         self._window_since = None if age_s is None else time.monotonic() - age_s
 
-    def _recover(self) -> None:
+    def _recover(self) -> bool:
+        """Seal what dead incarnations left; one that cannot be sealed does not keep others back."""
+        is_done = True
         try:
-            rows = recover(self._directory, self._buffer, self.incarnation)
-        except (OSError, DatabaseError, ShoalError) as error:
+            for each in dead(self._directory, self._buffer, self.incarnation):
+                is_done &= self._recover_one(each)
+        except (OSError, DatabaseError) as error:
             self._on_event("recovery_failed", error=str(error))
-        else:
-            if rows:
-                self._on_event("recovered", rows=rows)
+            return False
+        return is_done
+
+    def _recover_one(self, incarnation: str) -> bool:
+        try:
+            rows = Sealer(self._directory, self._buffer, incarnation).finish()
+        except Exception as error:  # noqa: BLE001 - as in `_in_thread`
+            self._on_event("recovery_failed", incarnation=incarnation, error=repr(error))
+            return False
+        if rows:
+            self._on_event("recovered", incarnation=incarnation, rows=rows)
+        return True
 
     def _rotate(self) -> None:
         try:

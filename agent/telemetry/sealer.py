@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from agent.store import journal
@@ -17,6 +18,7 @@ from agent.telemetry import rows, sealing
 from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow
 from agent.telemetry.sealing import Model, Window
 from firmware_bundles import durable
+from firmware_bundles.errors import MessageTooLarge, WireError
 from firmware_bundles.sketches import codec as sketch_codec
 from firmware_bundles.wire import codec
 from firmware_bundles.wire.messages import Segment
@@ -127,7 +129,12 @@ class Sealer:
         return sealing.window_segment(self._incarnation, sealing.checkpoint(window))
 
     def _commit(self, cursor: Position, segments: list[Segment], rows_dropped: int) -> None:
-        sealed = [Sealed(each.key, each.rows, codec.encode(each)) for each in segments]
+        sealed: list[Sealed] = []
+        for each in segments:
+            try:
+                sealed.append(Sealed(each.key, each.rows, codec.encode(each)))
+            except MessageTooLarge:  # it would never leave, and all behind it neither
+                rows_dropped += each.rows
         checkpoints = [sealing.checkpoint(window) for window in self._windows.values()]
         self._buffer.seal(self._incarnation, cursor, sealed, checkpoints, rows_dropped=rows_dropped)
         self._cursor = cursor
@@ -137,7 +144,9 @@ class Sealer:
                 file.path.unlink()
 
     def _learn(self, row: ModelRow) -> None:
-        baseline = sketch_codec.parse_baseline(row.baseline) if row.baseline else None
+        baseline = None
+        with suppress(WireError):  # written by another release: its rows count, without windows
+            baseline = sketch_codec.parse_baseline(row.baseline) if row.baseline else None
         self._models[row.index] = Model(row.family, row.digest, baseline)
 
     def _files(self) -> list[JournalFile]:
@@ -151,8 +160,8 @@ class Sealer:
                 yield from journal.read(file, offset)
 
 
-def recover(directory: Path, buffer: Buffer, living: str) -> int:
-    """Seal what dead incarnations left behind; return how many rows that were."""
-    dead = {file.incarnation for file in journal.files(directory)}
-    dead |= set(buffer.incarnations())
-    return sum(Sealer(directory, buffer, each).finish() for each in sorted(dead - {living}))
+def dead(directory: Path, buffer: Buffer, living: str) -> list[str]:
+    """Return the incarnations that left something behind: for each, `finish` a Sealer."""
+    found = {file.incarnation for file in journal.files(directory)}
+    found |= set(buffer.incarnations())
+    return sorted(found - {living})

@@ -30,7 +30,7 @@ SCORES_PER_ROW_MAX: Final = 32
 
 _NONE: Final = 2**16 - 1  # how UNKNOWN is written
 _INCARNATION_BYTES: Final = 8
-_SEQUENCE_MAX: Final = 2**53
+SEQUENCE_MAX: Final = 2**53
 _WORD: Final = np.dtype("<u2")
 
 
@@ -123,7 +123,7 @@ def decode_labels(data: bytes) -> Labels:
     sequence, time_ms, incarnation, prediction = numbers.reshape(4, count)
     if len(plain) - end != 2 * count * _WORD.itemsize:
         raise Malformed(f"{what} have columns of unequal length")
-    if (incarnation >= names).any() or (prediction >= _SEQUENCE_MAX).any():
+    if (incarnation >= names).any() or (prediction >= SEQUENCE_MAX).any():
         raise Malformed(f"{what} name a prediction that cannot be")
     labels = _classes(plain, end, count)
     if (labels == UNKNOWN).any():
@@ -168,10 +168,10 @@ def _bounded(head: Integers, bounds: tuple[int, int], what: str) -> tuple[int, i
 
 
 def _sequence(differences: Integers, what: str) -> Integers:
-    if (differences >= _SEQUENCE_MAX).any():
+    if (differences >= SEQUENCE_MAX).any():
         raise Malformed(f"{what} have a sequence number that is too large")
     values = np.cumsum(differences) + np.arange(len(differences))
-    if values[0] < 1 or values[-1] >= _SEQUENCE_MAX:
+    if values[0] < 1 or values[-1] >= SEQUENCE_MAX:
         raise Malformed(f"{what} have a sequence number that cannot be")
     return values
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.deployment import lifecycle, slots
 from agent.inference import control
 from firmware_bundles.errors import SelfTestFailed
+from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
 from firmware_bundles.wire.messages import DeploymentState
 from support.deployments import FAMILY, V1, V2, V3, Device, deployed
 
@@ -268,5 +271,66 @@ def test_a_device_that_lost_its_state_takes_nothing_new(tmp_path: Path) -> None:
         assert device.states == []
         assert [error.code for error in device.detected] == ["device.state_damaged"]
         assert device.serving() == "v1"
+
+    asyncio.run(run())
+
+
+def test_a_rollback_that_the_disk_refuses_is_tried_until_it_is_done(tmp_path: Path) -> None:
+    """ROLLED_BACK is never said while the pointer still names the bad model."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1)
+        device.updater.offer(V2.order(2, probation_s=30.0))
+        await device.reaches(S.PROBATION)
+        pointer = device.root / FAMILY / slots.POINTER_NAME
+        pointer.unlink()
+        (pointer / "in-the-way").mkdir(parents=True)
+        await asyncio.sleep(0.05)
+        device.worker.died += 3
+        await device.reaches(S.ROLLING_BACK)
+        await asyncio.sleep(2.0)  # longer than the refusals that a worker is granted
+        assert device.updater.records[FAMILY].state is S.ROLLING_BACK
+        shutil.rmtree(pointer)
+        assert (await device.ended(2)).state is S.ROLLED_BACK
+        assert (device.serving(), device.worker.digest) == ("v1", V1.digest)
+
+    asyncio.run(run())
+
+
+def test_a_fault_that_nobody_foresaw_ends_a_deployment(tmp_path: Path) -> None:
+    """It is told as the deployment's fault; nothing hangs until the next start."""
+
+    class Broken(set[str]):
+        def __contains__(self, item: object) -> bool:
+            raise KeyError(item)
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1)
+        device.worker.failing_self_test = Broken()
+        device.updater.offer(V2.order(2))
+        record = await device.ended(2)
+        assert record.state is S.FAILED
+        assert record.fault is not None
+        assert record.fault.message == "the step failed: KeyError('v2')"
+        assert device.serving() == "v1"
+
+    asyncio.run(run())
+
+
+def test_a_family_too_many_is_told(tmp_path: Path) -> None:
+    """What there is no room for is not passed over in silence."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1)
+        device.line.is_silent = True
+        order = V1.order(2).orders[0]
+        names = [f"f{number}" for number in range(FAMILIES_PER_DEVICE_MAX)]
+        orders = tuple(msgspec.structs.replace(order, family=name) for name in names)
+        device.updater.offer(msgspec.structs.replace(V1.order(2), orders=orders))
+        assert [error.message for error in device.detected] == [
+            f"there is no room for one more family, {names[-1]}"
+        ]
+        await device.updater.stop()
+        device.state.close()
 
     asyncio.run(run())

@@ -10,10 +10,12 @@ import http.client
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +25,7 @@ import pytest
 from agent.deployment import slots
 from agent.inference import control
 from agent.inference.control import SelfTest, SelfTestAnswer, Swap, Unload
-from agent.inference.supervisor import CONTROL_SOCKET
+from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
 from agent.store.buffer import Buffer
 from firmware_bundles import golden
 from firmware_bundles.errors import (
@@ -277,3 +279,88 @@ def _window_rows(state_dir: Path) -> int:
     still_open = sum(w.rows for each in incarnations for w in store.windows(each))
     store.close()
     return still_open + sum(s.rows for s in found if s.key.kind is SegmentKind.WINDOW)
+
+
+def test_an_end_in_the_middle_of_a_self_test_is_silent(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM ends the child with the worker; the log has no traceback, the core an error."""
+    Sample("v1").put(tmp_path, "A")
+    with workers.device(tmp_path) as device, device.running():
+        device.status()
+        pid = device.supervisor.pid
+        assert pid is not None
+        with ThreadPoolExecutor() as pool:
+            testing = pool.submit(device.call, SelfTest("digits", "A"))
+            workers.wait_until(lambda: bool(_children(pid)))
+            (child,) = _children(pid)
+            os.kill(pid, signal.SIGTERM)
+            with pytest.raises(WorkerUnavailable):
+                testing.result()
+        workers.wait_until(lambda: device.supervisor.deaths == 1)
+        assert not Path(f"/proc/{child}").exists()
+        device.status()
+    told = capfd.readouterr().err
+    assert "event=stopped" in told
+    assert "Traceback" not in told
+    assert "unhandled" not in told
+
+
+def test_a_damaged_buffer_does_not_stop_a_device_from_serving(tmp_path: Path) -> None:
+    """It is put aside, and a new one takes its place."""
+    Sample("v1").put(tmp_path, "A")
+    spool_dir = tmp_path / "spool"
+    spool_dir.mkdir()
+    (spool_dir / "buffer.db").write_bytes(b"not a database " * 1000)
+    with workers.device(tmp_path) as device:
+        with device.running(), device.client() as client:
+            assert client.post(INFER, json=infer(images(1)[0])).status_code == 200
+        assert device.supervisor.deaths == 0
+    assert (spool_dir / "buffer.db.damaged").exists()
+    assert sum(_sealed(tmp_path).values()) == 1
+
+
+def test_a_worker_is_ours_whatever_folder_it_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder called `agent` beside the person who starts it is no part of it."""
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "__init__.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    with workers.device(tmp_path / "state") as device, device.running():
+        assert device.status().families == {}
+        assert device.supervisor.deaths == 0
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    """The supervisor does not give up: what fails now may pass."""
+
+    async def run() -> int:
+        with tempfile.TemporaryDirectory(prefix="shoal-") as run_dir:
+            supervisor = Supervisor(tmp_path, Path(run_dir), python="/nonexistent/python")
+            await supervisor.start()
+            await asyncio.to_thread(workers.wait_until, lambda: supervisor.deaths >= 2)
+            await supervisor.stop()
+        return supervisor.deaths
+
+    assert asyncio.run(run()) >= 2
+
+
+def test_sockets_that_cannot_be_bound_are_told_in_a_sentence(tmp_path: Path) -> None:
+    """The first of them is given back, and stopping what did not start is no fault."""
+
+    async def run(run_dir: Path) -> None:
+        supervisor = Supervisor(tmp_path, run_dir)
+        with pytest.raises(WorkerUnavailable, match="cannot be bound"):
+            await supervisor.start()
+        await supervisor.stop()
+
+    with tempfile.TemporaryDirectory(prefix="shoal-") as name:
+        (Path(name) / CONTROL_SOCKET).mkdir()
+        asyncio.run(run(Path(name)))
+        assert [each.name for each in Path(name).iterdir()] == [CONTROL_SOCKET]
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(each) for task in tasks for each in (task / "children").read_text().split()]

@@ -42,6 +42,8 @@ def test_the_state_directory_may_come_from_the_environment(tmp_path: Path) -> No
         ("chunk_window = 99", "chunk_window must be 1 to 16"),
         ("run_dir = 3", "run_dir must be a path"),
         ("report_s =", "is not TOML"),
+        ("keepalive_s = inf", "keepalive_s must be a whole number"),
+        ("report_s = " + "[" * 30_000, "is not TOML"),
         ("[section]\nreport_s = 1", "unknown setting 'section'"),
         ("reconnect_s_min = 9", "is above"),
         ("state_dir = '/elsewhere'", "state_dir cannot be set"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from agent import identity
+from agent import daemon, identity
 from agent.identity import Broker
 from firmware_bundles.errors import ConfigInvalid, NotEnrolled, StateDamaged
 
@@ -56,3 +57,19 @@ def test_an_identity_that_cannot_be_read_is_damage(tmp_path: Path, text: bytes) 
     (tmp_path / "identity" / identity.FACTS).write_bytes(text)
     with pytest.raises(StateDamaged, match=r"agent\.json"):
         identity.load(tmp_path)
+
+
+def test_a_damaged_identity_does_not_end_the_core(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The worker serves meanwhile: it is told, and read again until it is mended."""
+    (tmp_path / identity.FOLDER).mkdir()
+    (tmp_path / identity.FOLDER / identity.FACTS).write_bytes(b"{")
+
+    async def load() -> None:
+        async with asyncio.timeout(0.2):
+            await daemon.load_identity(tmp_path)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(load())
+    assert "event=identity-damaged" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+from agent.store import damage
 from agent.store.buffer import Sealed
 from agent.store.journal import Position
 from agent.telemetry.forwarder import Forwarder
@@ -196,3 +197,19 @@ def test_the_core_side_is_light() -> None:
         "\nassert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_a_buffer_in_the_place_of_a_damaged_one_is_taken_up(tmp_path: Path) -> None:
+    """The worker puts a damaged one aside: what comes into the new one is delivered, too."""
+
+    async def script(line: Line) -> None:
+        line.forwarder.connection_changed(is_up=True)
+        await _until(lambda: len(line.sent) == 1)
+        line.store.close()
+        damage.set_aside(line.store.path, "damaged")
+        line.store = spool.make(tmp_path)
+        other = _segment(5)
+        line.store.seal(INCARNATION, Position(), [Sealed(other.key, 1, codec.encode(other))], [])
+        await _until(lambda: other.key in [each.key for each in line.sent])
+
+    _play(Line(tmp_path, 1), script)

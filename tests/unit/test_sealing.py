@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +16,11 @@ from agent.store import journal
 from agent.store.buffer import Buffer
 from agent.store.journal import Journal
 from agent.telemetry import rows, sealing
-from agent.telemetry.sealer import Sealer, recover
+from agent.telemetry.recorder import Pace, Recorder
+from agent.telemetry.sealer import Sealer, dead
 from agent.telemetry.sealing import Model
-from firmware_bundles.sketches import codec
+from firmware_bundles import limits
+from firmware_bundles.sketches import baseline, codec
 from firmware_bundles.wire.messages import SegmentKind
 from support import spool
 
@@ -97,7 +101,8 @@ def _step(folder: Path, buffer: Buffer, lives: list[Life], verb: str, count: int
 def _next(folder: Path, buffer: Buffer, lives: list[Life]) -> None:
     """The worker dies without a word, the next one recovers."""
     lives.append(Life(folder, buffer, len(lives)))
-    recover(folder, buffer, lives[-1].incarnation)
+    for incarnation in dead(folder, buffer, lives[-1].incarnation):
+        Sealer(folder, buffer, incarnation).finish()
 
 
 def _fail(buffer: Buffer, life: Life) -> None:
@@ -174,3 +179,55 @@ def test_many_rows_are_cut_into_segments() -> None:
     model = Model("digits", "d" * 64, None)
     found = sealing.predictions("0" * 16, model, [spool.prediction(n) for n in range(1, 1101)])
     assert [segment.rows for segment in found] == [1024, 76]
+
+
+def test_a_window_that_no_message_can_carry_holds_nothing_up(tmp_path: Path) -> None:
+    """It is dropped and counted; the predictions behind it are sealed."""
+    rng = np.random.default_rng(1)
+    width = 1000
+    reals = rng.normal(0, 1, (500, width)).astype(np.float32)
+    scores = rng.dirichlet([1.0, 1.0], 500).astype(np.float32)
+    facts = baseline.make({"x": reals}, scores, ("no", "yes"), bins=limits.BINS_MAX)
+    watched = rng.normal(0, 1, (facts.window_rows, width)).astype(np.float32)
+    buffer = spool.make(tmp_path)
+    life = Life(tmp_path, buffer, 1)
+    life.journal.append(
+        rows.encode_model(
+            rows.ModelRow(
+                index=1, family="big", digest="e" * 64, baseline=codec.encode_baseline(facts)
+            )
+        )
+    )
+    for number, values in enumerate(watched, start=1):
+        row = spool.prediction(number)._replace(model=1, watched=values)
+        life.journal.append(rows.encode_prediction(row))
+    life.sealer.seal()
+    found = spool.segments(buffer)
+    assert {each.key.kind for each in found} == {SegmentKind.PREDICTIONS}
+    assert sum(each.rows for each in found) == facts.window_rows
+    assert buffer.facts().rows_dropped == facts.window_rows
+    _close(buffer, [life])
+
+
+def test_a_journal_that_cannot_be_sealed_keeps_no_other_back(tmp_path: Path) -> None:
+    """The dead incarnations are recovered one by one, and the failure is told."""
+    buffer = spool.make(tmp_path)
+    broken = Journal(tmp_path, "0" * 16)
+    broken.append(rows.encode_prediction(spool.prediction(1)))  # of a model that is not there
+    broken.close()
+    life = Life(tmp_path, buffer, 1)
+    life.answer(2)
+    told: list[str] = []
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        recorder = Recorder(tmp_path, buffer, "f" * 16, Pace(), lambda name, **_: told.append(name))
+        running = asyncio.create_task(recorder.run(stop))
+        await asyncio.sleep(0.5)
+        stop.set()
+        await running
+
+    asyncio.run(run())
+    assert told == ["recovery_failed", "recovered"]
+    assert sum(spool.sealed_rows(spool.segments(buffer), SegmentKind.PREDICTIONS).values()) == 2
+    _close(buffer, [life])

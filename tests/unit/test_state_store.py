@@ -15,7 +15,7 @@ from agent.deployment import lifecycle
 from agent.deployment.lifecycle import Event
 from agent.store import state_schema
 from agent.store.state import State
-from firmware_bundles.errors import RollbackAttempt, StateDamaged
+from firmware_bundles.errors import DeviceError, RollbackAttempt, StateDamaged
 from firmware_bundles.limits import DETECTIONS_PER_REPORT_MAX
 from firmware_bundles.trust.floors import Mark
 from firmware_bundles.wire.messages import Arm, ModelReference, Order
@@ -191,3 +191,20 @@ def test_a_slot_counts_the_models_it_held(state: State) -> None:
     state.commit_slot(other, 3.0)
     rows = state._connection.execute("SELECT digest, installed_count FROM slot").fetchall()
     assert rows == [("c" * 64, 2)]
+
+
+def test_what_cannot_be_opened_now_is_no_damage(path: Path) -> None:
+    """A full disk or missing rights pass: the state is tried again, and never set aside."""
+    path.unlink()
+    path.mkdir()  # stands for any file that SQLite cannot open
+    with pytest.raises(DeviceError) as caught:
+        State.open(path)
+    assert not isinstance(caught.value, StateDamaged)
+
+    async def open_state() -> None:
+        async with asyncio.timeout(0.3):
+            await daemon.open_state(path, Children(s_max=60))
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(open_state())
+    assert path.is_dir()

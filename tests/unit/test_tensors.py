@@ -154,3 +154,30 @@ def _refusal(body: bytes, ports: list[Port]) -> tuple[int, str]:
     with pytest.raises(Refused) as caught:
         tensors.take(body, ports, OUTPUTS)
     return caught.value.status, caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"shape": None}, "input 'image' has shape None; expected [1, 2, 2]"),
+        ({"shape": "x"}, "input 'image' has shape 'x'; expected [1, 2, 2]"),
+        ({"datatype": 5}, "input 'image' has datatype 5; expected FP32 or INT8"),
+        ({"data": [True, 1, 2, 3]}, "input 'image' has the value True; expected numbers"),
+    ],
+)
+def test_a_field_of_another_kind_is_told_by_the_tensors_name(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    """Not by its place in the body alone."""
+    with pytest.raises(Refused) as caught:
+        tensors.take(_body(_input(**changes)), [IMAGE], OUTPUTS)
+    assert (caught.value.status, caught.value.message) == (400, sentence)
+
+
+def test_a_number_that_json_would_round_is_refused() -> None:
+    """Above 2**53 neighbours become one, and 2**63 would come out negative."""
+    port = Port(Tensor(name="key", datatype="INT64", shape=(1,)))
+    for value in (2**53 + 2, 2**63, -(2**63)):
+        body = _body(_input(name="key", shape=[1], datatype="INT64", data=[value]))
+        with pytest.raises(Refused, match="expected whole numbers from -9007199254740992 to"):
+            tensors.take(body, [port], OUTPUTS)

@@ -1,0 +1,121 @@
+"""The documentation keeps up with the code: no dead link, nothing left out."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import runpy
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import typer
+
+from agent import cli as agent_cli
+from agent import config as agent_config
+from agent.inference import settings as worker_settings
+from control_plane import config as server_config
+from control_plane.cli import main as shoal_cli
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _prose(page: Path) -> str:
+    """The page without its examples."""
+    return re.sub(r"^(`{3,}).*?^\1", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def _links(page: Path) -> Iterator[str]:
+    for target in re.findall(r"\]\(([^()\s]+)\)", _prose(page)):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def _anchors(page: Path) -> set[str]:
+    """The fragments of a page's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ +(.+)$", _prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def _is_dead(page: Path, target: str) -> bool:
+    path, _, fragment = unquote(target).partition("#")
+    found = page.parent / path if path else page
+    if not found.exists() or not found.resolve().is_relative_to(ROOT):
+        return True
+    return bool(fragment) and fragment not in _anchors(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_no_link_is_dead(page: Path) -> None:
+    """A link inside the project leads to a file, and its fragment to a heading."""
+    assert [target for target in _links(page) if _is_dead(page, target)] == []
+
+
+def test_every_page_can_be_reached() -> None:
+    """Whoever starts at the README finds every page by following links."""
+    seen: set[Path] = set()
+    waiting = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+    while waiting:
+        page = waiting.pop().resolve()
+        if page in seen or page.suffix != ".md" or not page.exists():
+            continue
+        seen.add(page)
+        waiting += [page.parent / target.partition("#")[0] for target in _links(page)]
+    assert [_name(page) for page in PAGES if page.resolve() not in seen] == []
+
+
+def test_the_page_of_errors_is_what_the_script_writes() -> None:
+    """The table of errors is generated: scripts/error_table.py > docs/reference/errors.md."""
+    script = runpy.run_path(str(ROOT / "scripts" / "error_table.py"))
+    assert (REFERENCE / "errors.md").read_text() == script["page"]()
+
+
+def _shoal_commands() -> Iterator[str]:
+    for noun in shoal_cli.NOUNS:
+        command = typer.main.get_command(shoal_cli.build(noun))
+        found = command.commands[noun]  # type: ignore[attr-defined]  # a group of nouns
+        verbs = getattr(found, "commands", None)
+        yield from (f"shoal {noun} {verb}" for verb in verbs) if verbs else [f"shoal {noun}"]
+
+
+def _agent_commands() -> Iterator[str]:
+    for action in agent_cli._parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from (f"shoal-agent {verb}" for verb in action.choices)
+
+
+@pytest.mark.parametrize("list_commands", [_shoal_commands, _agent_commands])
+def test_every_command_is_in_the_reference(list_commands: type[Iterator[str]]) -> None:
+    """The page of commands leaves none out."""
+    text = (REFERENCE / "commands.md").read_text()
+    commands = list(list_commands())
+    assert len(commands) > 3
+    assert [name for name in commands if not re.search(rf"`{name}[ `]", text)] == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "settings"),
+    [
+        ("SHOAL_AGENT_", agent_config.Config),
+        ("SHOAL_INFERENCE_", worker_settings.Settings),
+        ("SHOAL_", server_config.Config),
+    ],
+)
+def test_every_setting_is_in_the_reference(prefix: str, settings: type) -> None:
+    """The page of settings has a row for each, with its default."""
+    text = (REFERENCE / "settings.md").read_text()
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    (section,) = (each for each in sections if f"`{prefix}NAME`" in each.splitlines()[0])
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, flags=re.MULTILINE))
+    numbers = {name: float(shown) for name, shown in rows.items() if re.fullmatch(r"[\d.]+", shown)}
+    known = {field.name: field.default for field in fields(settings)}
+    assert set(rows) == set(known)
+    assert numbers == {name: known[name] for name in numbers}
