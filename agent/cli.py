@@ -34,6 +34,8 @@ REFUSED: Final = 3
 LATER: Final = 4
 UNAUTHORISED: Final = 5
 _INTERRUPTED: Final = 130
+# Has a parser and exit statuses of its own, which scripts for other TUF clients expect.
+_TRUST: Final = "trust"
 
 _EXAMPLES: Final = """\
 examples:
@@ -50,7 +52,12 @@ exit status:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == [_TRUST]:
+        from agent import trust_command
+
+        return trust_command.main(given[1:])
+    options = _parser().parse_args(given)
     try:
         verb: Callable[[argparse.Namespace], int] = options.verb
         return verb(options)
@@ -114,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     status = _verb(verbs, "status", _status, "what runs here; works while the agent is down")
     status.add_argument("--output", choices=("text", "json"), default="text")
     doctor = _verb(verbs, "doctor", _doctor, "every setting with its origin, and what is wrong")
+    _verb(verbs, _TRUST, _trust, "check any TUF repository: 'shoal-agent trust --help'")
     for each in (run, status, doctor):
         each.add_argument("--run-dir", type=Path, metavar="DIR", help="where the sockets are")
         each.add_argument(
@@ -163,6 +171,10 @@ def _enrol(options: argparse.Namespace) -> int:
     )
     print(f"enrolled as {device}; its identity is in {state_dir / 'identity'}")
     return DONE
+
+
+def _trust(options: argparse.Namespace) -> int:  # noqa: ARG001 - every verb is called alike
+    raise InputError("'trust' is the first word: shoal-agent trust --metadata-dir D VERB")
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent import task_messages
-from firmware_bundles.errors import Malformed, ShoalError, TaskFailed
+from firmware_bundles.errors import Malformed, MetadataMissing, ShoalError, TaskFailed
 from firmware_bundles.wire.messages import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from firmware_bundles.trust.verifier import Repository
 
 _MEMORY_BYTES_MAX: Final = 1024**3
 _CPU_S_MAX: Final = 20
@@ -28,10 +30,16 @@ def admit(request: task_messages.Admit) -> task_messages.Admitted:
     """Verify the repository, then the envelope against it."""
     from firmware_bundles.trust import verifier
 
-    repository = verifier.refresh(
-        Path(request.metadata_dir), request.root, request.files, request.now
+    moment = verifier.moment(
+        request.envelope,
+        device=request.device,
+        nonce=request.nonce,
+        own=request.now,
+        floor=request.time_floor,
     )
-    versions = dict(repository.versions)
+    repository = _refresh(request, moment)
+    moment = max(moment, repository.issued)
+    marks = dict(repository.marks)
     try:
         assignment = verifier.admit(
             repository,
@@ -39,13 +47,30 @@ def admit(request: task_messages.Admit) -> task_messages.Admitted:
             device=request.device,
             generations=request.generations,
             nonce=request.nonce,
-            now=request.now,
+            now=moment,
         )
     except ShoalError as error:
         return task_messages.Admitted(
-            versions=versions, fault=Fault(code=error.code, message=error.message[:512])
+            marks=marks,
+            proved=repository.issued,
+            fault=Fault(code=error.code, message=error.message[:512]),
         )
-    return task_messages.Admitted(versions=versions, assignment=assignment)
+    proved = max(repository.issued, assignment.issued)
+    return task_messages.Admitted(marks=marks, proved=proved, assignment=assignment)
+
+
+def _refresh(request: task_messages.Admit, moment: float) -> Repository:
+    """Verify the collected files; where some cannot be had, the cache once more if that may be."""
+    from firmware_bundles.trust import verifier
+
+    folder = Path(request.metadata_dir)
+    try:
+        return verifier.refresh(folder, request.root, request.files, moment, request.floors)
+    except MetadataMissing:
+        if not request.may_use_cache:
+            raise
+    cached = verifier.cached_files(folder)
+    return verifier.refresh(folder, request.root, cached, moment, request.floors)
 
 
 def sign_report(request: task_messages.SignReport) -> task_messages.Signed:

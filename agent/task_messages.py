@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from firmware_bundles.trust.floors import Mark
 from firmware_bundles.wire.messages import Assignment, Fault, Generations, Report
 
 REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -25,7 +26,12 @@ def frame(message: msgspec.Struct) -> bytes:
 
 
 class Admit(msgspec.Struct, frozen=True, kw_only=True, tag="admit"):
-    """Verify the collected repository files, then an envelope."""
+    """Verify the collected repository files, then an envelope.
+
+    `floors` are the role versions that may not go back; `now` is the clock's time, `time_floor`
+    what is certainly past. `may_use_cache` allows to verify what was verified before once more,
+    when the files cannot be had.
+    """
 
     metadata_dir: str
     root: bytes
@@ -35,15 +41,20 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True, tag="admit"):
     generations: Generations
     nonce: str | None
     now: float
+    time_floor: float
+    floors: dict[str, Mark] = {}
+    may_use_cache: bool = False
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True, tag="admitted"):
-    """The answer to Admit: the role versions that were verified, and what may be carried out.
+    """The answer to Admit: the roles that were verified, and what may be carried out.
 
+    `proved` is the latest time that something verified says it was signed at.
     The envelope's own refusal stands in `fault`: the repository was verified nevertheless.
     """
 
-    versions: dict[str, int]
+    marks: dict[str, Mark]
+    proved: float
     assignment: Assignment | None = None
     fault: Fault | None = None
 

@@ -7,7 +7,6 @@ refused is detected and told in the next report; the running model is not touche
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent import log, task_messages
@@ -40,7 +39,6 @@ _ENVELOPE_BYTES_MAX: Final = ASSIGNMENT_BYTES_MAX * 2
 _COLLECT_S_MAX: Final = 10.0
 _ATTEMPTS_MAX: Final = 3
 _TIMESTAMP: Final = "timestamp.json"
-_ROOT_NAME: Final = re.compile(r"\A([0-9]{1,9})\.root\.json\Z")
 
 
 class Known(NamedTuple):
@@ -86,8 +84,7 @@ class Verification:
     def take_hint(self, payload: bytes) -> None:
         """Subscribe to the files that the hint names. Raises WireError for a broken hint."""
         hint = codec.decode(RepositoryHint, payload)
-        known_root = self._state.floors().get("root", 0)
-        wanted = frozenset(name for name in hint.files if not _is_old_root(name, known_root))
+        wanted = frozenset(hint.files)
         self._files = {name: data for name, data in self._files.items() if name in wanted}
         new = sorted(wanted - (self._wanted or frozenset()))
         self._wanted = wanted
@@ -132,13 +129,14 @@ class Verification:
             await self._collect()
             self._changed.clear()
             try:
-                return await self._children.run(self._request(envelope), task_messages.Admitted)
+                request = self._request(envelope, may_use_cache=attempt == _ATTEMPTS_MAX)
+                return await self._children.run(request, task_messages.Admitted)
             except TransferError as error:
                 log.event("metadata-missing", attempt=attempt, reason=error.message)
                 await self._wait_for_change()
         raise MetadataMissing("the models repository could not be collected whole")
 
-    def _request(self, envelope: bytes) -> task_messages.Admit:
+    def _request(self, envelope: bytes, *, may_use_cache: bool) -> task_messages.Admit:
         known = self._known()
         return task_messages.Admit(
             metadata_dir=str(self._identity.directory.parent / "trust"),
@@ -149,15 +147,19 @@ class Verification:
             generations=dict(known.generations),
             nonce=known.nonce,
             now=self._clock.now(),
+            time_floor=self._clock.floor(),
+            floors=self._state.floors(),
+            may_use_cache=may_use_cache,
         )
 
     def _accept(self, admitted: task_messages.Admitted) -> None:
         """Raise the floors before anything verified is used, then hand the assignment on."""
-        self._state.raise_floors(admitted.versions)
+        self._state.raise_floors(admitted.marks)
+        is_fresh = admitted.assignment is not None and admitted.assignment.nonce is not None
+        self._state.raise_time_floor(self._clock.raise_floor(admitted.proved, is_fresh=is_fresh))
         if admitted.fault is not None:
             raise from_code(admitted.fault.code, admitted.fault.message)
         if admitted.assignment is not None:
-            self._state.raise_time_floor(self._clock.raise_floor(admitted.assignment.issued))
             self._on_assignment(admitted.assignment)
 
     async def _collect(self) -> None:
@@ -177,8 +179,3 @@ class Verification:
                 await self._changed.wait()
         except TimeoutError:
             return
-
-
-def _is_old_root(name: str, known: int) -> bool:
-    match = _ROOT_NAME.match(name)
-    return match is not None and int(match[1]) <= known

@@ -14,8 +14,10 @@ import msgspec
 
 from agent.deployment.lifecycle import Record
 from agent.store import damage
-from firmware_bundles.errors import DeviceError, RollbackAttempt, StateDamaged
+from firmware_bundles.errors import DeviceError, StateDamaged
 from firmware_bundles.limits import DETECTIONS_PER_REPORT_MAX, TEXT_CHARS_MAX
+from firmware_bundles.trust import floors
+from firmware_bundles.trust.floors import Mark
 from firmware_bundles.wire.messages import Detection
 
 if TYPE_CHECKING:
@@ -26,8 +28,10 @@ SCHEMA: Final = 1
 _DAMAGED: Final = "is_damaged"
 _COUNTER: Final = "report_counter"
 _TIME_FLOOR: Final = "time_floor"
-# They start again when root gives these roles new keys (recovery from a fast-forward attack).
-_ONLINE_ROLES: Final = frozenset({"timestamp", "snapshot"})
+# A table of its own, so that a database of an earlier agent stays usable by both.
+_FLOOR_KEYS: Final = (
+    "CREATE TABLE IF NOT EXISTS floor_keys (role TEXT PRIMARY KEY, keys TEXT NOT NULL) STRICT"
+)
 
 
 class State:
@@ -63,6 +67,12 @@ class State:
             connection.close()
             what = f"schema {version}" if check == "ok" else check
             raise StateDamaged(f"{path} is not usable: {what:.200}")
+        try:
+            connection.execute(_FLOOR_KEYS)
+        except sqlite3.Error as error:
+            connection.close()
+            kind = StateDamaged if damage.is_damage(error) else DeviceError
+            raise kind(f"{path} cannot be written: {error}") from error
         return cls(connection)
 
     def close(self) -> None:
@@ -142,31 +152,33 @@ class State:
             if proved > self._fact(_TIME_FLOOR):
                 self._set_fact(_TIME_FLOOR, proved)
 
-    def floors(self) -> dict[str, int]:
-        """Return the newest verified version of each role."""
+    def floors(self) -> dict[str, Mark]:
+        """Return the newest verified version of each role, and the keys on which it rests."""
         with self._translated():
-            return dict(self._connection.execute("SELECT role, version FROM floor").fetchall())
+            rows = self._connection.execute(
+                "SELECT role, version, coalesce(keys, '') FROM floor LEFT JOIN floor_keys "
+                "USING (role)"
+            ).fetchall()
+        return {
+            role: Mark(version=version, keys=tuple(keys.split())) for role, version, keys in rows
+        }
 
-    def raise_floors(self, versions: Mapping[str, int]) -> None:
-        """Remember the role versions of a verified repository.
+    def raise_floors(self, found: Mapping[str, Mark]) -> None:
+        """Remember the roles of a verified repository.
 
-        Raises RollbackAttempt, and remembers nothing, if any went back. Timestamp and snapshot may
-        begin again under a newer root, which is how their owners recover them.
+        Raises RollbackAttempt, and remembers nothing, if any went back.
         """
         with self._transaction() as connection:
-            floors = self.floors()
-            is_new_root = versions.get("root", 0) > floors.get("root", 0)
-            for role, version in versions.items():
-                if is_new_root and role in _ONLINE_ROLES:
-                    continue
-                if version < floors.get(role, 0):
-                    raise RollbackAttempt(
-                        f"role {role} went back from version {floors[role]} to {version}"
-                    )
+            floors.check(self.floors(), found)
             connection.executemany(
                 "INSERT INTO floor (role, version) VALUES (?, ?) "
                 "ON CONFLICT (role) DO UPDATE SET version = excluded.version",
-                list(versions.items()),
+                [(role, mark.version) for role, mark in found.items()],
+            )
+            connection.executemany(
+                "INSERT INTO floor_keys (role, keys) VALUES (?, ?) "
+                "ON CONFLICT (role) DO UPDATE SET keys = excluded.keys",
+                [(role, " ".join(mark.keys)) for role, mark in found.items()],
             )
 
     def is_damaged(self) -> bool:

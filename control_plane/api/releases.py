@@ -13,9 +13,11 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from control_plane.api.auth import Access, Role
+from control_plane.releases.changes import Change
 from control_plane.releases.repository import Bootstrap
 from firmware_bundles import limits
 from firmware_bundles.errors import ChunkMissing, MessageTooLarge, NotFound
+from firmware_bundles.trust import keys
 
 if TYPE_CHECKING:
     from control_plane.releases.chunk_files import ChunkFiles
@@ -42,6 +44,21 @@ class BootstrapBody(BaseModel):
     targets: SignedText
     director_keys: SignedText
     families: Annotated[dict[str, SignedText], Field(min_length=1, max_length=32)]
+
+
+class ChangeBody(BaseModel):
+    """New versions of roles that the owners signed; what is absent stays."""
+
+    root: SignedText | None = None
+    targets: SignedText | None = None
+    director_keys: SignedText | None = None
+    families: Annotated[dict[str, SignedText], Field(max_length=32)] = {}
+
+
+class RoleBody(BaseModel):
+    """A family's next role, with the same releases."""
+
+    role: SignedText
 
 
 class ReleaseBody(BaseModel):
@@ -91,6 +108,7 @@ def router(
     """Return the routes below the API's prefix."""
     routes = APIRouter(tags=["releases"])
     _add_trust(routes, repository, publisher, online_keys, access)
+    _add_terms(routes, repository, publisher, access)
     _add_chunks(routes, chunk_files, access)
     _add_releases(routes, repository, registry, publisher, access)
     return routes
@@ -124,6 +142,35 @@ def _add_trust(
         publisher.announce_changes()
         return {"families": sorted(body.families)}
 
+    @routes.post("/trust/changes", dependencies=[admin])
+    def change(body: ChangeBody) -> dict[str, bool]:
+        """Take the next version of root, targets or families: all at once, or nothing."""
+        repository.advance(
+            Change(
+                root=_bytes(body.root),
+                targets=_bytes(body.targets),
+                director_keys=_bytes(body.director_keys),
+                families={name: text.encode() for name, text in body.families.items()},
+            )
+        )
+        publisher.announce_changes()
+        return {"accepted": True}
+
+    @routes.post("/trust/online-keys/{role}/next", dependencies=[admin])
+    def prepare_online_key(role: str) -> dict[str, Any]:
+        """Make a successor for an online key; it signs as soon as the owners name it."""
+        return keys.encode_public(online_keys.prepare(role))
+
+    @routes.get("/trust/targets", dependencies=[viewer], response_class=Response)
+    def read_targets() -> Response:
+        """Return the present list of families, byte for byte."""
+        return _signed(repository.targets_role())
+
+    @routes.get("/trust/director-keys", dependencies=[viewer], response_class=Response)
+    def read_director_keys() -> Response:
+        """Return the list of director keys, byte for byte."""
+        return _signed(repository.director_keys())
+
     @routes.get("/trust/root", dependencies=[viewer], response_class=Response)
     def read_root() -> Response:
         """Return the newest root, byte for byte."""
@@ -133,6 +180,23 @@ def _add_trust(
     def read_role(family: str) -> Response:
         """Return a family's present role, byte for byte, for its owners to extend."""
         return _signed(repository.family_role(family))
+
+
+def _add_terms(
+    routes: APIRouter, repository: ModelsRepository, publisher: Publisher, access: Access
+) -> None:
+    operator = Depends(access.require(Role.OPERATOR))
+
+    @routes.post("/trust/roles/{family}", dependencies=[operator])
+    def take_role(family: str, body: RoleBody) -> dict[str, bool]:
+        """Take a family's next role, which withdraws releases or raises the floor."""
+        repository.advance(Change(families={family: body.role.encode()}))
+        publisher.announce_changes()
+        return {"accepted": True}
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
 
 
 def _add_chunks(routes: APIRouter, chunk_files: ChunkFiles, access: Access) -> None:

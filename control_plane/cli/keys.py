@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from control_plane.cli import http, output, passphrase
+from control_plane.cli import ceremonies, http, output, passphrase
 from firmware_bundles.errors import Malformed, ShoalError
 from firmware_bundles.trust import key_folder, keys
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+KeyFolder = Annotated[Path, typer.Option("--keys", help="Folder that 'keys init' wrote.")]
+_COLUMNS: Final[dict[str, Callable[[object], str]]] = {
+    "role": str,
+    "threshold": str,
+    "keys": lambda value: (
+        ", ".join(str(each)[:12] for each in value) if isinstance(value, list) else "-"
+    ),
+}
 
 
 @app.callback()
@@ -68,6 +77,91 @@ def upload(
     with http.connect() as api:
         _upload(api, beginning)
     output.show_one({"keys": str(folder), "families": list(beginning.families)})
+
+
+@app.command()
+def show() -> None:
+    """Show who may sign what: thresholds and key ids, as the control plane holds them.
+
+    \b
+    Example:
+      shoal keys show
+    """
+    with http.connect() as api:
+        rows = ceremonies.overview(api)
+    output.show(rows, _COLUMNS, empty="no root of trust yet")
+
+
+@app.command()
+def rotate(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="root-1, root-2, root-3, targets, snapshot, timestamp, director, or a family.",
+            show_default=False,
+        ),
+    ],
+    *,
+    folder: KeyFolder,
+    passphrase_file: passphrase.PassphraseFile = None,
+    passphrase_text: passphrase.PassphraseText = None,
+) -> None:
+    """Replace a key by a new one; the former one ends as soon as devices know.
+
+    Two root keys sign what root names, the targets key what families and directors are. After an
+    interruption the same command goes on with the same new key.
+
+    \b
+    Examples:
+      shoal keys rotate digits --keys keys
+      shoal keys rotate timestamp --keys keys
+    """
+    secret = passphrase.read(passphrase_file, passphrase_text, is_new=False)
+    with http.connect() as api:
+        keyid = ceremonies.rotate(api, folder, name, secret)
+    output.show_one({"rotated": name, "key": keyid})
+
+
+@app.command("add-family")
+def add_family(
+    family: Annotated[str, typer.Argument(help="The new model family.", show_default=False)],
+    *,
+    folder: KeyFolder,
+    passphrase_file: passphrase.PassphraseFile = None,
+    passphrase_text: passphrase.PassphraseText = None,
+) -> None:
+    """Add a model family with a key of its own.
+
+    \b
+    Example:
+      shoal keys add-family audio --keys keys
+    """
+    secret = passphrase.read(passphrase_file, passphrase_text, is_new=False)
+    with http.connect() as api:
+        keyid = ceremonies.add_family(api, folder, family, secret)
+    output.show_one({"family": family, "key": keyid})
+
+
+@app.command("revoke-family")
+def revoke_family(
+    family: Annotated[str, typer.Argument(help="The model family.", show_default=False)],
+    *,
+    folder: KeyFolder,
+    passphrase_file: passphrase.PassphraseFile = None,
+    passphrase_text: passphrase.PassphraseText = None,
+) -> None:
+    """Take all trust from a family: none of its releases may be installed any more.
+
+    Models that run go on running. The name is not used again.
+
+    \b
+    Example:
+      shoal keys revoke-family audio --keys keys
+    """
+    secret = passphrase.read(passphrase_file, passphrase_text, is_new=False)
+    with http.connect() as api:
+        ceremonies.revoke_family(api, folder, family, secret)
+    output.show_one({"revoked": family})
 
 
 def _online_roles(document: object) -> tuple[str, ...]:

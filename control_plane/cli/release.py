@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from control_plane.cli import http, output, passphrase
+from control_plane.cli import ceremonies, http, output, passphrase
 from firmware_bundles import build, chunks, durable
 from firmware_bundles.errors import InputError
 from firmware_bundles.identifiers import target_path
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from firmware_bundles.chunks import Chunk
+    from firmware_bundles.trust.keys import Signer
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 _ROLE_SUFFIX: Final = ".role.json"
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder.", show_default=False)]
+
+KeyFolder = Annotated[Path, typer.Option("--keys", help="Folder that 'keys init' wrote.")]
+FamilyName = Annotated[str, typer.Argument(help="The model family.", show_default=False)]
 
 
 @app.command()
@@ -108,6 +112,49 @@ def publish(
     output.show_one({**answer, "chunks_uploaded": uploaded})
 
 
+@app.command()
+def withdraw(
+    family: FamilyName,
+    version: Annotated[list[str], typer.Argument(help="VERSION...", show_default=False)],
+    *,
+    folder: KeyFolder,
+    passphrase_file: passphrase.PassphraseFile = None,
+    passphrase_text: passphrase.PassphraseText = None,
+) -> None:
+    """Forbid releases from now on; where one runs, it goes on until it is replaced.
+
+    \b
+    Example:
+      shoal release withdraw digits 2 --keys keys
+    """
+    signer = _family_signer(folder, family, passphrase_file, passphrase_text)
+    paths = [target_path(family, each) for each in version]
+    with http.connect() as api:
+        terms = ceremonies.change_terms(api, signer, family, withdraw=paths)
+    output.show_one({"family": family, "withdrawn": list(terms.withdrawn)})
+
+
+@app.command()
+def floor(
+    family: FamilyName,
+    number: Annotated[int, typer.Argument(help="The lowest number allowed.", show_default=False)],
+    *,
+    folder: KeyFolder,
+    passphrase_file: passphrase.PassphraseFile = None,
+    passphrase_text: passphrase.PassphraseText = None,
+) -> None:
+    """Allow only releases with this number and newer from now on; a floor never sinks.
+
+    \b
+    Example:
+      shoal release floor digits 3 --keys keys
+    """
+    signer = _family_signer(folder, family, passphrase_file, passphrase_text)
+    with http.connect() as api:
+        terms = ceremonies.change_terms(api, signer, family, min_release=number)
+    output.show_one({"family": family, "min_release": terms.min_release})
+
+
 @app.command("list")
 def list_releases(
     *, family: Annotated[str | None, typer.Option(help="Only this family's.")] = None
@@ -121,6 +168,10 @@ def list_releases(
     with http.connect() as api:
         rows = api.get("releases", family=family)
     output.show(rows, _COLUMNS, empty="no releases yet")
+
+
+def _family_signer(folder: Path, family: str, file: Path | None, text: str | None) -> Signer:
+    return key_folder.family_signer(folder, family, passphrase.read(file, text, is_new=False))
 
 
 def _upload_chunks(api: http.Api, bundle: build.Bundle) -> int:

@@ -1,7 +1,8 @@
 """The keys that the control plane signs with by itself: snapshot, timestamp and director.
 
 They choose among what the owners allow and say what is newest; they can make nothing trusted. Each
-is a PKCS#8 file that only the service's user may read.
+is a PKCS#8 file that only the service's user may read. A successor waits in a file of its own until
+the owners name it.
 """
 
 from __future__ import annotations
@@ -9,22 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from firmware_bundles import durable
+from firmware_bundles.errors import NotFound
 from firmware_bundles.trust import keys
+from firmware_bundles.trust.succession import OnlineKey
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from firmware_bundles.trust.keys import Key, Signer
+    from firmware_bundles.trust.keys import Key
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineKeys:
     """The three online signers."""
 
-    snapshot: Signer
-    timestamp: Signer
-    director: Signer
+    snapshot: OnlineKey
+    timestamp: OnlineKey
+    director: OnlineKey
 
     @classmethod
     def load_or_create(cls, directory: Path) -> OnlineKeys:
@@ -34,10 +36,23 @@ class OnlineKeys:
         """
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cls(
-            snapshot=_load_or_create(directory / "snapshot.pem"),
-            timestamp=_load_or_create(directory / "timestamp.pem"),
-            director=_load_or_create(directory / "director.pem"),
+            snapshot=OnlineKey(directory / "snapshot.pem"),
+            timestamp=OnlineKey(directory / "timestamp.pem"),
+            director=OnlineKey(directory / "director.pem"),
         )
+
+    def prepare(self, role: str) -> Key:
+        """Return the public half of a role's next key. Raises NotFound, OSError."""
+        signers = {
+            "snapshot": self.snapshot,
+            "timestamp": self.timestamp,
+            "director": self.director,
+        }
+        if role not in signers:
+            raise NotFound(
+                f"{role!r:.40} is no online role", hint=f"They are {', '.join(signers)}."
+            )
+        return signers[role].prepare()
 
     def public(self) -> dict[str, Key]:
         """Return the public halves by role."""
@@ -50,9 +65,3 @@ class OnlineKeys:
     def public_document(self) -> dict[str, Any]:
         """Return the public halves as JSON objects, for the owners to delegate to."""
         return {role: keys.encode_public(key) for role, key in self.public().items()}
-
-
-def _load_or_create(path: Path) -> Signer:
-    if not path.exists():
-        durable.write(path, keys.encode_private(keys.generate(), None), mode=0o600)
-    return keys.decode_private(path.read_bytes(), None, f"key file {path.name}")

@@ -9,19 +9,33 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from control_plane.releases.changes import (
+    Change,
+    changed,
+    check_difference,
+    check_successor,
+    check_terms,
+)
+from control_plane.releases.role_files import (
+    first_root,
+    listed_roles,
+    name_of,
+    online_keyids,
+    pop_version,
+    role_file,
+)
 from control_plane.store.releases import ReleaseRow
 from firmware_bundles import chunks, limits, manifest
 from firmware_bundles.errors import (
     ChunkMissing,
     ConflictError,
     DigestMismatch,
+    MetadataExpired,
     NotFound,
-    RollbackAttempt,
-    SignatureInvalid,
-    TrustError,
 )
 from firmware_bundles.identifiers import target_path
 from firmware_bundles.trust import publisher, roles, verifier
@@ -33,6 +47,7 @@ if TYPE_CHECKING:
     from control_plane.releases.online_keys import OnlineKeys
     from control_plane.store.releases import Releases
     from firmware_bundles.manifest import Manifest
+    from firmware_bundles.trust.floors import Mark
     from firmware_bundles.trust.roles import ReleaseFacts
     from firmware_bundles.trust.verifier import Repository as View
 
@@ -71,14 +86,22 @@ class ModelsRepository:
 
     def root(self) -> bytes:
         """Return the newest root, which a device is enrolled with. Raises NotFound."""
-        return _role_file(self._files(), "root")
+        return role_file(self._files(), "root")
 
     def family_role(self, family: str) -> bytes:
         """Return a family's present role, for its owners to extend. Raises NotFound."""
         files = self._files()
-        if family not in publisher.families_in(_role_file(files, "targets")):
+        if family not in publisher.families_in(role_file(files, "targets")):
             raise NotFound(f"the owners delegate to no family {family!r:.40}")
-        return _role_file(files, family)
+        return role_file(files, family)
+
+    def targets_role(self) -> bytes:
+        """Return the present list of families, for its owners to change. Raises NotFound."""
+        return role_file(self._files(), "targets")
+
+    def director_keys(self) -> bytes:
+        """Return who may direct devices. Raises NotFound."""
+        return self._files()[roles.DIRECTOR_KEYS_PATH]
 
     def begin(self, bootstrap: Bootstrap) -> None:
         """Take the beginning of trust. Raises ConflictError if there is one, TrustError."""
@@ -90,17 +113,38 @@ class ModelsRepository:
                     hint="Use the keys it began with; a new root must be signed by them.",
                 )
             files = {
-                _name("root", bootstrap.root): bootstrap.root,
-                _name("targets", bootstrap.targets): bootstrap.targets,
+                name_of("root", bootstrap.root): bootstrap.root,
+                name_of("targets", bootstrap.targets): bootstrap.targets,
                 roles.DIRECTOR_KEYS_PATH: bootstrap.director_keys,
             }
-            files |= {_name(family, data): data for family, data in bootstrap.families.items()}
+            files |= {name_of(family, data): data for family, data in bootstrap.families.items()}
             files = self._sealed(files, now)
             view = _verify(files, now)
             _raise_faults(view)
-            if self._keys.director.public_key.keyid not in {key.keyid for key in view.directors}:
-                raise SignatureInvalid("the owners do not allow this control plane's director key")
+            self._keys.director.among({key.keyid for key in view.directors})
             self._releases.replace(files, now)
+
+    def advance(self, change: Change) -> None:
+        """Take the next version of roles that their owners signed: all of them, or none.
+
+        Each must follow its present version by one. What comes out is verified as a device will
+        that knows the present repository, and as a new one will. A family that is no longer
+        delegated to loses its releases. Raises ConflictError, TrustError and its children.
+        """
+        now = self._clock()
+        with self._change:
+            present = self._files()
+            files = changed(present, change)
+            families = publisher.families_in(role_file(files, "targets"))
+            revoked = set(publisher.families_in(role_file(present, "targets"))) - set(families)
+            files = self._sealed(files, now)
+            view = _verify(files, now, present)
+            _raise_faults(view)
+            self._keys.director.among({key.keyid for key in view.directors})
+            gone = [path for family in families for path in view.floor(family).withdrawn]
+            gone += [row.path for family in revoked for row in self._releases.list(family)]
+            self._releases.replace(files, now, withdrawn=gone)
+            self._settle(files)
 
     def accept(self, role: bytes, manifest_bytes: bytes) -> ReleaseRow:
         """Take one more release of a family.
@@ -119,14 +163,15 @@ class ModelsRepository:
             known = self._releases.get(path)
             if known is not None and (known.manifest, present) == (manifest_bytes, role):
                 return known
-            _check_successor(present, role)
+            check_successor(present, role)
             next_files = dict(files)
-            del next_files[_name(document.family, present)]
-            next_files[_name(document.family, role)] = role
+            del next_files[name_of(document.family, present)]
+            next_files[name_of(document.family, role)] = role
             next_files = self._sealed(next_files, now)
-            view = _verify(next_files, now)
+            view = _verify(next_files, now, files)
             facts = view.release(path)
-            _check_difference(publisher.releases_in(present), publisher.releases_in(role), facts)
+            check_terms(present, role)
+            check_difference(publisher.releases_in(present), publisher.releases_in(role), facts)
             _check_manifest(facts, manifest_bytes)
             self._check_chunks(document)
             self._chunks.put(facts.digest, manifest_bytes)
@@ -139,8 +184,10 @@ class ModelsRepository:
         """Sign snapshot and timestamp again if half of a life is over; True if it was done."""
         with self._change:
             files = self._releases.files()
+            if files:
+                self._settle(files)
             if not files or not any(
-                _is_due(_role_file(files, role), role, now) for role in ("snapshot", "timestamp")
+                _is_due(role_file(files, role), role, now) for role in ("snapshot", "timestamp")
             ):
                 return False
             self._releases.replace(self._sealed(files, now), now)
@@ -157,23 +204,31 @@ class ModelsRepository:
     def _sealed(self, files: Mapping[str, bytes], now: float) -> dict[str, bytes]:
         """Return the files under a new snapshot and timestamp."""
         kept = dict(files)
-        versions = {
-            role: max(_pop_version(kept, role) + 1, 1) for role in ("snapshot", "timestamp")
-        }
-        targets = _role_file(kept, "targets")
-        listed = {"targets": targets}
-        for family in publisher.families_in(targets):
-            listed[family] = _role_file(kept, family)
+        versions = {role: max(pop_version(kept, role) + 1, 1) for role in ("snapshot", "timestamp")}
+        allowed = online_keyids(kept)
         snapshot = publisher.create_snapshot(
-            self._keys.snapshot, version=versions["snapshot"], files=listed, now=now
+            self._keys.snapshot.among(allowed["snapshot"]),
+            version=versions["snapshot"],
+            files={role: role_file(kept, role) for role in listed_roles(kept)},
+            now=now,
         )
-        kept[_name("snapshot", snapshot)] = snapshot
+        kept[name_of("snapshot", snapshot)] = snapshot
         kept[roles.TIMESTAMP_FILE] = publisher.create_timestamp(
-            self._keys.timestamp, version=versions["timestamp"], snapshot=snapshot, now=now
+            self._keys.timestamp.among(allowed["timestamp"]),
+            version=versions["timestamp"],
+            snapshot=snapshot,
+            now=now,
         )
         if len(kept) > limits.REPOSITORY_FILES_MAX:
             raise ConflictError(f"the repository would have {len(kept)} files, too many")
         return kept
+
+    def _settle(self, files: Mapping[str, bytes]) -> None:
+        """Let the successors of online keys take over where these files name them."""
+        allowed = online_keyids(files)
+        self._keys.snapshot.settle(allowed["snapshot"])
+        self._keys.timestamp.settle(allowed["timestamp"])
+        self._keys.director.settle(allowed["director"])
 
     def _check_chunks(self, document: Manifest) -> None:
         if missing := self._chunks.missing(document.chunks()):
@@ -188,41 +243,25 @@ class ModelsRepository:
                 raise DigestMismatch(f"file {entry.name} is not {entry.length} bytes long")
 
 
-def _verify(files: Mapping[str, bytes], now: float) -> View:
-    """Return what a device that is new would make of these files."""
+def _verify(
+    files: Mapping[str, bytes], now: float, present: Mapping[str, bytes] | None = None
+) -> View:
+    """Return what a new device makes of these files, after one that knows `present` took them."""
+    anchor = first_root(files)
+    if present is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            cache = Path(scratch)
+            known: Mapping[str, Mark] = {}
+            with suppress(MetadataExpired):  # then no device knows it any more
+                known = verifier.refresh(cache, anchor, present, now).marks
+            verifier.refresh(cache, anchor, files, now, known)
     with tempfile.TemporaryDirectory() as scratch:
-        return verifier.refresh(Path(scratch), _role_file(files, "root"), files, now)
+        return verifier.refresh(Path(scratch), anchor, files, now)
 
 
 def _raise_faults(view: View) -> None:
     for fault in view.faults.values():
         raise fault
-
-
-def _check_successor(present: bytes, role: bytes) -> None:
-    expected = publisher.describe(present).version + 1
-    found = publisher.describe(role).version
-    if found < expected:
-        raise ConflictError(
-            f"the role has version {found}; {expected} is next: somebody published meanwhile",
-            hint="Sign the release again: shoal release sign.",
-        )
-    if found > expected:
-        raise TrustError(f"the role has version {found}; {expected} is next")
-
-
-def _check_difference(
-    present: Mapping[str, ReleaseFacts], role: Mapping[str, ReleaseFacts], added: ReleaseFacts
-) -> None:
-    if added.path in present:
-        raise ConflictError(f"release {added.path} exists already")
-    if dict(role) != {**present, added.path: added}:
-        raise RollbackAttempt(
-            f"the role changes more than to add {added.path}",
-            hint="Releases stay listed; withdraw one instead of removing it.",
-        )
-    if any(other.number >= added.number for other in present.values()):
-        raise RollbackAttempt(f"release {added.path} has number {added.number}, which is not new")
 
 
 def _check_manifest(facts: ReleaseFacts, data: bytes) -> None:
@@ -242,35 +281,6 @@ def _row(document: Manifest, facts: ReleaseFacts, data: bytes, now: float) -> Re
         is_withdrawn=False,
         published=now,
     )
-
-
-def _name(role: str, data: bytes) -> str:
-    return roles.file_name(role, publisher.describe(data).version)
-
-
-def _role_file(files: Mapping[str, bytes], role: str) -> bytes:
-    """Return the newest file of a role. Raises NotFound."""
-    version = _version(files, role)
-    if version == 0:
-        raise NotFound(f"the repository has no role {role!r:.40}")
-    return files[roles.file_name(role, version)]
-
-
-def _version(files: Mapping[str, bytes], role: str) -> int:
-    """Return the newest version of a role, 0 if there is none."""
-    if role == "timestamp":
-        data = files.get(roles.TIMESTAMP_FILE)
-        return publisher.describe(data).version if data is not None else 0
-    numbers = (
-        name.removesuffix(f".{role}.json") for name in files if name.endswith(f".{role}.json")
-    )
-    return max((int(number) for number in numbers if number.isdecimal()), default=0)
-
-
-def _pop_version(files: dict[str, bytes], role: str) -> int:
-    version = _version(files, role)
-    files.pop(roles.file_name(role, version), None)
-    return version
 
 
 def _is_due(data: bytes, role: str, now: float) -> bool:

@@ -15,7 +15,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from firmware_bundles import limits
-from firmware_bundles.errors import Malformed, MessageTooLarge, SignatureInvalid
+from firmware_bundles.errors import Malformed, MessageTooLarge, ShoalError, SignatureInvalid
 from firmware_bundles.wire import codec, messages
 
 if TYPE_CHECKING:
@@ -64,6 +64,17 @@ def open_envelope(kind: type[SignedT], data: bytes, keys: Sequence[Key]) -> Sign
             f"{kind.__name__} envelope is signed by none of the {len(keys)} keys that may"
         ) from error
     return codec.decode(kind, envelope.payload)
+
+
+def peek(kind: type[SignedT], data: bytes) -> SignedT | None:
+    """Return what an envelope claims, with nothing verified; None if it cannot be read."""
+    if len(data) > _ENVELOPE_BYTES_MAX[kind]:
+        return None
+    try:
+        envelope = Envelope.from_dict(json.loads(data))
+        return codec.decode(kind, envelope.payload)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ShoalError):
+        return None
 
 
 def device_key(device: str, public_pem: bytes) -> SSlibKey:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from firmware_bundles.trust.keys import Key, Signer
 
 _PRIVATE_MODE: Final = 0o600
+_NEXT_SUFFIX: Final = ".next.pem"
 _ROOT_FILE: Final = "root.json"
 _TARGETS_FILE: Final = "targets.json"
 _DIRECTOR_FILE: Final = "director-keys.json"
@@ -72,6 +73,40 @@ def read_beginning(folder: Path) -> Beginning:
         director_keys=(folder / _DIRECTOR_FILE).read_bytes(),
         families=families,
     )
+
+
+def signers(folder: Path, passphrase: bytes) -> dict[str, Signer]:
+    """Return all private keys of a folder by name, successors left out. Raises InputError, OSError.
+
+    Names are root-1 to root-3, targets and family-NAME; keys that are kept elsewhere are not there.
+    """
+    return {
+        path.stem: keys.decode_private(path.read_bytes(), passphrase, f"key file {path}")
+        for path in sorted(folder.glob("*.pem"))
+        if not path.name.endswith(_NEXT_SUFFIX)
+    }
+
+
+def successor(folder: Path, name: str, passphrase: bytes) -> Signer:
+    """Return the key that shall follow `name`, made and written at the first call.
+
+    An interrupted rotation goes on with it. Raises InputError, OSError.
+    """
+    path = folder / f"{name}{_NEXT_SUFFIX}"
+    if not path.exists():
+        durable.write(path, keys.encode_private(keys.generate(), passphrase), mode=_PRIVATE_MODE)
+    return keys.decode_private(path.read_bytes(), passphrase, f"key file {path}")
+
+
+def settle(folder: Path, name: str) -> None:
+    """Put the successor in the place of `name`, after the control plane took it. Raises OSError."""
+    (folder / f"{name}{_NEXT_SUFFIX}").replace(folder / f"{name}.pem")
+    durable.sync_directory(folder)
+
+
+def family_name(family: str) -> str:
+    """Return the name of a family's key. Raises Malformed."""
+    return _family_key(parse(Family, family, "model family"))
 
 
 def family_signer(folder: Path, family: str, passphrase: bytes) -> Signer:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from securesystemslib.exceptions import UnverifiedSignatureError
-from tuf.api.exceptions import RepositoryError
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
@@ -65,6 +65,94 @@ def create_root(
     return _sign(root, root_signers)
 
 
+def next_root(
+    current: bytes, signers: Sequence[Signer], *, keys: Mapping[str, Sequence[Key]], now: float
+) -> bytes:
+    """Return the root after `current`, with the keys of the roles in `keys` replaced.
+
+    Enough of the former root keys and enough of the new ones must sign (TUF 5.3.4). Raises
+    SignatureInvalid if `signers` are too few, TrustError, InputError.
+    """
+    former = _root(current)
+    root = _root(current)
+    for role, wanted in keys.items():
+        for keyid in list(root.roles[role].keyids):
+            root.revoke_key(keyid, role)
+        for key in wanted:
+            root.add_key(key, role)
+    root.version += 1
+    root.expires = roles.expiry("root", now)
+    data = _sign(root, signers)
+    for delegator in (former, root):
+        _check_signed(delegator, "root", data)
+    return data
+
+
+def next_targets(
+    current: bytes,
+    signer: Signer,
+    *,
+    now: float,
+    families: Mapping[str, Key] | None = None,
+    revoked: Iterable[str] = (),
+    director_keys: bytes | None = None,
+) -> bytes:
+    """Return the targets role after `current`: families added or given new keys, others revoked.
+
+    Raises InputError for a family that is not there to be revoked, TrustError.
+    """
+    role = _targets(current)
+    named = family_keys(current)
+    for family in revoked:
+        if family not in named:
+            raise InputError(f"the owners delegate to no family {family!r:.40}")
+        del named[family]
+    roles.delegate_families(role, {**named, **(families or {})})
+    if director_keys is not None:
+        path = roles.DIRECTOR_KEYS_PATH
+        role.targets[path] = TargetFile.from_data(path, director_keys, ["sha256"])
+    role.version += 1
+    role.expires = roles.expiry("targets", now)
+    return _sign(role, [signer])
+
+
+def next_terms(
+    current: bytes,
+    signer: Signer,
+    *,
+    now: float,
+    former: Key | None = None,
+    min_release: int | None = None,
+    withdraw: Iterable[str] = (),
+) -> bytes:
+    """Return a family's next role with the same releases and a higher floor.
+
+    `former` is the key that signed `current`, if it is another. Raises SignatureInvalid,
+    InputError.
+    """
+    role = _own_role(current, former or signer.public_key)
+    newest = max((facts.number for facts in _releases(role).values()), default=0)
+    _raise_floor(role, newest, min_release, withdraw)
+    role.version += 1
+    role.expires = roles.expiry("family", now)
+    return _sign(role, [signer])
+
+
+def root_keys(root: bytes) -> dict[str, tuple[int, tuple[Key, ...]]]:
+    """Return threshold and keys of each role that a root names, not verified. Raises TrustError."""
+    signed = _root(root)
+    return {
+        name: (role.threshold, tuple(signed.keys[keyid] for keyid in role.keyids))
+        for name, role in signed.roles.items()
+    }
+
+
+def family_keys(targets: bytes) -> dict[str, Key]:
+    """Return the key of each family, not verified. Raises TrustError."""
+    role = _targets(targets)
+    return {name: _family_key(role, name) for name in roles.families_of(role)}
+
+
 def create_targets(
     signer: Signer, *, families: Mapping[str, Key], director_keys: bytes, now: float
 ) -> bytes:
@@ -98,7 +186,7 @@ def add_release(
     `current` came from elsewhere: it is extended only if this signer signed it. Raises
     SignatureInvalid, ConflictError (path already taken), InputError.
     """
-    role = _own_role(current, signer)
+    role = _own_role(current, signer.public_key)
     if path in role.targets:
         raise ConflictError(
             f"release {path} exists already", hint="Build the bundle with a new --version."
@@ -116,13 +204,17 @@ def create_snapshot(
 ) -> bytes:
     """Return a snapshot over the current file of each role, by role name, targets among them."""
     meta = {f"{role}.json": _meta_file(data) for role, data in files.items()}
-    return _sign(Snapshot(version, expires=roles.expiry("snapshot", now), meta=meta), [signer])
+    role = Snapshot(version, expires=roles.expiry("snapshot", now), meta=meta)
+    roles.set_issued(role, now)
+    return _sign(role, [signer])
 
 
 def create_timestamp(signer: Signer, *, version: int, snapshot: bytes, now: float) -> bytes:
     """Return a timestamp over the current snapshot."""
     expires = roles.expiry("timestamp", now)
-    return _sign(Timestamp(version, expires=expires, snapshot_meta=_meta_file(snapshot)), [signer])
+    role = Timestamp(version, expires=expires, snapshot_meta=_meta_file(snapshot))
+    roles.set_issued(role, now)
+    return _sign(role, [signer])
 
 
 def families_in(targets: bytes) -> tuple[str, ...]:
@@ -140,11 +232,38 @@ def floor_in(family_role: bytes) -> Floor:
     return roles.terms_of(_targets(family_role))
 
 
-def _own_role(data: bytes, signer: Signer) -> Targets:
+def _family_key(role: Targets, family: str) -> Key:
+    assert role.delegations is not None
+    assert role.delegations.roles is not None
+    keyids = role.delegations.roles[family].keyids
+    if len(keyids) != 1:
+        raise TrustError(f"family {family!r:.40} has {len(keyids)} keys, one was expected")
+    return role.delegations.keys[keyids[0]]
+
+
+def _root(data: bytes) -> Root:
+    signed = _read(data).signed
+    if not isinstance(signed, Root):
+        raise TrustError(f"a file that should hold a root holds {signed.type!r}")
+    return signed
+
+
+def _check_signed(delegator: Root, role: str, data: bytes) -> None:
+    metadata = _read(data)
+    try:
+        delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    except UnsignedMetadataError as error:
+        raise SignatureInvalid(
+            f"the next {role} is signed by too few of the keys that must: {error}",
+            hint="Former and new root keys must sign; see which: shoal keys show.",
+        ) from error
+
+
+def _own_role(data: bytes, key: Key) -> Targets:
     metadata = _read(data)
     try:
         payload = metadata.signed_bytes
-        signer.public_key.verify_signature(metadata.signatures[signer.public_key.keyid], payload)
+        key.verify_signature(metadata.signatures[key.keyid], payload)
     except (KeyError, UnverifiedSignatureError) as error:
         raise SignatureInvalid(
             "the role that the server holds was not signed by this family's key",

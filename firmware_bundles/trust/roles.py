@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
-from tuf.api.metadata import DelegatedRole, Delegations, Key, Root, TargetFile, Targets
+from tuf.api.metadata import DelegatedRole, Delegations, Key, Root, Signed, TargetFile, Targets
 
 from firmware_bundles import limits
 from firmware_bundles.errors import InputError, TrustError
@@ -22,6 +22,7 @@ ROOT_THRESHOLD: Final = 2
 TIMESTAMP_FILE: Final = "timestamp.json"
 DIRECTOR_KEYS_PATH: Final = "director/keys.json"
 TERMS_FIELD: Final = "shoal"
+ISSUED_FIELD: Final = "issued"
 RESERVED_NAMES: Final = frozenset({"root", "targets", "snapshot", "timestamp", "director"})
 
 _DAY_S: Final = 86400
@@ -66,6 +67,19 @@ def time_of(unix_s: float) -> datetime:
 def expiry(role: str, now: float) -> datetime:
     """Return when metadata of `role` signed now expires; a role not of the top is a family's."""
     return time_of(now + LIFE_S.get(role, LIFE_S["family"]))
+
+
+def issued_at(signed: Signed) -> float:
+    """Return when a verified role says that it was signed, 0 if it does not say so."""
+    issued = signed.unrecognized_fields.get(ISSUED_FIELD)
+    if isinstance(issued, bool) or not isinstance(issued, int):
+        return 0.0
+    return float(issued) if 0 <= issued < signed.expires.timestamp() else 0.0
+
+
+def set_issued(signed: Signed, now: float) -> None:
+    """Write when a role is signed into it: TUF itself only tells when it ends."""
+    signed.unrecognized_fields[ISSUED_FIELD] = int(now)
 
 
 def empty_root() -> Root:

@@ -7,7 +7,6 @@ stands here.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote
@@ -17,7 +16,7 @@ from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Targets
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from firmware_bundles import limits
+from firmware_bundles import durable, limits
 from firmware_bundles.errors import (
     AssignmentExpired,
     AssignmentForeign,
@@ -28,23 +27,26 @@ from firmware_bundles.errors import (
     ReleaseBelowFloor,
     ReleaseUnknown,
     ReleaseWithdrawn,
-    RollbackAttempt,
     ShoalError,
-    SignatureInvalid,
     TrustError,
 )
-from firmware_bundles.trust import envelopes, keys, roles
+from firmware_bundles.trust import envelopes, floors, keys, publisher, roles, times
+from firmware_bundles.trust.refusals import translated
+from firmware_bundles.trust.updater import GuardedUpdater
 from firmware_bundles.wire.messages import Assignment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from firmware_bundles.trust.floors import Mark
     from firmware_bundles.trust.keys import Key
     from firmware_bundles.trust.roles import Floor, ReleaseFacts
     from firmware_bundles.wire.messages import Order
 
 _ORIGIN: Final = "memory:///"
+_DIRECTOR_KEYS_FILE: Final = "director-keys"
+_TOP_ROLES: Final = ("root", "timestamp", "snapshot", "targets")
 _FILE_BYTES_MAX: Final = limits.REPOSITORY_FILE_BYTES_MAX
 _CONFIG: Final = UpdaterConfig(
     root_max_length=_FILE_BYTES_MAX,
@@ -63,11 +65,17 @@ class Repository:
     `faults` and raised to whoever asks for that family.
     """
 
-    versions: Mapping[str, int]
+    marks: Mapping[str, Mark]
+    issued: float
     directors: tuple[Key, ...]
     releases: Mapping[str, Mapping[str, ReleaseFacts]]
     floors: Mapping[str, Floor]
     faults: Mapping[str, ShoalError]
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The verified version of each role."""
+        return {role: mark.version for role, mark in self.marks.items()}
 
     def release(self, path: str) -> ReleaseFacts:
         """Return a listed release.
@@ -96,31 +104,59 @@ class Repository:
 
 
 def refresh(
-    metadata_dir: Path, bootstrap_root: bytes, files: Mapping[str, bytes], now: float
+    metadata_dir: Path,
+    bootstrap_root: bytes,
+    files: Mapping[str, bytes],
+    now: float,
+    known: Mapping[str, Mark] | None = None,
 ) -> Repository:
     """Run the TUF client workflow over collected `files`, named as in the repository.
 
     What is not in `files` counts as absent. `metadata_dir` is the trusted cache: it is read, and
-    only verified files are written to it. `now` is the one reference time of the whole run. Raises
+    only verified files that are not below the floors in `known` are written to it. Expiry is judged
+    by `now`, or by the newest time that the verified files prove, if that is later. Raises
     SignatureInvalid, RollbackAttempt, MetadataExpired, DigestMismatch, MetadataMissing, or
     TrustError for what cannot be read at all.
     """
     metadata_dir.mkdir(parents=True, exist_ok=True)
-    with _translated("the models repository"):
-        updater = Updater(
-            str(metadata_dir),
-            _ORIGIN,
-            str(metadata_dir),
+    known = known or {}
+    with translated("the models repository"):
+        updater = GuardedUpdater(
+            metadata_dir,
             _ORIGIN,
             fetcher=_Collected(files),
             config=_CONFIG,
             bootstrap=bootstrap_root,
+            known=known,
+            note=lambda _: None,  # the caller keeps the marks, all at once
         )
         # python-tuf takes the clock of the machine; expiry must be judged by the time we trust.
         updater._trusted_set.reference_time = roles.time_of(now)  # noqa: SLF001
         updater.refresh()
-        directors = _directors(updater, files)
-    return _load_families(updater, directors)
+        issued = _newest_issue(updater)
+        _check_expiry(updater, max(now, issued))
+        directors = _directors(updater, files, metadata_dir)
+    repository = _load_families(updater, directors, issued)
+    floors.check(known, repository.marks)
+    return repository
+
+
+def cached_files(metadata_dir: Path) -> dict[str, bytes]:
+    """Return the trusted cache as files of a repository, to be verified again without a network."""
+    found: dict[str, bytes] = {}
+    for path in sorted(metadata_dir.glob("*.json")):
+        data = path.read_bytes()
+        if path.stem == "root" or not data:
+            continue
+        try:
+            version = publisher.describe(data).version
+        except TrustError:
+            continue
+        found[roles.file_name(unquote(path.stem), version)] = data
+    directors = metadata_dir / _DIRECTOR_KEYS_FILE
+    if directors.exists():
+        found[roles.DIRECTOR_KEYS_PATH] = directors.read_bytes()
+    return found
 
 
 def admit(
@@ -165,29 +201,20 @@ class _Collected(FetcherInterface):
         return iter((self._files[name],))
 
 
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Raise TUF's refusals as ours; the more particular class stands first."""
-    try:
-        yield
-    except tuf_errors.UnsignedMetadataError as error:
-        raise SignatureInvalid(f"{what}: {error}") from error
-    except tuf_errors.BadVersionNumberError as error:
-        raise RollbackAttempt(f"{what}: {error}") from error
-    except tuf_errors.ExpiredMetadataError as error:
-        raise MetadataExpired(f"{what}: {error}") from error
-    except (
-        tuf_errors.LengthOrHashMismatchError,
-        tuf_errors.DownloadLengthMismatchError,
-    ) as error:
-        raise DigestMismatch(f"{what}: {error}") from error
-    except tuf_errors.DownloadError as error:
-        raise MetadataMissing(f"{what}: {error}") from error
-    except (tuf_errors.RepositoryError, ValueError, RecursionError) as error:
-        raise TrustError(f"{what} cannot be used: {error!s:.300}") from error
+def _newest_issue(updater: Updater) -> float:
+    """Return the latest time at which a verified top-level role says that it was signed."""
+    trusted = updater._trusted_set  # noqa: SLF001
+    return max(roles.issued_at(trusted[role]) for role in _TOP_ROLES)
 
 
-def _directors(updater: Updater, files: Mapping[str, bytes]) -> tuple[Key, ...]:
+def _check_expiry(updater: Updater, now: float) -> None:
+    """Judge again by what the files themselves prove: a clock at 1970 sees no expiry."""
+    for role in _TOP_ROLES:
+        if updater._trusted_set[role].is_expired(roles.time_of(now)):  # noqa: SLF001
+            raise MetadataExpired(f"role {role} had expired when others of its set were signed")
+
+
+def _directors(updater: Updater, files: Mapping[str, bytes], metadata_dir: Path) -> tuple[Key, ...]:
     target = updater.get_targetinfo(roles.DIRECTOR_KEYS_PATH)
     if target is None:
         raise TrustError(f"the owners list no {roles.DIRECTOR_KEYS_PATH}: nobody may direct")
@@ -195,17 +222,19 @@ def _directors(updater: Updater, files: Mapping[str, bytes]) -> tuple[Key, ...]:
     if data is None:
         raise MetadataMissing(f"{roles.DIRECTOR_KEYS_PATH} was not collected")
     target.verify_length_and_hashes(data)
+    kept = metadata_dir / _DIRECTOR_KEYS_FILE
+    if not kept.exists() or kept.read_bytes() != data:
+        durable.write(kept, data)
     return tuple(keys.parse_public_list(data))
 
 
-def _load_families(updater: Updater, directors: tuple[Key, ...]) -> Repository:
+def _load_families(
+    updater: GuardedUpdater, directors: tuple[Key, ...], issued: float
+) -> Repository:
     trusted = updater._trusted_set  # noqa: SLF001 - python-tuf has no public call that lists a role's targets
     targets = cast("Targets", trusted["targets"])
-    versions = {
-        role: trusted[role].version for role in ("root", "timestamp", "snapshot", "targets")
-    }
     releases: dict[str, Mapping[str, ReleaseFacts]] = {}
-    floors: dict[str, Floor] = {}
+    allowed: dict[str, Floor] = {}
     faults: dict[str, ShoalError] = {}
     for family in roles.families_of(targets):
         try:
@@ -213,18 +242,22 @@ def _load_families(updater: Updater, directors: tuple[Key, ...]) -> Repository:
             releases[family] = {
                 path: roles.release_facts(target) for path, target in role.targets.items()
             }
-            floors[family] = roles.terms_of(role)
-            versions[family] = role.version
+            allowed[family] = roles.terms_of(role)
         except ShoalError as error:
             faults[family] = error
     return Repository(
-        versions=versions, directors=directors, releases=releases, floors=floors, faults=faults
+        marks=updater.marks(),
+        issued=issued,
+        directors=directors,
+        releases=releases,
+        floors=allowed,
+        faults=faults,
     )
 
 
 def _load_family(updater: Updater, family: str) -> Targets:
     """Load one delegated role. Only its own family's paths count, whatever else it may list."""
-    with _translated(f"role {family!r:.40}"):
+    with translated(f"role {family!r:.40}"):
         updater.get_targetinfo(f"{family}/0/manifest.json")
     role = updater._trusted_set.get(family)  # noqa: SLF001 - as above
     if not isinstance(role, Targets):
@@ -232,6 +265,22 @@ def _load_family(updater: Updater, family: str) -> Targets:
     if foreign := sorted(path for path in role.targets if path.split("/", 1)[0] != family):
         raise TrustError(f"role {family!r:.40} lists paths of others: {foreign[0]!r:.140}")
     return role
+
+
+def moment(envelope: bytes, *, device: str, nonce: str | None, own: float, floor: float) -> float:
+    """Return the time by which this envelope, and the repository for it, is to be judged.
+
+    The envelope is not verified yet: whoever forges it can have it refused, nothing more, for only
+    a director's signature makes it count, and the repository must be good at that time as well.
+    """
+    claimed = envelopes.peek(Assignment, envelope)
+    is_answer = (
+        claimed is not None
+        and nonce is not None
+        and (claimed.device, claimed.nonce) == (device, nonce)
+    )
+    vouched = claimed.issued if claimed is not None and is_answer else None
+    return times.judge(own=own, floor=floor, vouched=vouched)
 
 
 def _check_times(assignment: Assignment, now: float) -> None:

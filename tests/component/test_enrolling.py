@@ -17,6 +17,7 @@ from agent import cli, identity
 from agent.store.state import State
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.certificates import key_of, parse_request
+from firmware_bundles.trust.floors import Mark
 from firmware_bundles.wire.enrolment import Enrolment, EnrolmentRequest
 
 Answer = Callable[[EnrolmentRequest], tuple[int, bytes]]
@@ -126,13 +127,13 @@ def test_enrolling_again_keeps_the_key_and_takes_the_damage_back(
     before = contents(tmp_path)
     state = State.open(tmp_path / "state.db")
     state.mark_damaged(is_damaged=True)
-    state.raise_floors({"root": 1})
+    state.raise_floors({"root": Mark(version=1)})
     state.close()
     assert enrol(server, tmp_path) == cli.DONE
     assert contents(tmp_path)[identity.KEY] == before[identity.KEY]
     state = State.open(tmp_path / "state.db")
     assert not state.is_damaged()
-    assert state.floors() == {"root": 1}
+    assert state.floors() == {"root": Mark(version=1)}
     state.close()
 
 
@@ -140,7 +141,7 @@ def test_another_root_of_trust_begins_anew(server: Server, tmp_path: Path) -> No
     """Versions and generations of another fleet mean nothing here."""
     enrol(server, tmp_path)
     state = State.open(tmp_path / "state.db")
-    state.raise_floors({"root": 9})
+    state.raise_floors({"root": Mark(version=9)})
     state.close()
     (tmp_path / "trust").mkdir()
     server.root = b'{"root":"another"}'

@@ -10,6 +10,7 @@ import pytest
 
 from agent.children import Children
 from agent.clock import Clock
+from agent.deployment import verification
 from agent.deployment.verification import Known, Verification
 from agent.identity import Broker, Identity
 from agent.store import state_schema
@@ -20,12 +21,13 @@ from firmware_bundles.wire.messages import Assignment, RepositoryHint
 from support.owners import NOW, Owners
 
 NONCE = "ab" * 16
+DAY_S = 86400.0
 
 
 class Device:
     """The verifying part of a device, on a line that delivers what the owners retain."""
 
-    def __init__(self, folder: Path, owners: Owners) -> None:
+    def __init__(self, folder: Path, owners: Owners, clock: Clock | None = None) -> None:
         self.retained: dict[str, bytes] = {}
         self.admitted: list[Assignment] = []
         self.detected: list[ShoalError] = []
@@ -42,7 +44,7 @@ class Device:
             ),
             state=self.state,
             children=Children(s_max=60),
-            clock=Clock(floor=NOW),
+            clock=clock or Clock(floor=NOW),
             line=self,
             known=lambda: Known(self.generations, NONCE),
             on_assignment=self._admitted,
@@ -66,7 +68,8 @@ class Device:
     def publish(self, files: dict[str, bytes], *, hint: bool = True) -> None:
         """Retain files as the control plane does: the hint comes last."""
         self.retained = files
-        if topics.repository_file("timestamp.json") in self.subscribed:
+        is_followed = topics.repository_file("timestamp.json") in self.subscribed
+        if is_followed and "timestamp.json" in files:
             self.verification.take_file("timestamp.json", files["timestamp.json"])
         if hint:
             self.verification.take_hint(
@@ -116,7 +119,7 @@ def test_an_assignment_is_admitted_and_its_time_and_versions_are_kept(
         envelope = owners.assignment(owners.order("1", generation=5), nonce=NONCE)
         assert await device.verdict(envelope) == "admitted"
         assert [order.generation for order in device.admitted[0].orders] == [5]
-        assert device.state.floors()["digits"] == 3
+        assert device.state.floors()["digits"].version == 3
         assert device.state.time_floor() == NOW
         assert device.subscribed == {topics.repository_file("timestamp.json")}
         device.state.close()
@@ -208,6 +211,116 @@ def test_an_older_repository_is_refused_even_with_an_empty_cache(
         envelope = owners.assignment(owners.order("1", generation=7))
         assert await device.verdict(envelope) == "trust.rollback"
         assert len(device.admitted) == 1
+        device.state.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("own", [0.0, NOW - 30 * DAY_S, NOW + 10_000 * DAY_S])
+def test_an_answer_tells_the_time_to_a_wrong_clock(
+    tmp_path: Path, owners: Owners, own: float
+) -> None:
+    """At 1970, a month late or decades ahead: the answer to a nonce counts, and so does a push."""
+
+    async def run() -> None:
+        device = Device(tmp_path, owners, Clock(source=lambda: own))
+        device.publish(owners.seal())
+        envelope = owners.assignment(owners.order("1"), nonce=NONCE)
+        assert await device.verdict(envelope) == "admitted"
+        assert device.state.time_floor() == NOW
+        push = owners.assignment(owners.order("2", generation=2))
+        assert await device.verdict(push) == "admitted"
+        device.state.close()
+
+    asyncio.run(run())
+
+
+def test_a_clock_at_1970_does_not_disable_expiry(tmp_path: Path, owners: Owners) -> None:
+    """The answer's own time shows that what it rests on is over."""
+
+    async def run() -> None:
+        device = Device(tmp_path, owners, Clock(source=lambda: 0.0))
+        device.publish(owners.seal())
+        owners.now += 10 * DAY_S
+        envelope = owners.assignment(owners.order("1"), nonce=NONCE)
+        assert await device.verdict(envelope) == "trust.expired"
+        assert device.state.time_floor() == 0.0
+        device.state.close()
+
+    asyncio.run(run())
+
+
+def test_no_answer_turns_a_clock_back_a_little(tmp_path: Path, owners: Owners) -> None:
+    """A stolen director key must not keep an expired repository alive."""
+
+    async def run() -> None:
+        device = Device(tmp_path, owners, Clock(source=lambda: NOW + 10 * DAY_S))
+        device.publish(owners.seal())
+        envelope = owners.assignment(owners.order("1"), nonce=NONCE)
+        assert await device.verdict(envelope) == "trust.expired"
+        device.state.close()
+
+    asyncio.run(run())
+
+
+def test_owners_recover_a_device_from_a_fast_forward(tmp_path: Path, owners: Owners) -> None:
+    """New online keys in root let timestamp and snapshot begin again."""
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        owners.version = 2**30
+        device.publish(owners.seal())
+        assert await device.verdict(owners.assignment(owners.order("1"))) == "admitted"
+        owners.version = 0
+        owners.rotate("snapshot", "timestamp")
+        device.publish(owners.seal())
+        second = owners.assignment(owners.order("2", generation=2))
+        assert await device.verdict(second) == "admitted"
+        assert device.state.floors()["timestamp"].version == 1
+        assert device.state.floors()["root"].version == 2
+        device.state.close()
+
+    asyncio.run(run())
+
+
+def test_a_lost_cache_is_filled_again_from_the_first_root(tmp_path: Path, owners: Owners) -> None:
+    """The device asks for every root, not only for the newest."""
+    for name in ("timestamp", "root-1", "root-3"):
+        owners.rotate(name)
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        device.publish(owners.seal())
+        assert await device.verdict(owners.assignment(owners.order("1"))) == "admitted"
+        for file in (tmp_path / "trust").rglob("*"):
+            if not file.is_dir():
+                file.unlink()
+        second = owners.assignment(owners.order("2", generation=2))
+        device.verification.connection_changed(is_up=False)
+        device.publish(owners.seal())
+        assert await device.verdict(second) == "admitted"
+        device.state.close()
+
+    asyncio.run(run())
+
+
+def test_without_the_repository_the_own_cache_is_verified_again(
+    tmp_path: Path, owners: Owners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that lost what it retained does not stop an order for a known release."""
+    monkeypatch.setattr(verification, "_COLLECT_S_MAX", 0.05)
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        envelope = owners.assignment(owners.order("1"))
+        assert await device.verdict(envelope) == "transfer.metadata_missing"
+        device.publish(owners.seal())
+        assert await device.verdict(envelope) == "admitted"
+        device.publish({})
+        second = owners.assignment(owners.order("2", generation=2))
+        assert await device.verdict(second) == "admitted"
+        (tmp_path / "trust" / "director-keys").write_bytes(b"{}")
+        assert await device.verdict(second) == "trust.digest_mismatch"
         device.state.close()
 
     asyncio.run(run())

@@ -22,6 +22,9 @@ def signer(seed: int) -> CryptoSigner:
     return CryptoSigner(Ed25519PrivateKey.from_private_bytes(seed.to_bytes(32, "big")))
 
 
+_ROOTS = ("root-1", "root-2", "root-3")
+
+
 @dataclass
 class Owners:
     """All keys, and the present file of each role."""
@@ -45,6 +48,7 @@ class Owners:
             timestamp_key=self.signers["timestamp"].public_key,
             now=self.now,
         )
+        self.roots = [self.root]
         self.roles["targets"] = publisher.create_targets(
             self.signers["targets"],
             families={name: self.signers[name].public_key for name in self.families},
@@ -75,6 +79,21 @@ class Owners:
         )
         return self.roles[family]
 
+    def rotate(self, *names: str) -> None:
+        """Give keys of the root new successors; enough former and new root keys sign."""
+        former = [self.signers[name] for name in _ROOTS]
+        for place, name in enumerate(names):
+            self.signers[name] = signer(self.seed + 500 + len(self.roots) * 20 + place)
+        changed = {
+            role: [self.signers[name].public_key for name in (_ROOTS if role == "root" else [role])]
+            for role in {"root" if name in _ROOTS else name for name in names}
+        }
+        every = [*former, *(self.signers[name] for name in _ROOTS)]
+        distinct = {each.public_key.keyid: each for each in every}
+        self.roots.append(
+            publisher.next_root(self.roots[-1], list(distinct.values()), keys=changed, now=self.now)
+        )
+
     def seal(self) -> dict[str, bytes]:
         """Sign the next snapshot and timestamp; returns the repository by file name."""
         self.version += 1
@@ -85,7 +104,7 @@ class Owners:
             self.signers["timestamp"], version=self.version, snapshot=snapshot, now=self.now
         )
         files = {
-            "1.root.json": self.root,
+            **{f"{place + 1}.root.json": root for place, root in enumerate(self.roots)},
             roles.DIRECTOR_KEYS_PATH: self.director_keys,
             f"{self.version}.snapshot.json": snapshot,
             "timestamp.json": timestamp,

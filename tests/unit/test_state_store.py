@@ -17,6 +17,7 @@ from agent.store import state_schema
 from agent.store.state import State
 from firmware_bundles.errors import DeviceError, RollbackAttempt, StateDamaged
 from firmware_bundles.limits import DETECTIONS_PER_REPORT_MAX
+from firmware_bundles.trust.floors import Mark
 from firmware_bundles.wire.messages import Arm, ModelReference, Order
 
 
@@ -88,21 +89,45 @@ def test_report_numbers_and_the_time_floor_only_rise(path: Path, state: State) -
     again.close()
 
 
-def test_role_versions_do_not_go_back_and_a_refusal_changes_nothing(state: State) -> None:
-    """All floors move together or none does."""
-    state.raise_floors({"root": 1, "timestamp": 5, "snapshot": 5, "digits": 2})
+def marks(keys: tuple[str, ...] = ("k1",), **versions: int) -> dict[str, Mark]:
+    """Marks that rest on the same keys."""
+    return {role: Mark(version=version, keys=keys) for role, version in versions.items()}
+
+
+def test_role_versions_do_not_go_back_and_a_refusal_changes_nothing(
+    path: Path, state: State
+) -> None:
+    """All floors move together or none does, and a restart forgets none."""
+    before = marks(root=1, timestamp=5, snapshot=5, digits=2)
+    state.raise_floors(before)
     with pytest.raises(RollbackAttempt, match="digits"):
-        state.raise_floors({"root": 1, "timestamp": 6, "snapshot": 6, "digits": 1})
-    assert state.floors() == {"root": 1, "timestamp": 5, "snapshot": 5, "digits": 2}
+        state.raise_floors(marks(root=1, timestamp=6, snapshot=6, digits=1))
+    again = State.open(path)
+    assert again.floors() == before
+    again.close()
 
 
-def test_online_roles_may_begin_again_under_a_newer_root(state: State) -> None:
-    """The owners' way out of a fast-forward attack; the other roles stay where they are."""
-    state.raise_floors({"root": 1, "timestamp": 2**30, "snapshot": 2**30, "digits": 2})
-    state.raise_floors({"root": 2, "timestamp": 1, "snapshot": 1, "digits": 2})
-    assert state.floors()["timestamp"] == 1
+def test_versions_may_begin_again_only_when_a_key_was_taken_away(state: State) -> None:
+    """The owners' way out of a fast-forward attack."""
+    state.raise_floors(marks(timestamp=2**30, snapshot=2**30))
     with pytest.raises(RollbackAttempt):
-        state.raise_floors({"root": 3, "timestamp": 1, "snapshot": 1, "digits": 1})
+        state.raise_floors(marks(("k1", "k2"), timestamp=1, snapshot=1))
+    state.raise_floors(marks(("k2",), timestamp=1, snapshot=1))
+    assert state.floors() == marks(("k2",), timestamp=1, snapshot=1)
+
+
+def test_floors_of_an_earlier_agent_are_kept(path: Path) -> None:
+    """It did not note the keys: its versions stay where they are."""
+    state = State.open(path)
+    state._connection.execute("DROP TABLE floor_keys")
+    state._connection.execute("INSERT INTO floor VALUES ('timestamp', 7)")
+    state.close()
+    state = State.open(path)
+    assert state.floors() == marks((), timestamp=7)
+    with pytest.raises(RollbackAttempt):
+        state.raise_floors(marks(timestamp=6))
+    state.raise_floors(marks(timestamp=7))
+    state.close()
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a database at all" * 100])

@@ -76,6 +76,7 @@ def test_a_refusal_comes_back_as_its_own_class(tmp_path: Path) -> None:
         generations={},
         nonce=None,
         now=1.8e9,
+        time_floor=1.8e9,
     )
     with pytest.raises(TrustError):
         run(request, task_messages.Admitted)
