@@ -50,6 +50,10 @@ exit status:
 """
 
 
+# Predictions and identity are nobody else's business; the worker may be a member of the group.
+_UMASK: Final = 0o027
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -58,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return trust_command.main(given[1:])
     options = _parser().parse_args(given)
+    os.umask(_UMASK)
     try:
         verb: Callable[[argparse.Namespace], int] = options.verb
         return verb(options)

@@ -183,6 +183,7 @@ def main() -> int:
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--until-stdin-closes", action="store_true")
     options = parser.parse_args()
+    os.umask(0o027)  # predictions are nobody else's business
     try:
         settings = load(os.environ)
         _limit(settings)

@@ -109,7 +109,8 @@ def publish(
             "releases",
             json={"role": file.read_text(), "manifest": checked.manifest_bytes.decode()},
         )
-    output.show_one({**answer, "chunks_uploaded": uploaded})
+    shown = {**answer, "chunks_uploaded": uploaded}
+    output.show_one(shown, dict.fromkeys(shown, str) | {"published": _time})
 
 
 @app.command()

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from firmware_bundles.errors import InputError
+
 app = typer.Typer(rich_markup_mode=None)
 
 
@@ -51,8 +53,14 @@ def serve(
     Example:
       shoal serve --data /var/lib/shoal --host 0.0.0.0 --advertise shoal.example
     """
-    from control_plane import config as settings
-    from control_plane import service
+    try:
+        from control_plane import config as settings
+        from control_plane import service
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"'shoal serve' needs {error.name}, which is not installed",
+            hint="Install the control plane: pip install 'shoal[control-plane]'.",
+        ) from error
 
     flags = {
         "data": data,
