@@ -75,6 +75,8 @@ class BrokerClient:
         """Say goodbye and end the thread."""
         self._client.disconnect()
         self._client.loop_stop()
+        if (connection := self._client.socket()) is not None:
+            connection.close()  # the thread ended before it came to this
 
     @property
     def is_connected(self) -> bool:

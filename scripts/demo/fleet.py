@@ -76,6 +76,12 @@ class Installation:
             self.token = self._printed_token()
             self._client.headers["Authorization"] = f"Bearer {self.token}"
 
+    def notices(self) -> list[str]:
+        """What the control plane wants a person to know of its broker."""
+        assert self.server is not None
+        lines = self.server.log.read_text().splitlines()
+        return [line for line in lines if line.startswith("notice: ")]
+
     def _answers(self) -> bool:
         with contextlib.suppress(httpx.TransportError):
             return httpx.get(f"{self.url}/healthz", timeout=2.0).status_code == httpx.codes.OK

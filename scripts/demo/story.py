@@ -65,6 +65,8 @@ class Story:
                 f"    page: {self.installation.url}/"
                 f"   log in with the token {self.installation.token}"
             )
+            for line in self.installation.notices():
+                print(f"    {line}")
         with self._step("make the owners' keys"):
             self.installation.shoal(
                 "keys", "init", "--out", str(self.installation.keys), "--family", "digits"

@@ -114,3 +114,5 @@ class Attacker:
         """Leave."""
         self._client.disconnect()
         self._client.loop_stop()
+        if (connection := self._client.socket()) is not None:
+            connection.close()  # the thread ended before it came to this

@@ -71,6 +71,8 @@ class Peer:
         """Leave."""
         self._client.disconnect()
         self._client.loop_stop()
+        if (connection := self._client.socket()) is not None:
+            connection.close()  # the thread ended before it came to this
 
 
 class Service:
