@@ -34,7 +34,6 @@ class Tally:
     answered: list[str] = field(default_factory=list)
     unanswered: int = 0
     refused: int = 0
-    right: int = 0
     labelled: int = 0
     by_version: dict[str, int] = field(default_factory=dict)
 

@@ -109,6 +109,23 @@ class Installation:
             )
         return ended.stdout
 
+    def watch(self, *words: str, accept: tuple[int, ...]) -> None:
+        """Run one `shoal` command that takes a while, and say what it says as it says it."""
+        self._say("$ shoal " + " ".join(words))
+        heard: list[str] = []
+        with subprocess.Popen(
+            [program("shoal"), *words],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment,
+        ) as running:  # fmt: skip
+            assert running.stdout is not None
+            for line in running.stdout:
+                heard.append(line)
+                self._say(line.rstrip())
+        if running.returncode not in accept:
+            raise ProgramError(
+                f"shoal {' '.join(words)} ended with {running.returncode}:\n{''.join(heard)}"
+            )
+
     def get(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 (a parsed JSON document)
         """Ask the control plane's API."""
         answer = self._client.get(path, params=parameters)

@@ -130,7 +130,7 @@ class Story:
         self.installation.shoal("rollout", "start", str(file))
         accept = (0,) if expected == "completed" else (3,)
         words = ("rollout", "watch", name, "--timeout", str(int(_ROLLOUT_S_MAX)))
-        print(_indented(self.installation.shoal(*words, accept=accept)), flush=True)
+        self.installation.watch(*words, accept=accept)
         seen = self.installation.get(f"/rollouts/{name}")
         self.rollouts.append(
             {
@@ -213,10 +213,6 @@ class Story:
             "seconds": self.seconds,
             "memory_mb": {name: round(value, 1) for name, value in self.memory.items()},
         }
-
-
-def _indented(text: str) -> str:
-    return "\n".join("    " + line for line in text.rstrip().splitlines())
 
 
 def print_summary(result: dict[str, Any]) -> None:

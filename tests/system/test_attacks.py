@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import msgspec
 import pytest
 
 from firmware_bundles import manifest
 from firmware_bundles.chunks import digest_of
-from firmware_bundles.wire import messages, topics
+from firmware_bundles.wire import codec, messages, topics
+from firmware_bundles.wire.topics import Down
 from fleet import Device, Installation, wait_until
 from support.attacker import Attacker
 from support.installations import roll_out, serve_first_model
@@ -63,10 +65,15 @@ class _Fleet:
         assert _version_that_answers(self.device) == "2"
 
 
+def _has_orders(envelope: bytes) -> bool:
+    payload = base64.b64decode(json.loads(envelope)["payload"])
+    return bool(codec.decode(messages.Assignment, payload).orders)
+
+
 def _replay(fleet: _Fleet, attacker: Attacker) -> None:
-    current = fleet.releases["3"]
-    order = fleet.order(current["path"], current["digest"], current["length"])
-    attacker.assign(fleet.device.id, msgspec.structs.replace(order, generation=1))
+    topic = topics.down(fleet.device.id, Down.ASSIGNMENT)
+    first = next(envelope for envelope in attacker.seen[topic] if _has_orders(envelope))
+    attacker.publish(topic, first, retain=False)
     fleet.require_refused("trust.assignment_replayed")
 
 
@@ -107,6 +114,7 @@ def test_each_attack_is_refused_reported_and_changes_nothing(
     installation.start_server()
     attacker = Attacker(installation)
     try:
+        attacker.listen(topics.down("+", Down.ASSIGNMENT))
         serve_first_model(installation, 1)
         installation.publish("v2", "2", "--min-release", "2")
         roll_out(installation, "second", "2")
