@@ -20,6 +20,7 @@ from agent.config import Config
 from agent.connection import Connection, Message
 from agent.deployment.downloads import ChunkStore, Downloads
 from agent.identity import Broker, Identity
+from control_plane.broker.amqtt import Amqtt
 from firmware_bundles.errors import ShoalError
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import Presence
@@ -264,7 +265,7 @@ def test_a_callback_that_fails_does_not_end_the_session(
 
 def test_a_broker_of_the_older_protocol_is_spoken_to_in_it(tmp_path: Path) -> None:
     """Of 3.1.1 only is amqtt: the session falls back by itself and works."""
-    amqtt = pytest.importorskip("control_plane.broker.amqtt").Amqtt(free_port())
+    amqtt = Amqtt(free_port())
     amqtt.start()
     publisher = Publisher(amqtt.own.port)
     retained = chunks_of(20)

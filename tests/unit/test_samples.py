@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-litert = pytest.importorskip("ai_edge_litert.interpreter")
 
 DIGITS = Path(__file__).parents[2] / "firmware_bundles" / "samples" / "digits"
 VERSIONS = ("v1", "v2", "bad")
@@ -30,7 +30,7 @@ def load(part: str) -> dict[str, NDArray[Any]]:
 
 def open_model(version: str) -> Any:  # noqa: ANN401 - the interpreter carries no types
     """Return an interpreter of a version, ready to invoke."""
-    interpreter = litert.Interpreter(str(DIGITS / version / "model.tflite"), num_threads=1)
+    interpreter = Interpreter(str(DIGITS / version / "model.tflite"), num_threads=1)
     interpreter.allocate_tensors()
     return interpreter
 
