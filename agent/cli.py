@@ -43,6 +43,7 @@ examples:
   shoal-agent run
   shoal-agent --state-dir /tmp/device-1 run --run-dir /tmp/run-1 --set report_s=60
   shoal-agent status --output json
+  shoal-agent usage --days 30
   shoal-agent doctor
 
 exit status:
@@ -126,8 +127,11 @@ def _parser() -> argparse.ArgumentParser:
     status = _verb(verbs, "status", _status, "what runs here; works while the agent is down")
     status.add_argument("--output", choices=("text", "json"), default="text")
     doctor = _verb(verbs, "doctor", _doctor, "every setting with its origin, and what is wrong")
+    usage = _verb(verbs, "usage", _usage, "bytes by day, link and purpose; budgets and what waits")
+    usage.add_argument("--days", type=int, default=7, metavar="N", help="newest days (default 7)")
+    usage.add_argument("--output", choices=("text", "json"), default="text")
     _verb(verbs, _TRUST, _trust, "check any TUF repository: 'shoal-agent trust --help'")
-    for each in (run, status, doctor):
+    for each in (run, status, doctor, usage):
         each.add_argument("--run-dir", type=Path, metavar="DIR", help="where the sockets are")
         each.add_argument(
             "--set",
@@ -233,9 +237,26 @@ def _family_lines(family: FamilyFacts) -> list[str]:
             f"  answers   {worker.version} on {worker.runtime} ({worker.delegate}): "
             f"{worker.answered} answered, {worker.errors} failed"
         )
+    if family.waits_for:
+        lines.append(f"  waits for {family.waits_for}")
     if family.fault:
         lines.append(f"  fault     {family.fault.message} ({family.fault.code})")
     return lines
+
+
+def _usage(options: argparse.Namespace) -> int:
+    from agent import usage
+
+    if options.days < 1:
+        raise InputError(f"--days must be 1 or more, not {options.days}")
+    facts = usage.gather(_settings(options).config, options.days)
+    if options.output == "json":
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
+    else:
+        print("\n".join(usage.lines(facts)))
+    return DONE
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ beats the default. What the enrolment decides (name, broker, server) stands in `
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from firmware_bundles.errors import ConfigInvalid
 from firmware_bundles.limits import CHUNK_WINDOW_DEFAULT, CHUNK_WINDOW_MAX
+from firmware_bundles.wire.messages import WINDOW_PATTERN, Conditions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,10 +43,32 @@ class Config:
     renew_retry_s: float = 60.0
     chunk_window: int = CHUNK_WINDOW_DEFAULT
     chunk_stall_s: float = 10.0
+    mirrors: str = ""
+    download_bytes_max: int = 1024**3
+    metered_links: str = "wwan* ppp*"
+    model_bytes_per_day_max: int | None = None
+    metered_bytes_per_day_max: int | None = None
+    written_bytes_per_day_max: int | None = None
+    maintenance_window: str = ""
+    battery_percent_min: float | None = None
+    is_mains_needed: bool = False
+    temperature_c_max: float | None = None
     worker_patience_s: float = 60.0
     task_s_max: float = 60.0
     telemetry_in_flight_max: int = 8
     telemetry_retry_s: float = 10.0
+
+    def conditions(self) -> Conditions:
+        """Return when an update may use this device, whatever a rollout allows."""
+        return Conditions(
+            model_bytes_per_day_max=self.model_bytes_per_day_max,
+            metered_bytes_per_day_max=self.metered_bytes_per_day_max,
+            written_bytes_per_day_max=self.written_bytes_per_day_max,
+            window=self.maintenance_window or None,
+            battery_percent_min=self.battery_percent_min,
+            is_mains_needed=self.is_mains_needed,
+            temperature_c_max=self.temperature_c_max,
+        )
 
 
 class Settings(NamedTuple):
@@ -69,7 +93,31 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "task_s_max": (1, 600),
     "telemetry_in_flight_max": (1, 64),
     "telemetry_retry_s": (0.5, 3600),
+    "download_bytes_max": (64 * 1024, 2**50),
+    "model_bytes_per_day_max": (0, 2**50),
+    "metered_bytes_per_day_max": (0, 2**50),
+    "written_bytes_per_day_max": (0, 2**50),
+    "battery_percent_min": (0, 100),
+    "temperature_c_max": (-50, 150),
 }
+_WHOLE: Final = frozenset(
+    {
+        "keepalive_s",
+        "chunk_window",
+        "telemetry_in_flight_max",
+        "download_bytes_max",
+        "model_bytes_per_day_max",
+        "metered_bytes_per_day_max",
+        "written_bytes_per_day_max",
+    }
+)
+# Words and lists of words, each with its form and what to say of another.
+_TEXTS: Final[dict[str, tuple[str, str]]] = {
+    "mirrors": (r"(?:\s*https?://[^\s]+)*\s*", "addresses (https://...) with blanks between"),
+    "metered_links": (r"[^\x00-\x1f]*", "names of network interfaces, as in 'wwan* ppp0'"),
+    "maintenance_window": (f"{WINDOW_PATTERN}|", "a span like 'sat,sun 22:00-05:00'"),
+}
+_SWITCHES: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def load(state_dir: Path | None, flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
@@ -135,7 +183,11 @@ def _convert(name: str, value: object, origin: str) -> object:
         if not isinstance(value, str) or not value:
             raise ConfigInvalid(f"{name} must be a path, not {value!r:.80} ({origin})")
         return Path(value)
-    kind = int if name in {"keepalive_s", "chunk_window", "telemetry_in_flight_max"} else float
+    if name in _TEXTS:
+        return _text(name, value, origin)
+    if name == "is_mains_needed":
+        return _switch(name, value, origin)
+    kind = int if name in _WHOLE else float
     try:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError(name)
@@ -149,6 +201,20 @@ def _convert(name: str, value: object, origin: str) -> object:
     if not low <= number <= high:
         raise ConfigInvalid(f"{name} must be {low:g} to {high:g}, not {number} ({origin})")
     return number
+
+
+def _text(name: str, value: object, origin: str) -> str:
+    form, what = _TEXTS[name]
+    if not isinstance(value, str) or re.fullmatch(form, value) is None:
+        raise ConfigInvalid(f"{name} must be {what}, not {value!r:.80} ({origin})")
+    return value
+
+
+def _switch(name: str, value: object, origin: str) -> bool:
+    chosen = value if isinstance(value, bool) else _SWITCHES.get(str(value).lower())
+    if chosen is None:
+        raise ConfigInvalid(f"{name} must be true or false, not {value!r:.80} ({origin})")
+    return chosen
 
 
 def _check_together(config: Config) -> None:

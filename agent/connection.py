@@ -64,11 +64,13 @@ class Connection:
         *,
         on_message: Callable[[Message], None],
         on_change: Callable[[bool], None],
+        on_sent: Callable[[str, bytes], None] = lambda _topic, _payload: None,
     ) -> None:
         self._identity = identity
         self._config = config
         self._on_message = on_message
         self._on_change = on_change
+        self._on_sent = on_sent
         self._loop = asyncio.get_running_loop()
         self._protocol = MQTTProtocolVersion.MQTTv5
         self._hangups = 0
@@ -121,7 +123,10 @@ class Connection:
         if client is None or not self._is_up:
             return False
         info = client.publish(topic, payload, qos=1)
-        return info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+        is_taken = info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+        if is_taken:
+            self._on_sent(topic, payload)
+        return is_taken
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe (QoS 1); retained messages come anew. Lost with the session."""

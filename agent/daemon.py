@@ -14,23 +14,29 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent import identity as identities
-from agent import locks, log
+from agent import locks, log, metering
 from agent.children import Children
 from agent.clock import Clock
 from agent.connection import Connection, Message, tls_context
-from agent.deployment.downloads import ChunkStore, Downloads
+from agent.deployment import conditions
+from agent.deployment.chunk_store import ChunkStore
+from agent.deployment.downloads import Downloads
+from agent.deployment.fetching import Fetching
+from agent.deployment.mirrors import Mirrors
 from agent.deployment.steps import Steps
 from agent.deployment.updater import Updater
 from agent.deployment.verification import Known, Verification
 from agent.hellos import Hellos
 from agent.inference import control
 from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
+from agent.metering import Meter
 from agent.renewal import Renewal
 from agent.reports import DETECTION_PAUSE_S, Reports
 from agent.store import damage
 from agent.store.state import State
 from agent.task_messages import Prepared, PrepareState
 from agent.telemetry.forwarder import Forwarder
+from firmware_bundles import chunks
 from firmware_bundles.errors import (
     ConfigInvalid,
     DeviceError,
@@ -43,13 +49,15 @@ from firmware_bundles.wire import topics
 from firmware_bundles.wire.messages import DeploymentState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from agent.config import Config
+    from agent.deployment.conditions import Permission
     from agent.deployment.lifecycle import Record
     from agent.identity import Identity
-    from firmware_bundles.wire.messages import Assignment
+    from agent.store.usage import Usage
+    from firmware_bundles.wire.messages import Assignment, Conditions
 
 STATE_NAME: Final = "state.db"
 LOCK_NAME: Final = "lock"
@@ -91,7 +99,9 @@ async def run(config: Config) -> None:
         if state is None:
             return
         stack.callback(state.close)
-        core = Core(config, identity, state, children, _Inference(config, supervisor))
+        usage = metering.open_usage(config.state_dir / metering.NAME)
+        stack.callback(usage.close)
+        core = Core(config, identity, state, children, _Inference(config, supervisor), usage)
         await core.run(stopping)
     log.event("stopped")
 
@@ -106,28 +116,28 @@ class Core:
         state: State,
         children: Children,
         worker: _Inference,
+        usage: Usage,
     ) -> None:
         self._identity = identity
         self._state = state
         self._clock = clock = Clock(state.time_floor())
         incarnation = secrets.token_hex(8)
         slots_root = config.state_dir / "slots"
+        self._meter = meter = Meter(usage, clock, config.metered_links.split())
         self._connection = connection = Connection(
-            identity, config, on_message=self._route, on_change=self._connection_changed
+            identity,
+            config,
+            on_message=self._route,
+            on_change=self._connection_changed,
+            on_sent=meter.sent,
         )
-        store = ChunkStore(config.state_dir / "chunks")
-        self._downloads = Downloads(
-            store,
-            connection,
-            window=config.chunk_window,
-            stall_s=config.chunk_stall_s,
-            detect=self._detect,
+        self._downloads, fetching = _downloads(
+            config, identity, connection, children, meter, self._detect
         )
         steps = Steps(
             slots_root,
             state=state,
-            store=store,
-            downloads=self._downloads,
+            fetching=fetching,
             worker=worker,
             clock=clock,
             patience_s=config.worker_patience_s,
@@ -178,6 +188,7 @@ class Core:
             self._reports.run(lambda: self._updater.records, self._connection.publish),
             self._forwarder.run(stopping),
             self._renewal.run(self._connection.renew),
+            self._meter.run(),
         ]
         tasks = [asyncio.create_task(part) for part in parts]
         ended = asyncio.create_task(stopping.wait())
@@ -190,9 +201,11 @@ class Core:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, *self._arriving, return_exceptions=True)
+            self._meter.flush()
 
     def _route(self, message: Message) -> None:
         """Hand a message to the part that reads it; what nobody can read is logged and dropped."""
+        self._meter.received(message.topic, message.payload)
         try:
             self._route_unguarded(message)
         except ShoalError as error:
@@ -202,9 +215,7 @@ class Core:
     def _route_unguarded(self, message: Message) -> None:
         topic, payload = message
         if digest := topics.parse_chunk(topic):
-            arriving = asyncio.create_task(self._downloads.received(digest, payload))
-            self._arriving.add(arriving)
-            arriving.add_done_callback(self._arriving.discard)
+            self._take_chunk(digest, payload)
         elif topic == topics.REPOSITORY_HINT:
             self._verification.take_hint(payload)
         elif name := topics.parse_repository_file(topic):
@@ -215,8 +226,15 @@ class Core:
                     self._verification.take_envelope(payload)
                 case topics.Down.ACKNOWLEDGEMENT:
                     self._forwarder.acknowledged(payload)
+                case topics.Down.CHUNK:
+                    self._take_chunk(chunks.digest_of(payload), payload)
                 case _:
                     log.event("message-ignored", topic=topic[:120])
+
+    def _take_chunk(self, digest: str, payload: bytes) -> None:
+        arriving = asyncio.create_task(self._downloads.received(digest, payload))
+        self._arriving.add(arriving)
+        arriving.add_done_callback(self._arriving.discard)
 
     def _connection_changed(self, is_up: bool) -> None:  # noqa: FBT001 - the one fact of a callback
         self._verification.connection_changed(is_up=is_up)
@@ -238,7 +256,7 @@ class Core:
             self._hellos.ask_later()
 
     def _changed(self, record: Record) -> None:
-        if record.state in _REPORTED:
+        if record.state in _REPORTED or record.waits_for:
             self._reports.ask()
         if record.state in _REPORTED - {DeploymentState.PROBATION}:
             self._hellos.ask()
@@ -268,6 +286,49 @@ class _Inference:
 
     def deaths(self) -> int:
         return self._supervisor.deaths
+
+
+def _downloads(
+    config: Config,
+    identity: Identity,
+    session: Connection,
+    children: Children,
+    meter: Meter,
+    detect: Callable[[ShoalError], None],
+) -> tuple[Downloads, Fetching]:
+    """Return what fetches chunks, and what makes a release's files of them."""
+    store = ChunkStore(
+        config.state_dir / "chunks",
+        quota_bytes=config.download_bytes_max,
+        on_written=meter.wrote,
+    )
+    mirrors = Mirrors(
+        children,
+        server=identity.server,
+        mirrors=config.mirrors.split(),
+        ca=identity.directory / identities.CA,
+        on_fetched=meter.fetched,
+    )
+    downloads = Downloads(
+        store,
+        session,
+        device=identity.device,
+        web=mirrors,
+        window=config.chunk_window,
+        stall_s=config.chunk_stall_s,
+        detect=detect,
+    )
+    judge = _judge(config.conditions(), meter)
+    return downloads, Fetching(config.state_dir / "slots", store, downloads, judge)
+
+
+def _judge(own: Conditions, meter: Meter) -> Callable[[Conditions, int, bool], Permission]:
+    """Return what judges an order's conditions beside the device's own."""
+
+    def judge(ordered: Conditions, wanted_bytes: int, is_urgent: bool) -> Permission:  # noqa: FBT001
+        return conditions.judge((own, ordered), meter.facts(), wanted_bytes, is_urgent=is_urgent)
+
+    return judge
 
 
 async def open_state(path: Path, children: Children) -> State:

@@ -42,6 +42,7 @@ class FamilyFacts(msgspec.Struct, frozen=True, kw_only=True):
     state: str | None = None
     rollout: str | None = None
     fault: Fault | None = None
+    waits_for: str | None = None
     worker: control.FamilyStatus | None = None
 
 
@@ -139,6 +140,7 @@ def _family(
         state=record.state.value,
         rollout=record.rollout,
         fault=record.fault,
+        waits_for=record.waits_for,
         worker=worker,
     )
 

@@ -11,12 +11,15 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from firmware_bundles.identifiers import Digest
 from firmware_bundles.trust.floors import Mark
 from firmware_bundles.wire.messages import Assignment, Fault, Generations, Report
 
 REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
 ANSWER_BYTES_MAX: Final = 1024 * 1024
 LENGTH_BYTES: Final = 4
+# In base64, with their names, they fit an answer.
+CHUNKS_PER_FETCH_MAX: Final = 8
 
 
 def frame(message: msgspec.Struct) -> bytes:
@@ -97,7 +100,26 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True, tag="renewed"):
     expires: float
 
 
-Request = Admit | SignReport | PrepareState | Renew
+class FetchChunks(msgspec.Struct, frozen=True, kw_only=True, tag="fetch_chunks"):
+    """Fetch chunks over HTTPS, each from the first of `urls` that has it.
+
+    The digest takes the place of `{digest}`. `ca` is trusted beside the system's authorities.
+    """
+
+    urls: tuple[str, ...]
+    ca: str
+    digests: Annotated[tuple[Digest, ...], Meta(max_length=CHUNKS_PER_FETCH_MAX)]
+    timeout_s: float
+
+
+class FetchedChunks(msgspec.Struct, frozen=True, kw_only=True, tag="fetched_chunks"):
+    """The answer to FetchChunks: what could be had, verified; `fault` says why not all."""
+
+    chunks: dict[str, bytes]
+    fault: Fault | None = None
+
+
+Request = Admit | SignReport | PrepareState | Renew | FetchChunks
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
@@ -108,4 +130,4 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
     hint: str = ""
 
 
-Answer = Admitted | Signed | Prepared | Renewed | Refusal
+Answer = Admitted | Signed | Prepared | Renewed | FetchedChunks | Refusal

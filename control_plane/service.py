@@ -52,6 +52,7 @@ from control_plane.releases.online_keys import OnlineKeys
 from control_plane.releases.publisher import Publisher
 from control_plane.releases.registry import Registry
 from control_plane.releases.repository import ModelsRepository
+from control_plane.releases.requests import ChunkRequests
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
 from control_plane.store.certificates import Certificates
@@ -264,6 +265,7 @@ class _Service:
             Up.PRESENCE: Presences(devices, self._clock).handle,
             Up.HELLO: self._assignments.handle,
             Up.REPORT: Reports(devices, self._clock).handle,
+            Up.REQUEST: ChunkRequests(self._chunks.get, self._client.publish, self._clock).handle,
         }
         return Inbox(handlers, ingest.ingest)
 

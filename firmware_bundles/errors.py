@@ -184,6 +184,16 @@ class ChunkCorrupt(TransferError):
     code = "transfer.chunk_corrupt"
 
 
+class TransferTooSlow(TransferError):
+    """A download was slower than its policy allows, from every source.
+
+    Look at the device's link; another order may give it more time.
+    """
+
+    code = "transfer.too_slow"
+    default_hint = "Look at the device's link, or give the rollout's policy more time."
+
+
 class MetadataMissing(TransferError):
     """The device has not collected all files of the models repository."""
 

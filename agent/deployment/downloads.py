@@ -1,29 +1,49 @@
-"""Chunks: which to ask for, when to ask again, and how they are kept.
+"""Which chunks to ask for, of whom, and when to ask again.
 
 A device subscribes to the retained chunks it lacks in a small window and unsubscribes as they
-arrive, because brokers drop silently beyond their queue. The decisions are the Window's, which has
-no clock and no network; ChunkStore is the disk; Downloads joins them to the connection.
+arrive, because brokers drop silently beyond their queue. What does not come is asked of the control
+plane over the same session, then fetched over HTTPS. The decisions are the Window's, which has no
+clock and no network; Downloads joins it to the connection and to the disk (`chunk_store`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter, deque
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from agent import log
-from agent.deployment.slots import unwritable
-from firmware_bundles import chunks, durable
-from firmware_bundles.errors import ChunkCorrupt, ShoalError
-from firmware_bundles.limits import CHUNK_BYTES_MAX, FILTERS_PER_SUBSCRIBE_MAX
-from firmware_bundles.wire import topics
+from firmware_bundles.errors import ChunkCorrupt, ShoalError, TransferTooSlow
+from firmware_bundles.limits import (
+    DOWNLOAD_S_DEFAULT,
+    FILTERS_PER_SUBSCRIBE_MAX,
+    RATE_BYTES_PER_S_DEFAULT,
+)
+from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire.messages import ChunkRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from agent.deployment.chunk_store import ChunkStore
 
 CORRUPT_MAX: Final = 3
+_DOUBLINGS_MAX: Final = 5
+_RATE_WINDOW_S: Final = 60.0
+
+
+class Source(StrEnum):
+    """Where a chunk may come from."""
+
+    RETAINED = "retained"
+    REQUEST = "request"
+    HTTPS = "https"
+
+
+# One round of tries; after each round the wait is doubled.
+ROUND: Final = (Source.RETAINED, Source.RETAINED, Source.REQUEST, Source.HTTPS)
 
 
 class Line(Protocol):
@@ -36,19 +56,53 @@ class Line(Protocol):
         """Ask for no more of them."""
 
 
+class Session(Line, Protocol):
+    """The same, and a word to the control plane."""
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Send once; return whether the session took it."""
+
+
+class Web(Protocol):
+    """Chunks over HTTPS, from the control plane or a mirror."""
+
+    async def fetch(self, digests: Sequence[str]) -> Mapping[str, bytes]:
+        """Return those chunks that could be had. Raises TransferError or DeviceError."""
+
+
+class Pace(NamedTuple):
+    """How slow a download may be: connected time in all, and its rate over a minute."""
+
+    connected_s_max: float = DOWNLOAD_S_DEFAULT
+    rate_bytes_per_s_min: float = RATE_BYTES_PER_S_DEFAULT
+
+
+class _Asked(NamedTuple):
+    at: float
+    attempt: int
+
+
 class Window:
-    """Which chunks are asked for now: never more than `size` outstanding. Times are arguments."""
+    """Which chunks are asked for now: never more than `size` outstanding. Times are arguments.
+
+    An attempt that worked where earlier ones did not is where the next chunks begin.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._todo: deque[str] = deque()
-        self._outstanding: dict[str, float] = {}
+        self._outstanding: dict[str, _Asked] = {}
         self._corrupt: Counter[str] = Counter()
+        self._first_attempt = 0
 
     @property
     def outstanding(self) -> frozenset[str]:
-        """The chunks that are subscribed to and have not arrived."""
+        """The chunks that are asked for and have not arrived."""
         return frozenset(self._outstanding)
+
+    def source(self, digest: str) -> Source:
+        """Return where an outstanding chunk was asked for."""
+        return ROUND[self._outstanding[digest].attempt % len(ROUND)]
 
     def want(self, digests: Iterable[str]) -> None:
         """Queue chunks; one that is queued or asked for already is not queued twice."""
@@ -56,18 +110,21 @@ class Window:
         self._todo.extend(digest for digest in dict.fromkeys(digests) if digest not in known)
 
     def fill(self, now: float) -> tuple[str, ...]:
-        """Return what to subscribe to now; refilled when half of the window is free."""
+        """Return what to ask for now; refilled when half of the window is free."""
         if len(self._outstanding) > self._size // 2:
             return ()
         count = min(self._size - len(self._outstanding), len(self._todo))
         taken = tuple(self._todo.popleft() for _ in range(count))
-        self._outstanding.update(dict.fromkeys(taken, now))
+        self._outstanding.update(dict.fromkeys(taken, _Asked(now, self._first_attempt)))
         return taken
 
     def arrived(self, digest: str) -> bool:
         """Take a verified chunk off; return whether it had been asked for."""
         self._corrupt.pop(digest, None)
-        return self._outstanding.pop(digest, None) is not None
+        asked = self._outstanding.pop(digest, None)
+        if asked is not None:
+            self._first_attempt = asked.attempt % len(ROUND)
+        return asked is not None
 
     def arrived_corrupt(self, digest: str) -> int:
         """Count a delivery with wrong bytes and return how many there were of this chunk."""
@@ -77,15 +134,25 @@ class Window:
         return self._corrupt[digest]
 
     def stalled(self, now: float, stall_s: float) -> tuple[str, ...]:
-        """Return the outstanding chunks to subscribe to anew, and begin their time again."""
+        """Return the outstanding chunks to ask for anew, each with its next attempt begun."""
         late = tuple(
-            digest for digest, asked in self._outstanding.items() if now - asked >= stall_s
+            digest
+            for digest, asked in self._outstanding.items()
+            if now - asked.at >= stall_s * 2 ** min(asked.attempt // len(ROUND), _DOUBLINGS_MAX)
         )
-        self._outstanding.update(dict.fromkeys(late, now))
+        for digest in late:
+            self._outstanding[digest] = _Asked(now, self._outstanding[digest].attempt + 1)
         return late
 
+    def failed(self, digests: Iterable[str]) -> None:
+        """Let chunks whose source said no be late at the next look."""
+        for digest in digests:
+            if digest in self._outstanding:
+                attempt = self._outstanding[digest].attempt
+                self._outstanding[digest] = _Asked(float("-inf"), attempt)
+
     def drop(self, digests: Iterable[str]) -> tuple[str, ...]:
-        """Forget chunks that nobody wants any more; return those that were subscribed to."""
+        """Forget chunks that nobody wants any more; return those that were asked for."""
         gone = set(digests)
         self._todo = deque(digest for digest in self._todo if digest not in gone)
         for digest in gone:
@@ -96,86 +163,64 @@ class Window:
         """Queue all outstanding chunks again: a clean session remembers no subscription."""
         self._todo.extendleft(reversed(self._outstanding))
         self._outstanding.clear()
-
-
-class ChunkStore:
-    """Verified chunks as files named by their digest; they survive a power cut."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def has(self, digest: str) -> bool:
-        """Return whether a whole chunk is there; a broken one is removed."""
-        try:
-            self.read(digest)
-        except ChunkCorrupt:
-            with suppress(OSError):
-                (self._directory / digest).unlink()
-            return False
-        except OSError:
-            return False
-        return True
-
-    def read(self, digest: str) -> bytes:
-        """Return a chunk. Raises ChunkCorrupt or OSError."""
-        with (self._directory / digest).open("rb") as file:
-            data = file.read(CHUNK_BYTES_MAX + 1)
-        chunks.verify(digest, data)
-        return data
-
-    def save(self, digest: str, data: bytes) -> None:
-        """Verify a chunk, then keep it. Raises ChunkCorrupt, SlotUnwritable or StorageFull."""
-        chunks.verify(digest, data)
-        try:
-            durable.make_directory(self._directory)
-            durable.write(self._directory / digest, data)
-        except OSError as error:
-            raise unwritable(f"chunk {digest[:12]}", error) from error
-
-    def clear(self) -> None:
-        """Remove all chunks: nothing is being fetched."""
-        with suppress(OSError):
-            for file in self._directory.iterdir():
-                file.unlink(missing_ok=True)
+        self._first_attempt = 0
 
 
 class Downloads:
-    """Fetches chunks over the connection for any number of deployments at once."""
+    """Fetches chunks for any number of deployments at once."""
 
     def __init__(
         self,
         store: ChunkStore,
-        line: Line,
+        line: Session,
         *,
+        device: str,
+        web: Web | None = None,
         window: int,
         stall_s: float,
         detect: Callable[[ShoalError], None],
     ) -> None:
         self._store = store
         self._line = line
+        self._device = device
+        self._web = web
         self._window = Window(window)
         self._stall_s = stall_s
         self._detect = detect
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._surfing: set[asyncio.Task[None]] = set()
         self._is_up = False
+        self._arrived_bytes = 0
 
-    async def fetch(self, digests: Sequence[str]) -> None:
-        """Return when all these chunks are in the store, however long the network takes.
+    async def fetch(self, digests: Sequence[str], pace: Pace | None = None) -> None:
+        """Return when all these chunks are in the store, however long the network is away.
 
-        Raises ChunkCorrupt after three corrupt deliveries of one chunk, and SlotUnwritable or
-        StorageFull if a chunk cannot be kept.
+        Raises ChunkCorrupt after three corrupt deliveries of one chunk, TransferTooSlow if `pace`
+        was not kept, and SlotUnwritable or StorageFull if a chunk cannot be kept.
         """
-        lacking = await asyncio.to_thread(self._lacking, digests)
+        lacking = await asyncio.to_thread(self.lacking, digests)
         futures = [self._wait_for(digest) for digest in lacking]
         self._window.want(lacking)
         self._fill()
+        work: list[asyncio.Future[Any]] = [asyncio.gather(*futures)]
+        if pace is not None:
+            work.append(asyncio.ensure_future(self._watch_pace(pace)))
         try:
-            await asyncio.gather(*futures)
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()
         finally:
+            for each in work:
+                each.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
             self._leave(lacking, futures)
 
+    def lacking(self, digests: Iterable[str]) -> list[str]:
+        """Return those chunks that the store does not have, each once. Blocks."""
+        return [digest for digest in dict.fromkeys(digests) if not self._store.has(digest)]
+
     async def received(self, digest: str, payload: bytes) -> None:
-        """Take in a chunk's message, asked for or not."""
+        """Take in a chunk, asked for or not."""
         if not payload or digest not in self._window.outstanding:
             return  # cleared at the broker, or a late duplicate
         try:
@@ -188,6 +233,7 @@ class Downloads:
         except ShoalError as error:
             self._settle(digest, error)
             return
+        self._arrived_bytes += len(payload)
         if self._window.arrived(digest):
             self._line.unsubscribe([topics.chunk(digest)])
         self._settle(digest, None)
@@ -203,17 +249,61 @@ class Downloads:
     async def watch(self) -> None:
         """Ask again for chunks that do not come; runs until cancelled."""
         while True:
-            await asyncio.sleep(self._stall_s / 4)
+            # A fleet whose broker forgot a chunk must not ask for it in step.
+            await asyncio.sleep(self._stall_s / 4 * random.uniform(0.75, 1.25))  # noqa: S311
             late = self._window.stalled(self._now(), self._stall_s) if self._is_up else ()
             if not late:
                 continue
-            log.event("chunks-stalled", count=len(late), first=late[0][:12])
-            filters = [topics.chunk(digest) for digest in late]
-            self._line.unsubscribe(filters)
-            self._subscribe(filters)
+            # Only a new subscription brings a retained message anew.
+            self._line.unsubscribe([topics.chunk(digest) for digest in late])
+            self._ask(late)
+            log.event("chunks-stalled", count=len(late), now_from=self._window.source(late[0]))
 
-    def _lacking(self, digests: Sequence[str]) -> list[str]:
-        return [digest for digest in dict.fromkeys(digests) if not self._store.has(digest)]
+    def _ask(self, digests: Sequence[str]) -> None:
+        """Ask for outstanding chunks where each is now to be asked for."""
+        by_source: dict[Source, list[str]] = {}
+        for digest in digests:
+            by_source.setdefault(self._window.source(digest), []).append(digest)
+        filters = [topics.chunk(digest) for digest in by_source.get(Source.RETAINED, ())]
+        for start in range(0, len(filters), FILTERS_PER_SUBSCRIBE_MAX):
+            self._line.subscribe(filters[start : start + FILTERS_PER_SUBSCRIBE_MAX])
+        if asked := by_source.get(Source.REQUEST):
+            request = codec.encode(ChunkRequest(digests=tuple(asked)))
+            self._line.publish(topics.up(self._device, topics.Up.REQUEST), request)
+        if asked := by_source.get(Source.HTTPS):
+            surfing = asyncio.create_task(self._surf(asked))
+            self._surfing.add(surfing)
+            surfing.add_done_callback(self._surfing.discard)
+
+    async def _surf(self, digests: list[str]) -> None:
+        found: Mapping[str, bytes] = {}
+        try:
+            if self._web is not None:
+                found = await self._web.fetch(digests)
+        except ShoalError as error:
+            log.event("chunks-not-fetched", code=error.code, reason=error.message)
+        for digest, data in found.items():
+            await self.received(digest, data)
+        self._window.failed(set(digests) - found.keys())
+
+    async def _watch_pace(self, pace: Pace) -> None:
+        """Raise TransferTooSlow when the time is over; a slow minute makes it ask elsewhere."""
+        connected_s, minute_s, minute_bytes = 0.0, 0.0, self._arrived_bytes
+        step_s = min(1.0, self._stall_s / 4, pace.connected_s_max / 4)
+        while connected_s < pace.connected_s_max:
+            await asyncio.sleep(step_s)
+            connected_s += step_s * self._is_up
+            minute_s += step_s * self._is_up
+            if minute_s < _RATE_WINDOW_S:
+                continue
+            rate = (self._arrived_bytes - minute_bytes) / minute_s
+            minute_s, minute_bytes = 0.0, self._arrived_bytes
+            if rate < pace.rate_bytes_per_s_min:
+                self._detect(TransferTooSlow(f"chunks came at {rate:.0f} bytes a second"))
+                self._window.failed(self._window.outstanding)
+        raise TransferTooSlow(
+            f"the download was not complete after {connected_s:.0f} seconds with a connection"
+        )
 
     def _wait_for(self, digest: str) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -245,11 +335,7 @@ class Downloads:
 
     def _fill(self) -> None:
         if self._is_up and (digests := self._window.fill(self._now())):
-            self._subscribe([topics.chunk(digest) for digest in digests])
-
-    def _subscribe(self, filters: Sequence[str]) -> None:
-        for start in range(0, len(filters), FILTERS_PER_SUBSCRIBE_MAX):
-            self._line.subscribe(filters[start : start + FILTERS_PER_SUBSCRIBE_MAX])
+            self._ask(digests)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

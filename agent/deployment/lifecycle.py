@@ -46,7 +46,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment as it is kept on disk, with the policy it began under.
 
     `attempts` counts unplanned stops in the present state, `persist_count` the steps in all.
-    `elapsed_s` is the part of a probation that an earlier run of the agent has seen.
+    `elapsed_s` is the part of a probation that an earlier run of the agent has seen, `waits_for`
+    what keeps the device from going on now.
     """
 
     schema: int = SCHEMA
@@ -64,6 +65,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     is_suspended: bool = False
     elapsed_s: Annotated[float, Meta(ge=0)] = 0.0
     fault: Fault | None = None
+    waits_for: str | None = None
 
 
 _S = DeploymentState
@@ -123,6 +125,7 @@ def advance(record: Record, event: Event, fault: Fault | None = None) -> Record:
         attempts=record.attempts if state is record.state else 0,
         is_suspended=False,
         fault=None if state is _S.COMMITTED else record.fault or fault,
+        waits_for=None,
     )
 
 

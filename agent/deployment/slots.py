@@ -31,7 +31,9 @@ from firmware_bundles.manifest import MANIFEST_NAME, Manifest
 from firmware_bundles.manifest import parse as parse_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+    from firmware_bundles.manifest import FileEntry
 
 NAMES: Final = ("A", "B")
 POINTER_NAME: Final = "serving"
@@ -149,6 +151,53 @@ def stage(slot: Slot, manifest: bytes, files: Iterable[tuple[str, bytes]]) -> No
         durable.make_directory(slot.directory)
         for name, data in files:
             durable.write(slot.directory / name, data)
+        durable.write(slot.directory / MANIFEST_NAME, manifest)
+    except OSError as error:
+        raise unwritable(f"slot {slot.family}/{slot.name}", error) from error
+
+
+def listed(slot: Slot) -> tuple[FileEntry, ...]:
+    """Return the files that the slot's manifest lists, unchecked; none if it cannot be read."""
+    try:
+        return parse_manifest(_manifest_bytes(slot)).files
+    except (SlotBroken, BundleError, VersionUnsupported):
+        return ()
+
+
+def lacking(slot: Slot, entries: Iterable[FileEntry]) -> tuple[FileEntry, ...]:
+    """Return those files that do not lie in the slot, whole."""
+    found = []
+    for entry in entries:
+        try:
+            _check_file(slot, entry.name, entry.length, entry.digest)
+        except SlotBroken:
+            found.append(entry)
+    return tuple(found)
+
+
+def fill(
+    slot: Slot,
+    manifest: bytes,
+    entries: Iterable[FileEntry],
+    bring: Callable[[FileEntry, Path], None],
+) -> None:
+    """Make the slot hold a bundle; `bring` moves a whole file to a path.
+
+    What lies there already stays. The old manifest goes first and the new one comes last: a slot
+    that was interrupted in between holds none, is never taken for whole, and is filled further the
+    next time. Raises SlotUnwritable, StorageFull and what `bring` raises.
+    """
+    files = {entry.name: entry for entry in entries}
+    try:
+        durable.make_directory(slot.directory)
+        (slot.directory / MANIFEST_NAME).unlink(missing_ok=True)
+        durable.sync_directory(slot.directory)
+        for path in slot.directory.iterdir():
+            if path.name not in files:
+                path.unlink()
+        for entry in lacking(slot, files.values()):
+            bring(entry, slot.directory / entry.name)
+        durable.sync_directory(slot.directory)
         durable.write(slot.directory / MANIFEST_NAME, manifest)
     except OSError as error:
         raise unwritable(f"slot {slot.family}/{slot.name}", error) from error

@@ -22,9 +22,7 @@ from agent.inference.control import (
     Swap,
     Unload,
 )
-from firmware_bundles import chunks, manifest
 from firmware_bundles.errors import (
-    ManifestInvalid,
     ProbationFailed,
     ShoalError,
     SlotBroken,
@@ -32,11 +30,11 @@ from firmware_bundles.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.deployment.downloads import ChunkStore, Downloads
+    from agent.deployment.fetching import Fetching
     from agent.store.state import State
 
 _RETRY_S: Final = 0.5
@@ -67,8 +65,7 @@ class Steps:
         root: Path,
         *,
         state: State,
-        store: ChunkStore,
-        downloads: Downloads,
+        fetching: Fetching,
         worker: Worker,
         clock: Clock,
         patience_s: float,
@@ -76,23 +73,21 @@ class Steps:
     ) -> None:
         self.root = root
         self._state = state
-        self._store = store
-        self._downloads = downloads
+        self._fetching = fetching
         self._worker = worker
         self._clock = clock
         self._patience_s = patience_s
         self._detect = detect
 
-    async def fetch(self, record: Record) -> Event:
-        """Bring all chunks of the bundle to this device, unless a slot holds it already."""
+    async def fetch(self, record: Record, note_wait: Callable[[str | None], None]) -> Event:
+        """Bring all files of the bundle to this device, unless a slot holds it already."""
         serving = slots.serving(self.root, record.family)
         digest = record.model.digest
         if serving is not None and await asyncio.to_thread(slots.holds, serving, digest):
             return Event.ALREADY_SERVING
         if await asyncio.to_thread(slots.holds, self._slot(record), digest):
             return Event.DONE
-        facts = await self._fetch_manifest(record)
-        await self._downloads.fetch(facts.chunks())
+        await self._fetching.bring(record, note_wait)
         return Event.DONE
 
     async def stage(self, record: Record) -> Event:
@@ -100,9 +95,7 @@ class Steps:
         slot = self._slot(record)
         if await asyncio.to_thread(slots.holds, slot, record.model.digest):
             return Event.DONE
-        facts = await self._fetch_manifest(record)
-        await self._downloads.fetch(facts.chunks())  # at once, unless some were lost since
-        await asyncio.to_thread(self._fill, slot, record.model.digest, facts)
+        await self._fetching.fill(record, slot)
         return Event.DONE
 
     async def self_test(self, record: Record) -> Event:
@@ -183,27 +176,7 @@ class Steps:
 
     def clear_chunks(self) -> None:
         """Forget the chunks: all that was put together from them lies in the slots."""
-        self._store.clear()
-
-    async def _fetch_manifest(self, record: Record) -> manifest.Manifest:
-        await self._downloads.fetch([record.model.digest])
-        data = await asyncio.to_thread(self._store.read, record.model.digest)
-        facts = manifest.parse(data)
-        promised = (record.model.path, record.model.length)
-        if (f"{facts.family}/{facts.version}/manifest.json", len(data)) != promised:
-            raise ManifestInvalid(
-                f"the manifest under {record.model.path} is of {facts.family} {facts.version}"
-            )
-        return facts
-
-    def _fill(self, slot: slots.Slot, digest: str, facts: manifest.Manifest) -> None:
-        def files() -> Iterator[tuple[str, bytes]]:
-            for entry in facts.files:
-                pieces = (self._store.read(each) for each in entry.chunks)
-                yield entry.name, chunks.join(entry.digest, pieces)
-
-        slots.stage(slot, self._store.read(digest), files())
-        slots.read(slot)
+        self._fetching.clear()
 
     async def _ask(self, request: Request, timeout_s: float) -> Response:
         """Ask the worker, and again while it is being restarted, for as long as is patient."""

@@ -229,7 +229,7 @@ class Updater:
         steps = self._steps
         match record.state:
             case DeploymentState.FETCHING:
-                return await steps.fetch(record)
+                return await steps.fetch(record, lambda what: self._note_wait(record.family, what))
             case DeploymentState.STAGING:
                 return await steps.stage(record)
             case DeploymentState.SELF_TESTING:
@@ -255,6 +255,15 @@ class Updater:
         record = msgspec.structs.replace(self._records[family], elapsed_s=elapsed_s)
         self._state.save(record)
         self._records[family] = record
+
+    def _note_wait(self, family: str, what: str | None) -> None:
+        """Keep and tell what an update waits for, where that changed."""
+        what = what and what[:TEXT_CHARS_MAX]
+        if self._records[family].waits_for != what:
+            record = msgspec.structs.replace(self._records[family], waits_for=what)
+            self._state.save(record)
+            self._records[family] = record
+            self._on_change(record)
 
     def _persist(self, record: Record) -> None:
         self._state.save(record)

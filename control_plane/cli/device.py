@@ -99,6 +99,9 @@ def show(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> No
     output.show_one({**found, "seen": _when(found["last_seen"]), "access": _access(found)}, _SHOW)
     print("\nfamilies")
     output.show(found["reported"], _REPORTED, empty="nothing reported yet")
+    for family in found["reported"]:
+        if family["waits_for"]:
+            print(f"{family['family']} waits for {family['waits_for']}")
     if found["detected"]:
         print("\nrefused by the device")
         output.show(found["detected"], _DETECTED)

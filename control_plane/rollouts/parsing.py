@@ -34,6 +34,7 @@ _FORMS: Final[dict[str, type[msgspec.Struct]]] = {
     "gates.installs": forms.InstallsGate,
     "gates.label_errors": forms.LabelErrorsGate,
     "policy": forms.DevicePolicy,
+    "policy.conditions": forms.DeviceConditions,
 }
 
 

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from firmware_bundles.identifiers import CohortName, Family, ModelVersion, RolloutId
-from firmware_bundles.wire.messages import Policy
+from firmware_bundles.limits import DOWNLOAD_S_DEFAULT, RATE_BYTES_PER_S_DEFAULT
+from firmware_bundles.wire.messages import WINDOW_PATTERN, Conditions, Delivery, Policy
 
 SCHEMA: Final = "1.0"
 PHASES_MAX: Final = 32
@@ -17,6 +18,7 @@ _MONTH_S: Final = 30 * 86_400
 Seconds = Annotated[float, Meta(ge=0, le=_MONTH_S)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Rate = Annotated[float, Meta(ge=0, le=1)]
+Bytes = Annotated[int, Meta(ge=0, lt=2**53)]
 Positive = Annotated[int, Meta(ge=1, lt=2**31)]
 
 
@@ -65,11 +67,38 @@ class Gates(_Part, frozen=True, kw_only=True):
     label_errors: LabelErrorsGate | None = None
 
 
+class DeviceConditions(_Part, frozen=True, kw_only=True):
+    """When an update may use a device, and how many bytes of models in one local day.
+
+    Each device judges by itself, also by conditions of its own; what is left out does not matter.
+    """
+
+    model_bytes_per_day_max: Bytes | None = None
+    metered_bytes_per_day_max: Bytes | None = None
+    written_bytes_per_day_max: Bytes | None = None
+    window: Annotated[str, Meta(pattern=WINDOW_PATTERN)] | None = None
+    battery_percent_min: Annotated[float, Meta(ge=0, le=100)] | None = None
+    is_mains_needed: bool = False
+    temperature_c_max: Annotated[float, Meta(ge=-50, le=150)] | None = None
+
+
 class DevicePolicy(_Part, frozen=True, kw_only=True):
     """Limits for the device's own part of a deployment, beside its probation."""
 
     self_test_s_max: Annotated[float, Meta(gt=0, le=3_600)] = 30.0
     attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
+    download_s_max: Annotated[float, Meta(gt=0, le=_MONTH_S)] = DOWNLOAD_S_DEFAULT
+    rate_bytes_per_s_min: Annotated[int, Meta(ge=0, lt=2**31)] = RATE_BYTES_PER_S_DEFAULT
+    conditions: DeviceConditions = DeviceConditions()
+
+    def delivery(self) -> Delivery | msgspec.UnsetType:
+        """Return what assignments say of the download; nothing if nothing was chosen."""
+        delivery = Delivery(
+            download_s_max=self.download_s_max,
+            rate_bytes_per_s_min=self.rate_bytes_per_s_min,
+            conditions=msgspec.convert(self.conditions, Conditions, from_attributes=True),
+        )
+        return msgspec.UNSET if delivery == Delivery() else delivery
 
 
 class RolloutSpec(_Part, frozen=True, kw_only=True):
@@ -92,4 +121,5 @@ class RolloutSpec(_Part, frozen=True, kw_only=True):
             probation_s=self.probation_s,
             self_test_s_max=self.policy.self_test_s_max,
             attempts_max=self.policy.attempts_max,
+            delivery=self.policy.delivery(),
         )

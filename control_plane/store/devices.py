@@ -345,6 +345,7 @@ def _reported(device_id: str, family: FamilyReport, now: float) -> dict[str, Any
         "answered": serving.answered if serving else None,
         "fault_code": fault.code if fault else None,
         "fault_message": fault.message if fault else None,
+        "waits_for": family.waits_for or None,
         "received": now,
     }
 

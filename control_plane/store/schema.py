@@ -130,6 +130,7 @@ reported = Table(
     Column("answered", BigInteger, nullable=True),
     Column("fault_code", String, nullable=True),
     Column("fault_message", String, nullable=True),
+    Column("waits_for", String, nullable=True),
     Column("received", Float, nullable=False),
 )
 

@@ -39,6 +39,7 @@ _RULES: Final[dict[type[messages.Message], _Rule]] = {
     messages.RepositoryHint: _Rule(limits.HINT_BYTES_MAX, is_binary=False),
     messages.Assignment: _Rule(limits.ASSIGNMENT_BYTES_MAX, is_binary=False),
     messages.Report: _Rule(limits.REPORT_BYTES_MAX, is_binary=False),
+    messages.ChunkRequest: _Rule(limits.REQUEST_BYTES_MAX, is_binary=False),
     messages.Segment: _Rule(limits.TELEMETRY_BYTES_MAX, is_binary=True),
     messages.Acknowledgement: _Rule(limits.ACKNOWLEDGEMENT_BYTES_MAX, is_binary=True),
 }

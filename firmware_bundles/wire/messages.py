@@ -1,7 +1,8 @@
 """What is said over MQTT, as frozen values. How they become bytes is the codec's affair.
 
 Every message carries `schema`, MAJOR.MINOR: fields that a newer minor added are ignored by an older
-reader, a newer major is refused. Times are Unix seconds unless the name says otherwise.
+reader, a newer major is refused. A field that came after the first release is absent, not null,
+where it has nothing to say. Times are Unix seconds unless the name says otherwise.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from firmware_bundles import limits
 from firmware_bundles.identifiers import (
@@ -30,6 +31,9 @@ Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Ordinal = Annotated[int, Meta(ge=1, lt=2**53)]
 Generations = Annotated[dict[Family, Count], Meta(max_length=limits.FAMILIES_PER_DEVICE_MAX)]
+_DAY = "(?:mon|tue|wed|thu|fri|sat|sun)"
+_TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+WINDOW_PATTERN = rf"\A(?:{_DAY}(?:,{_DAY})* )?{_TIME}-{_TIME}\Z"
 Facts = Annotated[dict[Text, str | int | float | bool], Meta(max_length=limits.INVENTORY_FACTS_MAX)]
 
 
@@ -74,12 +78,41 @@ class Arm(StrEnum):
     ROLLBACK = "rollback"
 
 
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """When an update may use a device, and how much of it; what is None does not matter.
+
+    Bytes are those of models in one local day. `window` names days (none: all) and a span in the
+    device's own time zone, as in `sat,sun 22:00-05:00`.
+    """
+
+    model_bytes_per_day_max: Count | None = None
+    metered_bytes_per_day_max: Count | None = None
+    written_bytes_per_day_max: Count | None = None
+    window: Annotated[str, Meta(pattern=WINDOW_PATTERN)] | None = None
+    battery_percent_min: Annotated[float, Meta(ge=0, le=100)] | None = None
+    is_mains_needed: bool = False
+    temperature_c_max: Annotated[float, Meta(ge=-50, le=150)] | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """How slow a download may be, and when a device may be used for it.
+
+    `download_s_max` is time with a connection; a source that stays below `rate_bytes_per_s_min` for
+    a minute is left for the next one.
+    """
+
+    download_s_max: Annotated[float, Meta(gt=0, le=30 * 86400)] = limits.DOWNLOAD_S_DEFAULT
+    rate_bytes_per_s_min: Count = limits.RATE_BYTES_PER_S_DEFAULT
+    conditions: Conditions = Conditions()
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How a device carries a deployment out; copied into its record when it begins."""
 
     probation_s: Annotated[float, Meta(ge=0, le=30 * 86400)] = 60.0
     self_test_s_max: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
+    delivery: Delivery | UnsetType = UNSET
 
 
 class ModelReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +184,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 class FamilyReport(msgspec.Struct, frozen=True, kw_only=True):
     """The truth about one family on this device.
 
-    `state` is of the deployment with `generation`, if any.
+    `state` is of the deployment with `generation`, if any; `waits_for` says what holds it up.
     """
 
     family: Family
@@ -160,6 +193,7 @@ class FamilyReport(msgspec.Struct, frozen=True, kw_only=True):
     rollout: RolloutId | None = None
     serving: Serving | None = None
     fault: Fault | None = None
+    waits_for: Text | UnsetType = UNSET
 
 
 class Detection(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +203,12 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True):
     message: Text
     count: Ordinal
     last: float
+
+
+class ChunkRequest(Message, frozen=True, kw_only=True):
+    """Asks the control plane for chunks that the broker does not have; it answers with each."""
+
+    digests: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=limits.CHUNK_WINDOW_MAX)]
 
 
 class BufferFacts(msgspec.Struct, frozen=True, kw_only=True):

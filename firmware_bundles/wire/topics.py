@@ -16,6 +16,7 @@ from firmware_bundles.identifiers import DeviceId, Digest, parse
 _ROOT = "shoal/v1"
 _UP_LEVELS = 6
 _FILE_NAME_CHARS_MAX = 128
+_BRANCH_LEVEL = 2
 
 
 class Up(StrEnum):
@@ -33,6 +34,13 @@ class Down(StrEnum):
 
     ASSIGNMENT = "assignment"
     ACKNOWLEDGEMENT = "ack"
+    CHUNK = "chunk"
+
+
+class Branch(StrEnum):
+    """What is said to all devices."""
+
+    REPOSITORY = "repo"
     CHUNK = "chunk"
 
 
@@ -106,3 +114,15 @@ def parse_down(topic: str, device: str) -> Down | None:
     kind = topic.removeprefix(prefix)
     known = {member.value for member in Down}
     return Down(kind) if topic.startswith(prefix) and kind in known else None
+
+
+def branch(topic: str) -> Branch | Up | Down | None:
+    """Return which kind of message a topic carries, whoever's; None if nobody knows. Total."""
+    levels = topic.split("/")
+    if "/".join(levels[:2]) != _ROOT or len(levels) <= _BRANCH_LEVEL:
+        return None
+    for members in (Branch, Up, Down):
+        name = levels[_BRANCH_LEVEL] if members is Branch else levels[-1]
+        if name in {member.value for member in members}:
+            return members(name)
+    return None

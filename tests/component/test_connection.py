@@ -18,7 +18,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.config import Config
 from agent.connection import Connection, Message
-from agent.deployment.downloads import ChunkStore, Downloads
+from agent.deployment.chunk_store import ChunkStore
+from agent.deployment.downloads import Downloads
 from agent.identity import Broker, Identity
 from control_plane.broker.amqtt import Amqtt
 from firmware_bundles.errors import ShoalError
@@ -118,7 +119,12 @@ class Device:
             identity, config, on_message=self._received, on_change=self._changed
         )
         self.downloads = Downloads(
-            self.store, self.connection, window=8, stall_s=0.5, detect=self.detected.append
+            self.store,
+            self.connection,
+            device=DEVICE,
+            window=8,
+            stall_s=0.5,
+            detect=self.detected.append,
         )
         self._arriving: set[asyncio.Task[None]] = set()
 

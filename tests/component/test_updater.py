@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from agent.deployment import lifecycle, slots
+from agent.deployment.conditions import Permission
 from agent.inference import control
 from firmware_bundles.errors import SelfTestFailed
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
@@ -332,5 +333,45 @@ def test_a_family_too_many_is_told(tmp_path: Path) -> None:
         ]
         await device.updater.stop()
         device.state.close()
+
+    asyncio.run(run())
+
+
+def test_an_update_that_may_not_go_on_waits_and_says_what_for(tmp_path: Path) -> None:
+    """Over a restart, too; and goes on by itself."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1)
+        device.permission = Permission(0, ("mains power", "the maintenance window 01:00-02:00"))
+        sent = device.line.sent
+        device.updater.offer(V2.order(2))
+        await device.waits()
+        await device.crash()
+        again = Device(tmp_path)
+        again.permission = device.permission
+        again.start()
+        record = again.state.records()[FAMILY]
+        assert record.waits_for == "mains power; the maintenance window 01:00-02:00"
+        assert again.line.sent == 0
+        assert device.line.sent == sent
+        again.permission = Permission(None)
+        ended = await again.ended(2)
+        assert (ended.state, ended.waits_for) == (S.COMMITTED, None)
+        await again.crash()
+
+    asyncio.run(run())
+
+
+def test_a_budget_for_some_chunks_lets_those_come_and_no_more(tmp_path: Path) -> None:
+    """The rest comes when there is budget again; nothing is fetched twice."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1)
+        before = device.line.sent
+        device.permission = Permission(1)
+        device.updater.offer(V2.order(2))
+        assert (await device.ended(2)).state is S.COMMITTED
+        assert device.line.sent - before == len(V2.chunks)
+        await device.crash()
 
     asyncio.run(run())

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from agent.clock import Clock
 from agent.deployment import lifecycle, slots
-from agent.deployment.downloads import ChunkStore, Downloads
+from agent.deployment.chunk_store import ChunkStore
+from agent.deployment.conditions import Permission
+from agent.deployment.downloads import Downloads
+from agent.deployment.fetching import Fetching
 from agent.deployment.steps import Steps
 from agent.deployment.updater import Updater
 from agent.inference import control
@@ -104,6 +107,10 @@ class Line:
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Nothing to forget."""
 
+    def publish(self, _topic: str, _payload: bytes) -> bool:
+        """Nobody answers."""
+        return True
+
 
 class PointerWorker:
     """A worker that serves what the pointer names; `failing` versions do not pass or not serve."""
@@ -180,13 +187,19 @@ class Device:
             state_schema.prepare(path)
         self.state = State.open(path)
         self.store = ChunkStore(folder / "chunks")
+        self.permission = Permission(None)
         self.crashed = asyncio.Event()
         self._changes = asyncio.Event()
 
     def start(self) -> None:
         """Start as the core does."""
         self.downloads = Downloads(
-            self.store, self.line, window=8, stall_s=5.0, detect=self.detected.append
+            self.store,
+            self.line,
+            device="d1",
+            window=8,
+            stall_s=5.0,
+            detect=self.detected.append,
         )
         self._arriving: set[asyncio.Task[None]] = set()
 
@@ -197,8 +210,13 @@ class Device:
         steps = Steps(
             self.root,
             state=self.state,
-            store=self.store,
-            downloads=self.downloads,
+            fetching=Fetching(
+                self.root,
+                self.store,
+                self.downloads,
+                lambda _ordered, _wanted, _is_urgent: self.permission,
+                recheck_s=0.01,
+            ),
             worker=self.worker,
             clock=Clock(),
             patience_s=0.3,
@@ -232,6 +250,13 @@ class Device:
         """Wait until a deployment was in this state."""
         async with asyncio.timeout(10):
             while state not in self.states:
+                await self._changes.wait()
+                self._changes.clear()
+
+    async def waits(self) -> None:
+        """Wait until a deployment says that it waits."""
+        async with asyncio.timeout(10):
+            while not any(record.waits_for for record in self.updater.records.values()):
                 await self._changes.wait()
                 self._changes.clear()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,10 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.deployment.downloads import CORRUPT_MAX, ChunkStore, Downloads, Window
-from firmware_bundles.errors import ChunkCorrupt, ShoalError
-from firmware_bundles.limits import FILTERS_PER_SUBSCRIBE_MAX
-from firmware_bundles.wire import topics
+from agent.deployment.chunk_store import ChunkStore
+from agent.deployment.downloads import CORRUPT_MAX, ROUND, Downloads, Pace, Source, Web, Window
+from firmware_bundles.chunks import cut, digest_of
+from firmware_bundles.errors import (
+    ChunkCorrupt,
+    DigestMismatch,
+    ServerUnreachable,
+    ShoalError,
+    StorageFull,
+    TransferTooSlow,
+)
+from firmware_bundles.limits import CHUNK_BYTES_MAX, FILTERS_PER_SUBSCRIBE_MAX
+from firmware_bundles.manifest import FileEntry
+from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire.messages import ChunkRequest
 
 
 def chunk(number: int) -> tuple[str, bytes]:
@@ -65,6 +78,37 @@ def test_a_stalled_chunk_is_asked_for_again_once_a_stall_time() -> None:
     assert window.stalled(19.0, 10.0) == ()
 
 
+def test_what_does_not_come_is_asked_for_elsewhere_and_ever_more_rarely() -> None:
+    """Twice at the broker, then of the control plane, then over HTTPS; each round waits longer."""
+    window = Window(8)
+    window.want(["a"])
+    window.fill(0.0)
+    asked: list[tuple[Source, float]] = [(window.source("a"), 0.0)]
+    asked += [
+        (window.source("a"), float(now))
+        for now in range(1, 400)
+        if window.stalled(float(now), 10.0)
+    ]
+    assert [source for source, _ in asked[:5]] == [*ROUND, Source.RETAINED]
+    waits = [later - earlier for (_, earlier), (_, later) in itertools.pairwise(asked)]
+    assert waits[:12] == [10.0] * 4 + [20.0] * 4 + [40.0] * 4
+
+
+def test_the_next_chunks_begin_where_the_last_one_came_from() -> None:
+    """A broker that has none of a release is not asked for each of its chunks first."""
+    window = Window(2)
+    window.want(["a", "b", "c"])
+    window.fill(0.0)
+    for now in (10.0, 20.0):
+        window.stalled(now, 10.0)
+    window.arrived("a")
+    window.fill(21.0)
+    assert window.source("c") is Source.REQUEST
+    window.reconnected()
+    window.fill(22.0)
+    assert window.source("c") is Source.RETAINED
+
+
 def test_the_store_keeps_only_what_its_name_promises(tmp_path: Path) -> None:
     """A corrupt delivery is never stored; a file that rotted is fetched again."""
     store = ChunkStore(tmp_path / "chunks")
@@ -79,6 +123,98 @@ def test_the_store_keeps_only_what_its_name_promises(tmp_path: Path) -> None:
     assert not (tmp_path / "chunks" / digest).exists()
 
 
+def bundle_file(data: bytes) -> FileEntry:
+    """A file as a manifest lists it."""
+    return FileEntry(
+        name="model.tflite",
+        length=len(data),
+        digest=digest_of(data),
+        chunks=tuple(piece.digest for piece in cut(data)),
+    )
+
+
+def test_an_expected_file_is_put_together_in_place(tmp_path: Path) -> None:
+    """Allocated at once; whole when all its chunks came, in any order, a repeated one once."""
+    data = b"a" * CHUNK_BYTES_MAX + b"b" * CHUNK_BYTES_MAX + b"a" * CHUNK_BYTES_MAX + b"end"
+    entry, written = bundle_file(data), list[int]()
+    store = ChunkStore(tmp_path / "chunks", on_written=written.append)
+    store.expect([entry])
+    assert (tmp_path / "chunks" / f"{entry.digest}.part").stat().st_size == len(data)
+    for piece in sorted(set(cut(data))):
+        assert not store.has(piece.digest)
+        store.save(piece.digest, piece.data)
+        assert store.read(piece.digest) == piece.data
+    store.take(entry, tmp_path / "model.tflite")
+    assert (tmp_path / "model.tflite").read_bytes() == data
+    assert sum(written) == len(data)
+    assert list((tmp_path / "chunks").iterdir()) == []
+
+
+def test_chunks_of_an_expected_file_survive_a_restart(tmp_path: Path) -> None:
+    """What hashes to its digest is there; what rotted is not."""
+    data = os.urandom(4 * CHUNK_BYTES_MAX + 17)
+    entry, pieces = bundle_file(data), list(cut(data))
+    store = ChunkStore(tmp_path)
+    store.expect([entry])
+    for piece in pieces[:3]:
+        store.save(piece.digest, piece.data)
+    with (tmp_path / f"{entry.digest}.part").open("r+b") as file:
+        file.seek(CHUNK_BYTES_MAX)
+        file.write(b"rot")
+    again = ChunkStore(tmp_path)
+    again.expect([entry])
+    assert [again.has(piece.digest) for piece in pieces] == [True, False, True, False, False]
+
+
+def test_a_file_that_is_not_whole_is_not_handed_over(tmp_path: Path) -> None:
+    """And what is missing can be found out."""
+    data = os.urandom(2 * CHUNK_BYTES_MAX)
+    entry, pieces = bundle_file(data), list(cut(data))
+    store = ChunkStore(tmp_path / "chunks")
+    store.expect([entry])
+    store.save(pieces[0].digest, pieces[0].data)
+    with pytest.raises(DigestMismatch):
+        store.take(entry, tmp_path / "model.tflite")
+    assert not (tmp_path / "model.tflite").exists()
+    store.expect([entry])
+    assert [store.has(piece.digest) for piece in pieces] == [True, False]
+
+
+def test_chunks_of_another_version_are_copied(tmp_path: Path) -> None:
+    """Only those that are still what they were."""
+    old = os.urandom(3 * CHUNK_BYTES_MAX)
+    new = old[: 2 * CHUNK_BYTES_MAX] + b"other" + old[2 * CHUNK_BYTES_MAX :]
+    (tmp_path / "old").write_bytes(b"rot" + old[3:])
+    store = ChunkStore(tmp_path / "chunks")
+    store.expect([bundle_file(new)])
+    assert store.adopt(tmp_path / "old", bundle_file(old)) == CHUNK_BYTES_MAX
+    assert [store.has(piece.digest) for piece in cut(new)] == [False, True, False, False]
+
+
+def test_a_chunk_that_came_before_its_file_was_expected_is_used(tmp_path: Path) -> None:
+    """It needs not come again."""
+    data = b"only one chunk"
+    store = ChunkStore(tmp_path)
+    store.save(digest_of(data), data)
+    store.expect([bundle_file(data)])
+    store.take(bundle_file(data), tmp_path / "there")
+    assert (tmp_path / "there").read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("limits", "word"),
+    [({"quota_bytes": 1000}, "quota"), ({"reserve_bytes": 2**60}, "free")],
+)
+def test_a_download_without_room_is_refused_before_its_first_byte(
+    tmp_path: Path, limits: dict[str, int], word: str
+) -> None:
+    """By the quota or by the disk."""
+    store = ChunkStore(tmp_path, **limits)  # type: ignore[arg-type]
+    with pytest.raises(StorageFull, match=word):
+        store.expect([bundle_file(bytes(2000))])
+    assert list(tmp_path.iterdir()) == []
+
+
 class Retained:
     """A line to a broker that retains chunks and sends them on each subscribe."""
 
@@ -88,6 +224,8 @@ class Retained:
         self.outstanding_max = 0
         self.subscribed: set[str] = set()
         self.packets: list[int] = []
+        self.requests: list[ChunkRequest] = []
+        self.web: Web | None = None
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Deliver what is retained, soon."""
@@ -103,6 +241,12 @@ class Retained:
         """Forget."""
         self.subscribed -= set(filters)
 
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Keep what was requested; a subclass answers."""
+        assert topic == topics.up("d1", topics.Up.REQUEST)
+        self.requests.append(codec.decode(ChunkRequest, payload))
+        return True
+
 
 async def fetched(
     line: Retained, directory: Path, digests: Sequence[str], stall_s: float = 0.05
@@ -110,7 +254,13 @@ async def fetched(
     """Fetch all over the line; return what was detected meanwhile."""
     detected: list[ShoalError] = []
     downloads = Downloads(
-        ChunkStore(directory), line, window=8, stall_s=stall_s, detect=detected.append
+        ChunkStore(directory),
+        line,
+        device="d1",
+        web=line.web,
+        window=8,
+        stall_s=stall_s,
+        detect=detected.append,
     )
     arriving: set[asyncio.Task[None]] = set()
 
@@ -147,7 +297,7 @@ def test_what_is_on_disk_is_not_fetched_again(tmp_path: Path) -> None:
     for digest in list(retained)[:15]:
         store.save(digest, retained[digest])
     line = Retained(retained)
-    asyncio.run(fetched(line, tmp_path, list(retained)))
+    asyncio.run(fetched(line, tmp_path, list(retained), stall_s=10.0))
     assert sum(line.packets) == 5
 
 
@@ -171,12 +321,86 @@ def test_a_chunk_with_a_flipped_byte_is_detected_and_ends_the_fetch(tmp_path: Pa
 def test_a_chunk_that_is_whole_the_second_time_is_taken(tmp_path: Path) -> None:
     """One corrupt delivery is detected and asked for again."""
     digest, data = chunk(1)
-    line = Retained({digest: b"wrong"})
 
-    async def run() -> list[ShoalError]:
-        asyncio.get_running_loop().call_later(0.02, line.retained.update, {digest: data})
-        return await fetched(line, tmp_path, [digest])
+    class MendedOnce(Retained):
+        def subscribe(self, filters: Sequence[str]) -> None:
+            super().subscribe(filters)
+            self.retained = {digest: data}
 
-    detected = asyncio.run(run())
+    detected = asyncio.run(fetched(MendedOnce({digest: b"wrong"}), tmp_path, [digest], stall_s=0.5))
     assert [error.code for error in detected] == [ChunkCorrupt.code]
     assert (tmp_path / digest).read_bytes() == data
+
+
+class Answering(Retained):
+    """A broker that has forgotten everything, before a control plane that answers requests."""
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Send what was requested, soon."""
+        super().publish(topic, payload)
+        for digest in self.requests[-1].digests:
+            asyncio.get_running_loop().call_soon(self.deliver, digest, self.stock[digest])
+        return True
+
+    def __init__(self, stock: dict[str, bytes]) -> None:
+        super().__init__({})
+        self.stock = stock
+
+
+def test_chunks_that_the_broker_has_not_come_on_request(tmp_path: Path) -> None:
+    """After two tries; the rest is requested at once, a window at a time."""
+    stock = dict(chunk(n) for n in range(40))
+    line = Answering(stock)
+    assert asyncio.run(fetched(line, tmp_path, list(stock), stall_s=0.5)) == []
+    assert {file.name for file in tmp_path.iterdir()} == set(stock)
+    assert max(len(request.digests) for request in line.requests) <= 8
+    assert sum(line.packets) < 2 * len(stock)
+
+
+class Shelf:
+    """Chunks on the web; asked more than once, for it says no to some."""
+
+    def __init__(self, stock: dict[str, bytes]) -> None:
+        self.stock = stock
+
+    async def fetch(self, digests: Sequence[str]) -> dict[str, bytes]:
+        """Return what is there."""
+        if not self.stock.keys() & set(digests):
+            raise ServerUnreachable("nobody is there")
+        return {digest: self.stock[digest] for digest in digests}
+
+
+def test_chunks_that_nobody_sends_come_over_https(tmp_path: Path) -> None:
+    """The last of the sources."""
+    stock = dict(chunk(n) for n in range(20))
+    line = Retained({})
+    line.web = Shelf(stock)
+    assert asyncio.run(fetched(line, tmp_path, list(stock))) == []
+    assert {file.name for file in tmp_path.iterdir()} == set(stock)
+
+
+def test_a_download_that_nobody_answers_ends_at_its_deadline(tmp_path: Path) -> None:
+    """Time without a connection does not count."""
+    line = Retained({})
+    line.web = Shelf({})
+
+    async def run() -> None:
+        downloads = Downloads(
+            ChunkStore(tmp_path),
+            line,
+            device="d1",
+            web=line.web,
+            window=8,
+            stall_s=0.01,
+            detect=lambda _error: None,
+        )
+        fetching = asyncio.ensure_future(downloads.fetch([chunk(1)[0]], Pace(0.05, 0)))
+        await asyncio.sleep(0.2)
+        assert not fetching.done()
+        downloads.connection_changed(is_up=True)
+        async with asyncio.timeout(10):
+            with pytest.raises(TransferTooSlow):
+                await fetching
+        assert line.subscribed == set()
+
+    asyncio.run(run())

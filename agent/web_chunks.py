@@ -1,0 +1,72 @@
+"""Chunks over HTTPS, as a task fetches them. Heavy (httpx): never imported by the core.
+
+Proxies of the environment (HTTPS_PROXY, NO_PROXY) are honoured. A mirror needs no trust: a chunk is
+what its digest says.
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import httpx
+
+from agent.task_messages import FetchChunks, FetchedChunks
+from firmware_bundles import chunks
+from firmware_bundles.errors import ChunkCorrupt, ChunkMissing, ServerUnreachable, ShoalError
+from firmware_bundles.limits import CHUNK_BYTES_MAX
+from firmware_bundles.wire.messages import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def fetch(request: FetchChunks) -> FetchedChunks:
+    """Return the chunks that some address has; the last refusal, if any is missing."""
+    found: dict[str, bytes] = {}
+    fault: Fault | None = None
+    with httpx.Client(
+        verify=_trusted(request.ca), timeout=request.timeout_s, follow_redirects=True
+    ) as client:
+        for digest in request.digests:
+            try:
+                found[digest] = _first(client, request.urls, digest)
+            except ShoalError as error:
+                fault = Fault(code=error.code, message=error.message[:512])
+    return FetchedChunks(chunks=found, fault=fault)
+
+
+def _trusted(ca: str) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    with suppress(OSError, ssl.SSLError):  # the system's authorities may do
+        context.load_verify_locations(ca)
+    return context
+
+
+def _first(client: httpx.Client, urls: Sequence[str], digest: str) -> bytes:
+    refused: ShoalError = ChunkMissing(f"there is no address for chunk {digest[:12]}")
+    for url in urls:
+        try:
+            return _get(client, url.replace("{digest}", digest), digest)
+        except (ServerUnreachable, ChunkMissing, ChunkCorrupt) as error:
+            refused = error
+    raise refused
+
+
+def _get(client: httpx.Client, url: str, digest: str) -> bytes:
+    """Return one chunk, verified, reading no more than a chunk may have."""
+    body = bytearray()
+    try:
+        with client.stream("GET", url) as response:
+            if not response.is_success:
+                raise ChunkMissing(f"{url} answered with status {response.status_code}")
+            for piece in response.iter_bytes(CHUNK_BYTES_MAX):
+                body += piece
+                if len(body) > CHUNK_BYTES_MAX:
+                    break
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServerUnreachable(f"{url} did not answer: {error}") from error
+    data = bytes(body)
+    chunks.verify(digest, data)
+    return data
