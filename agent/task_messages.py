@@ -11,8 +11,15 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from firmware_bundles.identifiers import Family
 from firmware_bundles.trust.floors import Mark
-from firmware_bundles.wire.messages import Assignment, Fault, Generations, Report
+from firmware_bundles.wire.messages import (
+    Assignment,
+    Fault,
+    Generations,
+    ModelReference,
+    Report,
+)
 
 REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
 ANSWER_BYTES_MAX: Final = 1024 * 1024
@@ -97,7 +104,21 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True, tag="renewed"):
     expires: float
 
 
-Request = Admit | SignReport | PrepareState | Renew
+class CheckRelease(msgspec.Struct, frozen=True, kw_only=True, tag="check_release"):
+    """Say whether the owners allow a model, by what this device verified last, however old."""
+
+    metadata_dir: str
+    root: bytes
+    floors: dict[str, Mark]
+    family: Family
+    model: ModelReference
+
+
+class Allowed(msgspec.Struct, frozen=True, kw_only=True, tag="allowed"):
+    """The answer to CheckRelease: they do."""
+
+
+Request = CheckRelease | Admit | SignReport | PrepareState | Renew
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
@@ -108,4 +129,4 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
     hint: str = ""
 
 
-Answer = Admitted | Signed | Prepared | Renewed | Refusal
+Answer = Allowed | Admitted | Signed | Prepared | Renewed | Refusal

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.deployment import slots
+from agent.deployment.seals import Mark
 from firmware_bundles import chunks, golden, manifest
 from firmware_bundles.manifest import Classification, FileEntry, Golden, Manifest, Tensor
 from firmware_bundles.sketches import baseline, codec
@@ -73,6 +74,7 @@ class Sample:
         data = manifest.encode(self.manifest())
         place = slots.slot(state_dir / "slots", self.family, slot)
         slots.stage(place, data, self.files.items())
+        slots.mark(place, Mark.GOOD)
         if serve:
             slots.switch(state_dir / "slots", place)
         return chunks.digest_of(data)

@@ -42,6 +42,7 @@ class Release:
             "golden.msgpack": b"g" + version.encode(),
         }
         tensor = manifest.Tensor(name="image", datatype="INT8", shape=(1, 8))
+        self.files = files
         self.chunks = {c.digest: c.data for data in files.values() for c in chunks.cut(data)}
         entries = tuple(
             manifest.FileEntry(
@@ -63,6 +64,7 @@ class Release:
                 golden=manifest.Golden(rows=1, runtime="test"),
             )
         )
+        self.manifest = data
         self.digest = chunks.digest_of(data)
         self.chunks[self.digest] = data
         self.model = ModelReference(
@@ -80,6 +82,11 @@ class Release:
             policy=Policy(probation_s=probation_s, self_test_s_max=0.5),
         )
         return Assignment(device="d1", issued=1.0, expires=2.0, orders=(order,))
+
+
+def fill(slot: slots.Slot, release: Release) -> None:
+    """Put a release into a slot."""
+    slots.stage(slot, release.manifest, release.files.items())
 
 
 V1, V2, V3 = Release("v1"), Release("v2"), Release("v3")
