@@ -24,8 +24,8 @@ from firmware_bundles.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agent.config import Settings
-    from agent.status import DeviceFacts, FamilyFacts
+    from agent.config import Config, Settings
+    from agent.local_control import Request
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -44,6 +44,9 @@ examples:
   shoal-agent --state-dir /tmp/device-1 run --run-dir /tmp/run-1 --set report_s=60
   shoal-agent status --output json
   shoal-agent usage --days 30
+  shoal-agent slots
+  shoal-agent mark bad serving
+  shoal-agent rollback --family digits
   shoal-agent doctor
 
 exit status:
@@ -126,12 +129,26 @@ def _parser() -> argparse.ArgumentParser:
     run = _verb(verbs, "run", _run, "run the agent in the foreground until SIGTERM")
     status = _verb(verbs, "status", _status, "what runs here; works while the agent is down")
     status.add_argument("--output", choices=("text", "json"), default="text")
+    slots = _verb(verbs, "slots", _slots, "both slots of each family: model, mark, counts, times")
+    slots.add_argument("--output", choices=("text", "json"), default="text")
+    mark = _verb(verbs, "mark", _mark, "mark a slot's model; nothing falls back to a bad one")
+    mark.add_argument("mark", choices=("good", "bad"))
+    mark.add_argument("slot", choices=("serving", "other"))
+    back = _verb(
+        verbs,
+        "rollback",
+        _rollback,
+        "end an open deployment, or let the other slot serve again; no download, no network",
+    )
+    for each in (mark, back):
+        each.add_argument("--family", help="needed where this device has several")
+        each.add_argument("--output", choices=("text", "json"), default="text")
     doctor = _verb(verbs, "doctor", _doctor, "every setting with its origin, and what is wrong")
     usage = _verb(verbs, "usage", _usage, "bytes by day, link and purpose; budgets and what waits")
     usage.add_argument("--days", type=int, default=7, metavar="N", help="newest days (default 7)")
     usage.add_argument("--output", choices=("text", "json"), default="text")
     _verb(verbs, _TRUST, _trust, "check any TUF repository: 'shoal-agent trust --help'")
-    for each in (run, status, doctor, usage):
+    for each in (run, status, slots, mark, back, usage, doctor):
         each.add_argument("--run-dir", type=Path, metavar="DIR", help="where the sockets are")
         each.add_argument(
             "--set",
@@ -200,48 +217,73 @@ def _status(options: argparse.Namespace) -> int:
 
     facts = status.gather(_settings(options).config)
     if options.output == "json":
-        import msgspec
-
-        print(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
+        _print_json(facts)
     else:
-        print("\n".join(_lines(facts)))
+        from agent import status_text
+
+        print("\n".join(status_text.lines(facts)))
     return DONE if facts.device else FAILED
 
 
-def _lines(facts: DeviceFacts) -> list[str]:
-    lines = [f"device      {facts.device or 'not enrolled'}"]
-    if facts.server:
-        lines.append(f"server      {facts.server}")
-    lines.append(f"state       {facts.state_dir}")
-    lines.append(f"worker      {'answers' if facts.is_worker_answering else 'does not answer'}")
-    if facts.is_worker_answering:
-        lines.append(
-            f"buffer      {facts.buffer.segments} segments, {facts.buffer.bytes} bytes, "
-            f"{facts.buffer.rows_dropped} rows dropped"
-        )
-    for family in facts.families:
-        lines += _family_lines(family)
-    lines += [f"detected    {each.code} x{each.count}: {each.message}" for each in facts.detected]
-    return lines + [f"fault       {each.message} ({each.code})" for each in facts.faults]
+def _slots(options: argparse.Namespace) -> int:
+    from agent import status
+
+    config = _settings(options).config
+    found = status.slots_by_family(config)
+    if options.output == "json":
+        _print_json(found)
+    else:
+        from agent import status_text
+
+        print("\n".join(status_text.slot_lines(found)) or "no family was ever installed here")
+    return DONE
 
 
-def _family_lines(family: FamilyFacts) -> list[str]:
-    state = f"{family.state}, generation {family.generation}" if family.state else "no deployment"
-    lines = [f"family      {family.family}: {state}"]
-    for slot in family.slots:
-        model = f"{slot.version} ({slot.digest[:12]})" if slot.digest else slot.fault
-        lines.append(f"  slot {slot.name}    {model}{' serving' if slot.is_serving else ''}")
-    if family.worker and family.worker.ready:
-        worker = family.worker
-        lines.append(
-            f"  answers   {worker.version} on {worker.runtime} ({worker.delegate}): "
-            f"{worker.answered} answered, {worker.errors} failed"
+def _mark(options: argparse.Namespace) -> int:
+    from agent.local_control import MarkSlot
+
+    config = _settings(options).config
+    family = _family(config, options.family)
+    return _carry_out(options, MarkSlot(family=family, slot=options.slot, mark=options.mark))
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from agent.local_control import RollBack
+
+    config = _settings(options).config
+    return _carry_out(options, RollBack(family=_family(config, options.family)))
+
+
+def _carry_out(options: argparse.Namespace, request: Request) -> int:
+    from agent import local_actions
+
+    done = local_actions.carry_out(_settings(options).config, request)
+    if options.output == "json":
+        _print_json(done)
+    else:
+        model = f"version {done.version} in slot {done.slot}" if done.slot else "nothing"
+        print(f"{done.family}: {model} serves; the deployment is {done.state or 'unknown'}")
+    return DONE
+
+
+def _family(config: Config, wish: str | None) -> str:
+    from agent.deployment import slots
+
+    found = slots.families(config.state_dir / "slots")
+    if wish is not None and wish not in found:
+        raise InputError(f"there is no family {wish!r:.80} here, only {', '.join(found) or 'none'}")
+    if wish is None and len(found) != 1:
+        raise InputError(
+            f"this device has {len(found)} families: {', '.join(found) or 'none'}",
+            hint="Say which with --family." if found else "Nothing was installed yet.",
         )
-    if family.waits_for:
-        lines.append(f"  waits for {family.waits_for}")
-    if family.fault:
-        lines.append(f"  fault     {family.fault.message} ({family.fault.code})")
-    return lines
+    return wish or found[0]
+
+
+def _print_json(value: object) -> None:
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def _usage(options: argparse.Namespace) -> int:
@@ -251,9 +293,7 @@ def _usage(options: argparse.Namespace) -> int:
         raise InputError(f"--days must be 1 or more, not {options.days}")
     facts = usage.gather(_settings(options).config, options.days)
     if options.output == "json":
-        import msgspec
-
-        print(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
+        _print_json(facts)
     else:
         print("\n".join(usage.lines(facts)))
     return DONE

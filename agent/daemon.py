@@ -29,6 +29,8 @@ from agent.deployment.verification import Known, Verification
 from agent.hellos import Hellos
 from agent.inference import control
 from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
+from agent.local_actions import LOCK_NAME, STATE_NAME, LocalActions
+from agent.local_control import SOCKET_NAME, LocalControl
 from agent.metering import Meter
 from agent.renewal import Renewal
 from agent.reports import DETECTION_PAUSE_S, Reports
@@ -59,8 +61,6 @@ if TYPE_CHECKING:
     from agent.store.usage import Usage
     from firmware_bundles.wire.messages import Assignment, Conditions
 
-STATE_NAME: Final = "state.db"
-LOCK_NAME: Final = "lock"
 _STATE_RETRY_S: Final = 10.0
 ResultT = TypeVar("ResultT")
 _REPORTED: Final = frozenset(
@@ -173,6 +173,8 @@ class Core:
             in_flight_max=config.telemetry_in_flight_max,
             retry_s=config.telemetry_retry_s,
         )
+        actions = LocalActions(identity, self._updater, state, children, slots_root)
+        self._local = LocalControl(config.run_dir / SOCKET_NAME, actions)
         self._renewal = Renewal(config, children, clock)
         self._arriving: set[asyncio.Task[None]] = set()
         log.event("started", device=identity.device, incarnation=incarnation)
@@ -180,6 +182,7 @@ class Core:
     async def run(self, stopping: asyncio.Event) -> None:
         """Run all parts until `stopping` is set, then stop in order."""
         self._updater.start()
+        await self._local.start()
         self._connection.start()
         parts = [
             self._verification.run(),
@@ -196,6 +199,7 @@ class Core:
             await _first_failure(tasks, ended)
         finally:
             ended.cancel()
+            await self._local.close()
             await self._updater.stop()
             await self._connection.stop()
             for task in tasks:

@@ -73,6 +73,20 @@ def _refresh(request: task_messages.Admit, moment: float) -> Repository:
     return verifier.refresh(folder, request.root, cached, moment, request.floors)
 
 
+def check_release(request: task_messages.CheckRelease) -> task_messages.Allowed:
+    """Hold a model against the owners' terms in the cache.
+
+    Time is left out: an old word is better than none, and no later one can be had offline.
+    """
+    from firmware_bundles.trust import verifier
+
+    folder = Path(request.metadata_dir)
+    cached = verifier.cached_files(folder)
+    repository = verifier.refresh(folder, request.root, cached, 0.0, request.floors)
+    verifier.check_model(repository, request.family, request.model)
+    return task_messages.Allowed()
+
+
 def sign_report(request: task_messages.SignReport) -> task_messages.Signed:
     """Sign a report with the device's key."""
     from firmware_bundles.trust import envelopes
@@ -128,6 +142,7 @@ def _answer(body: bytes) -> msgspec.Struct:
 
 _VERBS: Final[dict[type[msgspec.Struct], Callable[..., msgspec.Struct]]] = {
     task_messages.Admit: admit,
+    task_messages.CheckRelease: check_release,
     task_messages.SignReport: sign_report,
     task_messages.PrepareState: prepare_state,
     task_messages.Renew: renew,

@@ -11,9 +11,15 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from firmware_bundles.identifiers import Digest
+from firmware_bundles.identifiers import Digest, Family
 from firmware_bundles.trust.floors import Mark
-from firmware_bundles.wire.messages import Assignment, Fault, Generations, Report
+from firmware_bundles.wire.messages import (
+    Assignment,
+    Fault,
+    Generations,
+    ModelReference,
+    Report,
+)
 
 REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
 ANSWER_BYTES_MAX: Final = 1024 * 1024
@@ -119,7 +125,21 @@ class FetchedChunks(msgspec.Struct, frozen=True, kw_only=True, tag="fetched_chun
     fault: Fault | None = None
 
 
-Request = Admit | SignReport | PrepareState | Renew | FetchChunks
+class CheckRelease(msgspec.Struct, frozen=True, kw_only=True, tag="check_release"):
+    """Say whether the owners allow a model, by what this device verified last, however old."""
+
+    metadata_dir: str
+    root: bytes
+    floors: dict[str, Mark]
+    family: Family
+    model: ModelReference
+
+
+class Allowed(msgspec.Struct, frozen=True, kw_only=True, tag="allowed"):
+    """The answer to CheckRelease: they do."""
+
+
+Request = CheckRelease | Admit | SignReport | PrepareState | Renew | FetchChunks
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
@@ -130,4 +150,4 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
     hint: str = ""
 
 
-Answer = Admitted | Signed | Prepared | Renewed | FetchedChunks | Refusal
+Answer = Allowed | Admitted | Signed | Prepared | Renewed | FetchedChunks | Refusal

@@ -277,6 +277,24 @@ class DeploymentLooping(DeviceError):
     code = "device.deployment_looping"
 
 
+class DeploymentSuperseded(DeviceError):
+    """A newer generation came before the deployment had ended.
+
+    Nothing: the newer one is carried out.
+    """
+
+    code = "device.superseded"
+
+
+class DeploymentCancelled(DeviceError):
+    """Somebody at the device ended or reverted the deployment.
+
+    Ask who did; a newer rollout is carried out as usual.
+    """
+
+    code = "device.cancelled"
+
+
 class WorkerUnavailable(DeviceError):
     """The inference worker does not answer, or its sockets cannot be made.
 

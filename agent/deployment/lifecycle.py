@@ -39,6 +39,7 @@ class Event(StrEnum):
     ALREADY_SERVING = "already_serving"
     ERROR = "error"
     SUPERSEDED = "superseded"
+    CANCELLED = "cancelled"
     LOOP_DETECTED = "loop_detected"
 
 
@@ -72,23 +73,42 @@ _S = DeploymentState
 TERMINAL: Final = frozenset({_S.COMMITTED, _S.ROLLED_BACK, _S.FAILED})
 RETRYING: Final = frozenset({_S.COMMITTING, _S.ROLLING_BACK})
 
-# What follows DONE, and what follows anything that went wrong.
-_NEXT: Final[dict[DeploymentState, tuple[DeploymentState, DeploymentState]]] = {
-    _S.FETCHING: (_S.STAGING, _S.FAILED),
-    _S.STAGING: (_S.SELF_TESTING, _S.FAILED),
-    _S.SELF_TESTING: (_S.SHADOWING, _S.FAILED),
-    _S.SHADOWING: (_S.SWITCHING, _S.FAILED),
-    _S.SWITCHING: (_S.PROBATION, _S.ROLLING_BACK),
-    _S.PROBATION: (_S.COMMITTING, _S.ROLLING_BACK),
-    _S.COMMITTING: (_S.COMMITTED, _S.COMMITTING),
-    _S.ROLLING_BACK: (_S.ROLLED_BACK, _S.ROLLING_BACK),
+# What follows each event. Whoever adds a state fills a row; tests and diagram are made from it.
+TRANSITIONS: Final[dict[DeploymentState, dict[Event, DeploymentState]]] = {
+    state: {
+        Event.DONE: done,
+        Event.ALREADY_SERVING: _S.COMMITTED if state is _S.FETCHING else state,
+        Event.ERROR: wrong,
+        Event.SUPERSEDED: ended,
+        Event.CANCELLED: ended,
+        Event.LOOP_DETECTED: wrong,
+    }
+    for state, done, wrong, ended in (
+        # state, after DONE, after ERROR, after a newer generation or a person's word
+        (_S.FETCHING, _S.STAGING, _S.FAILED, _S.FAILED),
+        (_S.STAGING, _S.SELF_TESTING, _S.FAILED, _S.FAILED),
+        (_S.SELF_TESTING, _S.SHADOWING, _S.FAILED, _S.FAILED),
+        (_S.SHADOWING, _S.SWITCHING, _S.FAILED, _S.FAILED),
+        # The pointer may be moving: the probation that follows rolls back.
+        (_S.SWITCHING, _S.PROBATION, _S.ROLLING_BACK, _S.SWITCHING),
+        (_S.PROBATION, _S.COMMITTING, _S.ROLLING_BACK, _S.ROLLING_BACK),
+        (_S.COMMITTING, _S.COMMITTED, _S.COMMITTING, _S.COMMITTING),
+        (_S.ROLLING_BACK, _S.ROLLED_BACK, _S.ROLLING_BACK, _S.ROLLING_BACK),
+    )
 }
-# Where the third unplanned stop leads; all other states go on where they were.
-_EXHAUSTED: Final[dict[DeploymentState, DeploymentState]] = {
+# Where the last unplanned stop that `policy.attempts_max` allows leads; all others go on.
+EXHAUSTED: Final[dict[DeploymentState, DeploymentState]] = {
     _S.SELF_TESTING: _S.FAILED,
     _S.SHADOWING: _S.FAILED,
     _S.PROBATION: _S.ROLLING_BACK,
 }
+BEFORE_SWITCHING: Final = frozenset(
+    state for state, row in TRANSITIONS.items() if row[Event.ERROR] is _S.FAILED
+)
+# Where a newer generation or a person's word ends the deployment at the next safe point.
+ENDABLE: Final = frozenset(
+    state for state, row in TRANSITIONS.items() if row[Event.SUPERSEDED] is not state
+)
 
 
 def begin(order: Order, *, slot: str, previous: str | None) -> Record:
@@ -117,10 +137,12 @@ def advance(record: Record, event: Event, fault: Fault | None = None) -> Record:
     """
     if not is_open(record):
         return record
-    state = _follow(record.state, event)
+    state = TRANSITIONS[record.state][event]
+    is_serving = event is Event.ALREADY_SERVING and state is _S.COMMITTED
     return msgspec.structs.replace(
         record,
         state=state,
+        slot=record.previous or record.slot if is_serving else record.slot,
         persist_count=record.persist_count + 1,
         attempts=record.attempts if state is record.state else 0,
         is_suspended=False,
@@ -129,17 +151,22 @@ def advance(record: Record, event: Event, fault: Fault | None = None) -> Record:
     )
 
 
-def _follow(state: DeploymentState, event: Event) -> DeploymentState:
-    done, wrong = _NEXT[state]
-    if event is Event.DONE:
-        return done
-    if event is Event.ALREADY_SERVING:
-        return _S.COMMITTED if state is _S.FETCHING else state
-    if event is Event.SUPERSEDED and state is _S.SWITCHING:
-        return state  # the pointer may be moving: the probation that follows rolls back
-    if event is Event.LOOP_DETECTED and state in RETRYING:
-        return state
-    return wrong
+def revert(record: Record, *, slot: str, previous: str, fault: Fault) -> Record:
+    """Return an ended deployment on its way back from `slot`, which serves, to `previous`.
+
+    Only a person asks for this. Raises ValueError while the deployment is open.
+    """
+    if is_open(record):
+        raise ValueError(f"{record.family} is {record.state}")
+    return msgspec.structs.replace(
+        record,
+        slot=slot,
+        previous=previous,
+        state=_S.ROLLING_BACK,
+        persist_count=1,
+        attempts=0,
+        fault=fault,
+    )
 
 
 def suspend(record: Record, *, elapsed_s: float = 0.0) -> Record:
@@ -162,7 +189,7 @@ def resume(record: Record) -> Record:
         return record
     if record.is_suspended:
         return msgspec.structs.replace(record, is_suspended=False)
-    if record.state not in _EXHAUSTED:
+    if record.state not in EXHAUSTED:
         return record
     attempts = record.attempts + 1
     counted = msgspec.structs.replace(
@@ -172,7 +199,7 @@ def resume(record: Record) -> Record:
         return counted
     return msgspec.structs.replace(
         counted,
-        state=_EXHAUSTED[record.state],
+        state=EXHAUSTED[record.state],
         attempts=0,
         fault=record.fault
         or Fault(

@@ -3,7 +3,7 @@
 The pointer and the files are the truth about what serves: core and worker read both here. What
 goes into a slot, and when the pointer moves, is decided by the updater.
 
-    <root>/<family>/{A,B}/{manifest.json, files...}
+    <root>/<family>/{A,B}/{seal, manifest.json, files...}
     <root>/<family>/serving                             the pointer: "A" or "B" and a line feed
 """
 
@@ -13,9 +13,12 @@ import errno
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from agent.deployment import seals
+from agent.deployment.seals import Mark, Seal
 from firmware_bundles import durable
 from firmware_bundles.errors import (
     BundleError,
@@ -66,13 +69,20 @@ def slot(root: Path, family: str, name: str) -> Slot:
 
 
 def serving(root: Path, family: str) -> Slot | None:
-    """Return the slot that the pointer names, or None if there is no readable pointer."""
-    try:
-        with (root / family / POINTER_NAME).open("rb") as file:
-            name = file.read(_POINTER_BYTES_MAX).decode("ascii", "replace").strip()
-    except OSError:
-        return None
-    return slot(root, family, name) if name in NAMES else None
+    """Return the slot that the pointer names; where it names none, the last that proved itself.
+
+    None if there is no such slot, either: nothing of this family was ever kept.
+    """
+    name = _pointer(root, family)
+    if name is not None:
+        return slot(root, family, name)
+    good = [each for each in (slot(root, family, name) for name in NAMES) if is_good(each)]
+    return max(good, key=_filled_at, default=None)
+
+
+def has_pointer(root: Path, family: str) -> bool:
+    """Return whether the pointer can be read."""
+    return _pointer(root, family) is not None
 
 
 def other(root: Path, family: str) -> Slot:
@@ -82,12 +92,16 @@ def other(root: Path, family: str) -> Slot:
 
 
 def read(slot: Slot) -> Manifest:
-    """Return the manifest of a slot, after checking its family and that every file is whole.
+    """Return the manifest of a slot, after checking its seal, its family and that it is whole.
 
     Raises SlotBroken, which says what is missing or wrong.
     """
+    data = _manifest_bytes(slot)
+    seal = seals.read(slot.directory)
+    if seal is not None and hashlib.sha256(data).hexdigest() != seal.digest:
+        raise SlotBroken(f"slot {slot.family}/{slot.name}: the manifest is not the sealed one")
     try:
-        manifest = parse_manifest(_manifest_bytes(slot))
+        manifest = parse_manifest(data)
     except (BundleError, VersionUnsupported) as error:
         raise SlotBroken(f"slot {slot.family}/{slot.name}: {error.message}") from error
     if manifest.family != slot.family:
@@ -97,9 +111,44 @@ def read(slot: Slot) -> Manifest:
     return manifest
 
 
+def is_good(slot: Slot) -> bool:
+    """Return whether the slot holds a model that proved itself: one may fall back to it."""
+    try:
+        seal = seals.read(slot.directory)
+    except SlotBroken:
+        return False
+    if seal is None:  # an agent without seals filled it
+        return (slot.directory / MANIFEST_NAME).is_file()
+    return seal.mark is Mark.GOOD
+
+
+def mark_of(slot: Slot) -> Mark:
+    """Return the mark on a slot that holds something. Raises SlotBroken."""
+    seal = seals.read(slot.directory)
+    return Mark.GOOD if seal is None else seal.mark
+
+
+def mark(slot: Slot, mark: Mark) -> None:
+    """Mark what the slot holds, which stays the manifest it was sealed with. Durable, repeatable.
+
+    Raises SlotBroken where it holds nothing, SlotUnwritable or StorageFull.
+    """
+    seal = seals.read(slot.directory)
+    digest = seal.digest if seal else manifest_digest(slot)
+    try:
+        seals.write(slot.directory, Seal(digest, mark))
+    except OSError as error:
+        raise unwritable(f"slot {slot.family}/{slot.name}", error) from error
+
+
 def manifest_digest(slot: Slot) -> str:
     """Return the SHA-256 of the slot's manifest as it lies on disk. Raises SlotBroken."""
     return hashlib.sha256(_manifest_bytes(slot)).hexdigest()
+
+
+def manifest_length(slot: Slot) -> int:
+    """Return the bytes of the slot's manifest. Raises SlotBroken."""
+    return len(_manifest_bytes(slot))
 
 
 def holds(slot: Slot, digest: str) -> bool:
@@ -140,22 +189,6 @@ def unset(root: Path, family: str) -> None:
         raise unwritable(f"pointer of {family}", error) from error
 
 
-def stage(slot: Slot, manifest: bytes, files: Iterable[tuple[str, bytes]]) -> None:
-    """Fill a slot with a bundle.
-
-    The old manifest goes first and the new one comes last, so that a slot that was interrupted in
-    between holds no manifest and is never taken for whole. Raises SlotUnwritable or StorageFull.
-    """
-    try:
-        clear(slot)
-        durable.make_directory(slot.directory)
-        for name, data in files:
-            durable.write(slot.directory / name, data)
-        durable.write(slot.directory / MANIFEST_NAME, manifest)
-    except OSError as error:
-        raise unwritable(f"slot {slot.family}/{slot.name}", error) from error
-
-
 def listed(slot: Slot) -> tuple[FileEntry, ...]:
     """Return the files that the slot's manifest lists, unchecked; none if it cannot be read."""
     try:
@@ -181,7 +214,7 @@ def fill(
     entries: Iterable[FileEntry],
     bring: Callable[[FileEntry, Path], None],
 ) -> None:
-    """Make the slot hold a bundle; `bring` moves a whole file to a path.
+    """Make the slot hold a bundle, sealed as untried; `bring` moves a whole file to a path.
 
     What lies there already stays. The old manifest goes first and the new one comes last: a slot
     that was interrupted in between holds none, is never taken for whole, and is filled further the
@@ -192,8 +225,10 @@ def fill(
         durable.make_directory(slot.directory)
         (slot.directory / MANIFEST_NAME).unlink(missing_ok=True)
         durable.sync_directory(slot.directory)
+        digest = hashlib.sha256(manifest).hexdigest()
+        seals.write(slot.directory, Seal(digest, Mark.UNTRIED))
         for path in slot.directory.iterdir():
-            if path.name not in files:
+            if path.name not in {*files, seals.SEAL_NAME}:
                 path.unlink()
         for entry in lacking(slot, files.values()):
             bring(entry, slot.directory / entry.name)
@@ -211,6 +246,15 @@ def clear(slot: Slot) -> None:
     durable.sync_directory(slot.directory)
     shutil.rmtree(slot.directory)
     durable.sync_directory(slot.directory.parent)
+
+
+def sweep(root: Path) -> None:
+    """Remove what writes that were cut short left beside the files they were for."""
+    for family in families(root):
+        for folder in (root / family, *(slot(root, family, name).directory for name in NAMES)):
+            for left in folder.glob(".*"):
+                with suppress(OSError):
+                    left.unlink()
 
 
 def unwritable(what: str, error: OSError) -> SlotUnwritable | StorageFull:
@@ -231,6 +275,22 @@ def _is_family(name: str) -> bool:
     except Malformed:
         return False
     return True
+
+
+def _pointer(root: Path, family: str) -> str | None:
+    try:
+        with (root / family / POINTER_NAME).open("rb") as file:
+            name = file.read(_POINTER_BYTES_MAX).decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    return name if name in NAMES else None
+
+
+def _filled_at(slot: Slot) -> float:
+    try:
+        return (slot.directory / MANIFEST_NAME).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _manifest_bytes(slot: Slot) -> bytes:

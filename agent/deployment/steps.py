@@ -7,11 +7,13 @@ it is persisted the updater's affair.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent import log
 from agent.deployment import probation, slots
 from agent.deployment.lifecycle import Event, Record
+from agent.deployment.seals import Mark
 from agent.inference.control import (
     Done,
     Request,
@@ -23,7 +25,11 @@ from agent.inference.control import (
     Unload,
 )
 from firmware_bundles.errors import (
+    BundleError,
+    DeploymentCancelled,
+    DeploymentSuperseded,
     ProbationFailed,
+    SelfTestFailed,
     ShoalError,
     SlotBroken,
     WorkerUnavailable,
@@ -34,10 +40,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.deployment.fetching import Fetching
     from agent.store.state import State
 
 _RETRY_S: Final = 0.5
+# These faults end a deployment and say nothing of its model.
+_BLAMELESS: Final = frozenset({DeploymentCancelled.code, DeploymentSuperseded.code})
 _MARGIN_S: Final = 10.0
 _POLL_S_MIN: Final = 0.1
 _POLL_S_MAX: Final = 1.0
@@ -57,6 +64,19 @@ class Worker(Protocol):
         """Return how often the worker died since the agent's start."""
 
 
+class Fetcher(Protocol):
+    """What the steps need of the network, and of the disk for downloads."""
+
+    async def bring(self, record: Record, note_wait: Callable[[str | None], None], /) -> None:
+        """Bring all files of the release to this disk."""
+
+    async def fill(self, record: Record, slot: slots.Slot, /) -> None:
+        """Put the release into a slot."""
+
+    def clear(self) -> None:
+        """Forget what was fetched."""
+
+
 class Steps:
     """The steps, over disk, network and worker."""
 
@@ -65,7 +85,7 @@ class Steps:
         root: Path,
         *,
         state: State,
-        fetching: Fetching,
+        fetching: Fetcher,
         worker: Worker,
         clock: Clock,
         patience_s: float,
@@ -95,20 +115,23 @@ class Steps:
         slot = self._slot(record)
         if await asyncio.to_thread(slots.holds, slot, record.model.digest):
             return Event.DONE
+        self._state.install_slot(record, self._clock.now())
         await self._fetching.fill(record, slot)
         return Event.DONE
 
     async def self_test(self, record: Record) -> Event:
         """Let a child of the worker try the model against its golden vectors."""
         deadline_s = record.policy.self_test_s_max
-        answer = await self._ask(
-            SelfTest(
-                family=record.family,
-                slot="A" if record.slot == "A" else "B",
-                deadline_s=deadline_s,
-            ),
-            deadline_s + _MARGIN_S,
+        request = SelfTest(
+            family=record.family,
+            slot="A" if record.slot == "A" else "B",
+            deadline_s=deadline_s,
         )
+        try:
+            answer = await self._ask(request, deadline_s + _MARGIN_S)
+        except (SelfTestFailed, BundleError):
+            await self._condemn(record)
+            raise
         if not isinstance(answer, SelfTestAnswer) or answer.digest != record.model.digest:
             raise SlotBroken("the worker tested another model than the staged one")
         log.event(
@@ -125,7 +148,7 @@ class Steps:
 
     async def switch(self, record: Record) -> Event:
         """Move the pointer, then let the worker follow it."""
-        await asyncio.to_thread(slots.switch, self.root, self._slot(record))
+        await self._point_to(self._slot(record))
         answer = await self._ask(Swap(family=record.family), record.policy.self_test_s_max)
         if not isinstance(answer, Done) or answer.family.digest != record.model.digest:
             raise SlotBroken("the worker serves another model than the pointer names")
@@ -154,12 +177,15 @@ class Steps:
             await asyncio.sleep(min(max(poll_s, _POLL_S_MIN), _POLL_S_MAX))
 
     async def commit(self, record: Record) -> Event:
-        """Note in the slot's record that it holds a model that proved itself."""
+        """Mark the slot: it holds a model that proved itself."""
+        await asyncio.to_thread(slots.mark, self._slot(record), Mark.GOOD)
         self._state.commit_slot(record, self._clock.now())
         return Event.DONE
 
     async def roll_back(self, record: Record) -> Event:
         """Let the pointer and the worker go back; with nothing to go back to, serve nothing."""
+        if record.fault is None or record.fault.code not in _BLAMELESS:
+            await self._condemn(record)
         if record.previous is None:
             await asyncio.to_thread(slots.unset, self.root, record.family)
             await self._ask(Unload(family=record.family), record.policy.self_test_s_max)
@@ -170,9 +196,26 @@ class Steps:
         except SlotBroken as error:
             self._detect(error)  # a doubtful model is better than a broken one
             return Event.DONE
-        await asyncio.to_thread(slots.switch, self.root, previous)
+        await self._point_to(previous)
         await self._ask(Swap(family=record.family), record.policy.self_test_s_max)
         return Event.DONE
+
+    async def serve_again(self, family: str) -> None:
+        """Let the worker follow a pointer that was mended. Raises as the worker refuses."""
+        await self._ask(Swap(family=family), self._patience_s)
+
+    async def _condemn(self, record: Record) -> None:
+        """Mark a model that did harm: nothing falls back to it."""
+        self._state.mark_slot(record.family, record.slot, Mark.BAD)
+        with suppress(SlotBroken):
+            await asyncio.to_thread(slots.mark, self._slot(record), Mark.BAD)
+
+    async def _point_to(self, slot: slots.Slot) -> None:
+        if not slots.has_pointer(self.root, slot.family) or slot != slots.serving(
+            self.root, slot.family
+        ):
+            await asyncio.to_thread(slots.switch, self.root, slot)
+            self._state.activate_slot(slot.family, slot.name, self._clock.now())
 
     def clear_chunks(self) -> None:
         """Forget the chunks: all that was put together from them lies in the slots."""

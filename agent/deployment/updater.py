@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent import log
-from agent.deployment import lifecycle, slots
+from agent import events, log
+from agent.deployment import lifecycle, repair, slots
 from agent.deployment.lifecycle import Event, Record
 from firmware_bundles.errors import (
     BundleError,
     DeploymentLooping,
+    DeploymentSuperseded,
     DeviceError,
     SelfTestFailed,
     ShoalError,
@@ -30,6 +31,7 @@ from firmware_bundles.wire.messages import Assignment, DeploymentState, Fault, O
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.deployment.seals import Mark
     from agent.deployment.steps import Steps
     from agent.store.state import State
 
@@ -38,13 +40,10 @@ _RETRY_S_MAX: Final = 30.0
 # A worker that refuses so often to go back will not be asked again: a newer generation may mend it.
 _REFUSALS_MAX: Final = 3
 _NOTED_EVERY_S: Final = 60.0
-# States whose work a newer generation ends at once; the others end by themselves, soon.
-_INTERRUPTIBLE: Final = frozenset({DeploymentState.FETCHING, DeploymentState.PROBATION})
-_SUPERSEDABLE: Final = _INTERRUPTIBLE | {
-    DeploymentState.STAGING,
-    DeploymentState.SELF_TESTING,
-    DeploymentState.SHADOWING,
-}
+# States whose work is ended at once where the deployment is; the others end by themselves, soon.
+_INTERRUPTIBLE: Final = frozenset(
+    {DeploymentState.FETCHING, DeploymentState.SHADOWING, DeploymentState.PROBATION}
+)
 
 
 class Updater:
@@ -64,7 +63,9 @@ class Updater:
         self._detect = detect
         self._records: dict[str, Record] = {}
         self._pending: dict[str, Order] = {}
-        self._newer: dict[str, asyncio.Event] = {}
+        self._cancelled: dict[str, Fault] = {}
+        self._interrupts: dict[str, asyncio.Event] = {}
+        self._following: set[asyncio.Task[None]] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._watched: dict[str, float] = {}
 
@@ -72,6 +73,11 @@ class Updater:
     def records(self) -> dict[str, Record]:
         """The newest deployment of each family."""
         return dict(self._records)
+
+    def is_open(self, family: str) -> bool:
+        """Return whether a deployment of this family is under way."""
+        record = self._records.get(family)
+        return record is not None and lifecycle.is_open(record)
 
     def generations(self) -> dict[str, int]:
         """Return the newest generation whose deployment has begun, by family."""
@@ -83,26 +89,31 @@ class Updater:
         return self.generations() | waiting
 
     def start(self) -> None:
-        """Mend pointers that name a broken slot, and go on with what a stop interrupted."""
+        """Mend what lies on disk, and go on with what a stop interrupted."""
         self._records = self._state.records()
+        slots.sweep(self._steps.root)
         for family in slots.families(self._steps.root):
-            record = self._records.get(family)
-            if record is None or not lifecycle.is_open(record):
-                self._mend(family)
+            self._mend(family)
         for family, record in self._records.items():
             if not lifecycle.is_open(record):
                 continue
             resumed = lifecycle.resume(record)
-            log.event("deployment-resumed", family=family, state=resumed.state)
+            log.event(
+                "deployment-resumed",
+                family=family,
+                state=resumed.state,
+                attempts=resumed.attempts,
+            )
             if resumed != record:
                 self._persist(_guarded(resumed))
             self._wake(family)
 
     async def stop(self) -> None:
         """Stop in order: what is open goes on at the next start, and it is nobody's fault."""
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), *self._following]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for family, record in self._records.items():
             if not lifecycle.is_open(record):
                 continue
@@ -135,8 +146,46 @@ class Updater:
                 arm=order.arm,
             )
             self._pending[order.family] = order
-            self._newer.setdefault(order.family, asyncio.Event()).set()
+            self._interrupt(order.family).set()
             self._wake(order.family)
+
+    async def roll_back(self, family: str, fault: Fault) -> Record:
+        """Go back to the other slot because somebody at this device says so; return the end.
+
+        An open deployment is cancelled at its next safe point; where none is open, or it was
+        committed meanwhile, the other slot serves again. Raises SlotBroken where that cannot be,
+        StateDamaged.
+        """
+        record = self._records.get(family)
+        if record is None:
+            raise SlotBroken(f"there is no deployment of {family} here that could be rolled back")
+        generation = record.generation
+        if lifecycle.is_open(record):
+            self._cancelled[family] = fault
+            self._interrupt(family).set()
+            await self._ended(family)
+            record = self._records[family]
+            if record.state is not DeploymentState.COMMITTED or record.generation != generation:
+                return record
+        self._persist(repair.reverted(self._steps.root, record, fault))
+        self._wake(family)
+        await self._ended(family)
+        return self._records[family]
+
+    def mark(self, family: str, name: str, mark: Mark) -> None:
+        """Mark a slot because somebody here says so. Raises SlotBroken, SlotUnwritable."""
+        slots.mark(slots.slot(self._steps.root, family, name), mark)
+        self._state.mark_slot(family, name, mark)
+        log.event("slot-marked", family=family, slot=name, mark=mark)
+
+    async def _ended(self, family: str) -> None:
+        """Wait until there is nothing to do for a family."""
+        task = self._tasks.get(family)
+        if task is not None:
+            await asyncio.shield(asyncio.gather(task, return_exceptions=True))
+
+    def _interrupt(self, family: str) -> asyncio.Event:
+        return self._interrupts.setdefault(family, asyncio.Event())
 
     def _wake(self, family: str) -> None:
         task = self._tasks.get(family)
@@ -164,12 +213,23 @@ class Updater:
                 return False
             self._begin(order)
             return True
+        if record.state in lifecycle.ENDABLE and (ending := self._ending(family)):
+            self._persist(_guarded(lifecycle.advance(record, *ending)))
+            return True
         event, fault = await self._work(record)
         record = self._records[family]  # the work may have noted the time that passed
-        if family in self._pending and record.state in _SUPERSEDABLE and event is Event.DONE:
-            event, fault = Event.SUPERSEDED, _superseded(self._pending[family])
+        if event is Event.DONE and record.state in lifecycle.ENDABLE:
+            event, fault = self._ending(family) or (event, fault)
         self._persist(_guarded(lifecycle.advance(record, event, fault)))
         return True
+
+    def _ending(self, family: str) -> tuple[Event, Fault] | None:
+        """Return what ends this family's deployment at its next safe point, if anything does."""
+        if fault := self._cancelled.get(family):
+            return Event.CANCELLED, fault
+        if order := self._pending.get(family):
+            return Event.SUPERSEDED, _superseded(order)
+        return None
 
     def _begin(self, order: Order) -> None:
         root = self._steps.root
@@ -181,22 +241,22 @@ class Updater:
         )
         self._persist(record)
         del self._pending[order.family]
-        self._newer.setdefault(order.family, asyncio.Event()).clear()
+        self._interrupt(order.family).clear()
 
     async def _work(self, record: Record) -> tuple[Event, Fault | None]:
-        """Do the work of a state, until it is done, fails, or a newer generation ends it."""
+        """Do the work of a state, until it is done, fails, or something ends the deployment."""
         work = asyncio.ensure_future(self._attempt(record))
-        newer = asyncio.ensure_future(self._newer.setdefault(record.family, asyncio.Event()).wait())
+        interrupt = asyncio.ensure_future(self._interrupt(record.family).wait())
         try:
             if record.state in _INTERRUPTIBLE:
-                await asyncio.wait({work, newer}, return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
-                    return Event.SUPERSEDED, _superseded(self._pending[record.family])
+                await asyncio.wait({work, interrupt}, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done() and (ending := self._ending(record.family)):
+                    return ending
             return await work
         finally:
             work.cancel()
-            newer.cancel()
-            await asyncio.gather(work, newer, return_exceptions=True)
+            interrupt.cancel()
+            await asyncio.gather(work, interrupt, return_exceptions=True)
 
     async def _attempt(self, record: Record) -> tuple[Event, Fault | None]:
         """Do the work; in COMMITTING and ROLLING_BACK as often as it takes."""
@@ -270,29 +330,41 @@ class Updater:
         self._records[record.family] = record
         self._watched.pop(record.family, None)
         log.event(
-            "deployment",
+            events.of_state(record.state),
             family=record.family,
             generation=record.generation,
-            state=record.state,
             version=record.model.path.split("/")[1],
+            slot=record.slot,
+            step=record.persist_count,
+            attempts=record.attempts or None,
             fault=record.fault.code if record.fault else None,
             reason=record.fault.message if record.fault else None,
         )
+        if not lifecycle.is_open(record):
+            self._cancelled.pop(record.family, None)
         if not any(lifecycle.is_open(each) for each in self._records.values()):
             self._steps.clear_chunks()
         self._on_change(record)
 
     def _mend(self, family: str) -> None:
-        """Point away from a broken slot if the other one is whole: the worker serves that one."""
-        serving = slots.serving(self._steps.root, family)
-        other = slots.other(self._steps.root, family)
+        """Mend a pointer; where it changed, the worker, which started meanwhile, follows."""
+        record = self._records.get(family)
         try:
-            if serving is not None:
-                slots.read(serving)
-        except SlotBroken as error:
+            is_mended = repair.mend(self._steps.root, family, record, self._detect)
+        except DeviceError as error:  # the disk takes nothing: the worker serves what it can
             self._detect(error)
-            if slots.is_whole(other):
-                slots.switch(self._steps.root, other)
+            return
+        if is_mended:
+            log.event("pointer-mended", family=family)
+            following = asyncio.create_task(self._follow(family))
+            self._following.add(following)
+            following.add_done_callback(self._following.discard)
+
+    async def _follow(self, family: str) -> None:
+        try:
+            await self._steps.serve_again(family)
+        except ShoalError as error:
+            self._detect(error)
 
 
 def _guarded(record: Record) -> Record:
@@ -304,7 +376,8 @@ def _guarded(record: Record) -> Record:
 
 def _superseded(order: Order) -> Fault:
     return Fault(
-        code="device.superseded", message=f"generation {order.generation} came and takes its place"
+        code=DeploymentSuperseded.code,
+        message=f"generation {order.generation} came and takes its place",
     )
 
 

@@ -39,7 +39,7 @@ class Registry:
         self._changing = asyncio.Lock()
 
     def start(self) -> None:
-        """Serve every family from the slot its pointer names; a broken one: from the other."""
+        """Serve every family from the slot its pointer names; a broken one: from a good other."""
         for family in slots.families(self._root):
             self._start(family)
 
@@ -89,7 +89,8 @@ class Registry:
         if named is None:
             self.reasons[family] = "no slot was chosen yet"
             return
-        for slot in (named, slots.other(self._root, family)):
+        other = slots.other(self._root, family)
+        for slot in (named, *([other] if slots.is_good(other) else ())):
             try:
                 self._serve(family, served.load(slot))
             except ShoalError as error:

@@ -49,7 +49,7 @@ _FILES_MAX: Final = 4096
 
 def event(name: str, /, **facts: object) -> None:
     """Write one line of the worker's log."""
-    log.write("worker", name, facts)
+    log.write("worker", name.replace("_", "-"), facts)
 
 
 class _Server(uvicorn.Server):

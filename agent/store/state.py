@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -28,10 +28,34 @@ SCHEMA: Final = 1
 _DAMAGED: Final = "is_damaged"
 _COUNTER: Final = "report_counter"
 _TIME_FLOOR: Final = "time_floor"
+# What a database of an earlier agent lacks; it stays usable by both.
+_SLOT_COLUMNS: Final = (
+    ("installed_at", "REAL NOT NULL DEFAULT 0"),
+    ("activated_at", "REAL NOT NULL DEFAULT 0"),
+    ("activated_count", "INTEGER NOT NULL DEFAULT 0"),
+)
 # A table of its own, so that a database of an earlier agent stays usable by both.
 _FLOOR_KEYS: Final = (
     "CREATE TABLE IF NOT EXISTS floor_keys (role TEXT PRIMARY KEY, keys TEXT NOT NULL) STRICT"
 )
+
+
+class SlotRecord(NamedTuple):
+    """What is known of one slot. Times are Unix seconds, 0 for never.
+
+    `installed_count` counts the bundles that filled the slot, `activated_count` how often the
+    pointer was moved to it.
+    """
+
+    family: str
+    name: str
+    digest: str
+    mark: str
+    installed_count: int
+    installed_at: float
+    activated_count: int
+    activated_at: float
+    committed_at: float
 
 
 class State:
@@ -69,6 +93,7 @@ class State:
             raise StateDamaged(f"{path} is not usable: {what:.200}")
         try:
             connection.execute(_FLOOR_KEYS)
+            _add_slot_columns(connection)
         except sqlite3.Error as error:
             connection.close()
             kind = StateDamaged if damage.is_damage(error) else DeviceError
@@ -101,6 +126,35 @@ class State:
                 (record.family, record.generation, msgspec.json.encode(record).decode()),
             )
 
+    def slots(self) -> list[SlotRecord]:
+        """Return what is known of every slot that was ever filled."""
+        with self._translated():
+            columns = ", ".join(SlotRecord._fields)
+            rows = self._connection.execute(f"SELECT {columns} FROM slot ORDER BY family, name")  # noqa: S608 - our own names
+            return [SlotRecord._make(row) for row in rows]
+
+    def install_slot(self, record: Record, now: float) -> None:
+        """Note that the slot of this deployment was filled with an untried bundle. Repeatable."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO slot (family, name, digest, installed_count, installed_at, "
+                "committed_at, mark) VALUES (?, ?, ?, 1, ?, 0, 'untried') "
+                "ON CONFLICT (family, name) DO UPDATE SET "
+                "installed_count = installed_count + (digest <> excluded.digest), "
+                "installed_at = excluded.installed_at, committed_at = 0, "
+                "digest = excluded.digest, mark = 'untried'",
+                (record.family, record.slot, record.model.digest, now),
+            )
+
+    def activate_slot(self, family: str, name: str, now: float) -> None:
+        """Note that the pointer was moved to a slot."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE slot SET activated_at = ?, activated_count = activated_count + 1 "
+                "WHERE family = ? AND name = ?",
+                (now, family, name),
+            )
+
     def commit_slot(self, record: Record, now: float) -> None:
         """Note that the slot of this deployment holds a model that proved itself. Repeatable."""
         with self._transaction() as connection:
@@ -110,6 +164,13 @@ class State:
                 "installed_count = installed_count + (digest <> excluded.digest), "
                 "digest = excluded.digest, committed_at = excluded.committed_at, mark = 'good'",
                 (record.family, record.slot, record.model.digest, now),
+            )
+
+    def mark_slot(self, family: str, name: str, mark: str) -> None:
+        """Note what is thought of a slot's model now."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE slot SET mark = ? WHERE family = ? AND name = ?", (mark, family, name)
             )
 
     def detect(self, code: str, message: str, now: float) -> None:
@@ -219,3 +280,10 @@ class State:
             yield
         except sqlite3.Error as error:
             raise StateDamaged(f"the state database does not work: {error}") from error
+
+
+def _add_slot_columns(connection: sqlite3.Connection) -> None:
+    known = {name for _, name, *_ in connection.execute("PRAGMA table_info(slot)")}
+    for name, kind in _SLOT_COLUMNS:
+        if name not in known:
+            connection.execute(f"ALTER TABLE slot ADD COLUMN {name} {kind}")

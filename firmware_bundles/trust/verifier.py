@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from firmware_bundles.trust.floors import Mark
     from firmware_bundles.trust.keys import Key
     from firmware_bundles.trust.roles import Floor, ReleaseFacts
-    from firmware_bundles.wire.messages import Order
+    from firmware_bundles.wire.messages import ModelReference, Order
 
 _ORIGIN: Final = "memory:///"
 _DIRECTOR_KEYS_FILE: Final = "director-keys"
@@ -308,13 +308,21 @@ def _is_fresh(order: Order, generations: Mapping[str, int]) -> bool:
 
 
 def _check_order(repository: Repository, order: Order) -> None:
-    release = repository.release(order.model.path)
-    floor = repository.floor(order.family)
-    if release.path.split("/", 1)[0] != order.family:
-        raise ReleaseUnknown(f"an order for {order.family} names the release {release.path}")
-    if (release.digest, release.length) != (order.model.digest, order.model.length):
+    check_model(repository, order.family, order.model)
+
+
+def check_model(repository: Repository, family: str, model: ModelReference) -> None:
+    """Hold a model against what its owners signed and still allow.
+
+    Raises ReleaseUnknown, DigestMismatch, ReleaseBelowFloor, ReleaseWithdrawn.
+    """
+    release = repository.release(model.path)
+    floor = repository.floor(family)
+    if release.path.split("/", 1)[0] != family:
+        raise ReleaseUnknown(f"an order for {family} names the release {release.path}")
+    if (release.digest, release.length) != (model.digest, model.length):
         raise DigestMismatch(
-            f"an order names {order.model.digest[:12]} for {release.path}; "
+            f"an order names {model.digest[:12]} for {release.path}; "
             f"the owners signed {release.digest[:12]}"
         )
     if release.number < floor.min_release:

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.deployment import slots
+from agent.deployment.seals import Mark
 from firmware_bundles import chunks, golden, manifest
 from firmware_bundles.manifest import Classification, FileEntry, Golden, Manifest, Tensor
 from firmware_bundles.sketches import baseline, codec
+from support import filled
 
 SAMPLES = Path(__file__).parents[2] / "firmware_bundles" / "samples" / "digits"
 INPUT = Tensor(
@@ -72,7 +74,8 @@ class Sample:
         """Fill a slot, let the pointer name it, and return the manifest's digest."""
         data = manifest.encode(self.manifest())
         place = slots.slot(state_dir / "slots", self.family, slot)
-        slots.stage(place, data, self.files.items())
+        filled.fill(place, data, self.files)
+        slots.mark(place, Mark.GOOD)
         if serve:
             slots.switch(state_dir / "slots", place)
         return chunks.digest_of(data)

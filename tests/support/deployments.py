@@ -31,6 +31,7 @@ from firmware_bundles.wire.messages import (
     Order,
     Policy,
 )
+from support import filled
 
 S = DeploymentState
 FAMILY = "digits"
@@ -45,6 +46,7 @@ class Release:
             "golden.msgpack": b"g" + version.encode(),
         }
         tensor = manifest.Tensor(name="image", datatype="INT8", shape=(1, 8))
+        self.files = files
         self.chunks = {c.digest: c.data for data in files.values() for c in chunks.cut(data)}
         entries = tuple(
             manifest.FileEntry(
@@ -66,6 +68,7 @@ class Release:
                 golden=manifest.Golden(rows=1, runtime="test"),
             )
         )
+        self.manifest = data
         self.digest = chunks.digest_of(data)
         self.chunks[self.digest] = data
         self.model = ModelReference(
@@ -83,6 +86,11 @@ class Release:
             policy=Policy(probation_s=probation_s, self_test_s_max=0.5),
         )
         return Assignment(device="d1", issued=1.0, expires=2.0, orders=(order,))
+
+
+def fill(slot: slots.Slot, release: Release) -> None:
+    """Put a release into a slot."""
+    filled.fill(slot, release.manifest, release.files)
 
 
 V1, V2, V3 = Release("v1"), Release("v2"), Release("v3")

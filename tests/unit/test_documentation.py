@@ -72,10 +72,18 @@ def test_every_page_can_be_reached() -> None:
     assert [_name(page) for page in PAGES if page.resolve() not in seen] == []
 
 
-def test_the_page_of_errors_is_what_the_script_writes() -> None:
-    """The table of errors is generated: scripts/error_table.py > docs/reference/errors.md."""
-    script = runpy.run_path(str(ROOT / "scripts" / "error_table.py"))
-    assert (REFERENCE / "errors.md").read_text() == script["page"]()
+@pytest.mark.parametrize(
+    ("page", "script"),
+    [
+        ("reference/errors.md", "error_table.py"),
+        ("reference/events.md", "event_table.py"),
+        ("explanation/lifecycle.md", "lifecycle_diagram.py"),
+    ],
+)
+def test_a_generated_page_is_what_its_script_writes(page: str, script: str) -> None:
+    """Tables and diagrams come from the code: scripts/SCRIPT > docs/PAGE."""
+    made = runpy.run_path(str(ROOT / "scripts" / script))
+    assert (ROOT / "docs" / page).read_text() == made["page"]()
 
 
 def _shoal_commands() -> Iterator[str]:

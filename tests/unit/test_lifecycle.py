@@ -81,9 +81,10 @@ def test_every_open_state_can_be_reached_and_can_end(state: DeploymentState) -> 
     assert ahead & lifecycle.TERMINAL
 
 
-def test_a_newer_generation_supersedes_before_switching_and_rolls_back_in_probation() -> None:
+@pytest.mark.parametrize("event", [Event.SUPERSEDED, Event.CANCELLED])
+def test_what_ends_a_deployment_early_rolls_back_only_in_probation(event: Event) -> None:
     """Before the pointer moves it simply ends; after that the old model comes back first."""
-    ends = {state: lifecycle.advance(record(state), Event.SUPERSEDED).state for state in OPEN}
+    ends = {state: lifecycle.advance(record(state), event).state for state in OPEN}
     assert ends == {
         S.FETCHING: S.FAILED,
         S.STAGING: S.FAILED,
@@ -152,6 +153,24 @@ def test_the_first_fault_is_kept_to_the_end_and_success_has_none() -> None:
     assert lifecycle.advance(again, Event.DONE).fault == FAULT
     committing = lifecycle.advance(record(S.COMMITTING), Event.ERROR, FAULT)
     assert lifecycle.advance(committing, Event.DONE).fault is None
+
+
+@pytest.mark.parametrize("state", sorted(lifecycle.TERMINAL))
+def test_only_a_person_takes_back_what_has_ended(state: DeploymentState) -> None:
+    """Reverting is a rollback of the same generation, and can end only as one."""
+    worn = msgspec.structs.replace(record(state), persist_count=27, attempts=2)
+    back = lifecycle.revert(worn, slot="B", previous="A", fault=FAULT)
+    assert (back.state, back.generation, back.fault) == (S.ROLLING_BACK, 7, FAULT)
+    assert lifecycle.advance(back, Event.DONE).state is S.ROLLED_BACK
+    with pytest.raises(ValueError, match="is rolling_back"):
+        lifecycle.revert(back, slot="B", previous="A", fault=FAULT)
+
+
+def test_what_serves_already_is_recorded_in_the_slot_that_serves() -> None:
+    """The record of a committed deployment always names the slot with its model."""
+    before = record()
+    assert lifecycle.advance(before, Event.ALREADY_SERVING).slot == before.previous
+    assert lifecycle.advance(before, Event.DONE).slot == before.slot
 
 
 def test_a_record_survives_its_way_to_disk_and_back() -> None:

@@ -10,6 +10,7 @@ import pytest
 from agent.deployment import slots
 from firmware_bundles import chunks, durable, manifest
 from firmware_bundles.errors import SlotBroken, SlotUnwritable, StorageFull
+from support.filled import fill
 
 FAMILY = "digits"
 
@@ -43,7 +44,7 @@ def staged(root: Path, name: str, model: bytes = b"model") -> slots.Slot:
     """A slot that holds a whole bundle."""
     slot = slots.slot(root, FAMILY, name)
     data, files = bundle(model)
-    slots.stage(slot, data, files.items())
+    fill(slot, data, files)
     return slot
 
 
@@ -136,7 +137,7 @@ def test_staging_interrupted_anywhere_never_looks_whole(
         with monkeypatch.context() as patch:
             patch.setattr(durable, "write", write)
             try:
-                slots.stage(slot, data, files.items())
+                fill(slot, data, files)
             except StorageFull:
                 assert not slots.holds(slot, chunks.digest_of(data))
                 with pytest.raises(SlotBroken):
