@@ -19,6 +19,7 @@ from agent.children import Children
 from agent.clock import Clock
 from agent.connection import Connection, Message, tls_context
 from agent.deployment.downloads import ChunkStore, Downloads
+from agent.deployment.patching import SlotPatching
 from agent.deployment.steps import Steps
 from agent.deployment.updater import Updater
 from agent.deployment.verification import Known, Verification
@@ -115,19 +116,25 @@ class Core:
         self._connection = connection = Connection(
             identity, config, on_message=self._route, on_change=self._connection_changed
         )
-        store = ChunkStore(config.state_dir / "chunks")
         self._downloads = Downloads(
-            store,
+            ChunkStore(config.state_dir / "chunks"),
             connection,
             window=config.chunk_window,
+            stall_s=config.chunk_stall_s,
+            detect=self._detect,
+        )
+        patching = SlotPatching(
+            slots_root,
+            downloads=self._downloads,
+            children=children,
             stall_s=config.chunk_stall_s,
             detect=self._detect,
         )
         steps = Steps(
             slots_root,
             state=state,
-            store=store,
             downloads=self._downloads,
+            patching=patching,
             worker=worker,
             clock=clock,
             patience_s=config.worker_patience_s,

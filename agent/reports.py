@@ -10,6 +10,8 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from msgspec import UNSET
+
 from agent import inventory, log
 from agent.deployment import slots
 from agent.task_messages import Signed, SignReport
@@ -121,6 +123,7 @@ def family_report(family: str, record: Record | None, status: FamilyStatus | Non
         rollout=record.rollout if record else None,
         serving=_serving(status),
         fault=fault,
+        transfer=(record.transfer if record else None) or UNSET,
     )
 
 

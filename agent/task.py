@@ -96,6 +96,13 @@ def renew(request: task_messages.Renew) -> task_messages.Renewed:
     return reenrolment.renew(Path(request.state_dir), request.now)
 
 
+def apply_patch(request: task_messages.ApplyPatch) -> task_messages.Applied:
+    """Apply a patch."""
+    from agent.deployment import patched_file
+
+    return task_messages.Applied(bytes=patched_file.make(request))
+
+
 def main() -> int:
     """Answer requests until the input ends; returns the exit status, 1 after a broken frame."""
     _limit()
@@ -124,6 +131,7 @@ _VERBS: Final[dict[type[msgspec.Struct], Callable[..., msgspec.Struct]]] = {
     task_messages.SignReport: sign_report,
     task_messages.PrepareState: prepare_state,
     task_messages.Renew: renew,
+    task_messages.ApplyPatch: apply_patch,
 }
 
 

@@ -11,6 +11,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from firmware_bundles.identifiers import Digest
+from firmware_bundles.manifest import FileEntry
 from firmware_bundles.trust.floors import Mark
 from firmware_bundles.wire.messages import Assignment, Fault, Generations, Report
 
@@ -97,7 +99,25 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True, tag="renewed"):
     expires: float
 
 
-Request = Admit | SignReport | PrepareState | Renew
+class ApplyPatch(msgspec.Struct, frozen=True, kw_only=True, tag="apply_patch"):
+    """Make a file from the one at `source`, and keep its chunks with the others in `chunks_dir`.
+
+    `patch` names the chunks of the patch, in order, `target` is the file as its manifest lists it.
+    """
+
+    chunks_dir: str
+    source: str
+    patch: tuple[Digest, ...]
+    target: FileEntry
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True, tag="applied"):
+    """The answer to ApplyPatch: how many bytes of the file were not there before."""
+
+    bytes: int
+
+
+Request = Admit | SignReport | PrepareState | Renew | ApplyPatch
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
@@ -108,4 +128,4 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
     hint: str = ""
 
 
-Answer = Admitted | Signed | Prepared | Renewed | Refusal
+Answer = Admitted | Signed | Prepared | Renewed | Applied | Refusal

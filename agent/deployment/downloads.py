@@ -104,6 +104,11 @@ class ChunkStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
+    @property
+    def directory(self) -> Path:
+        """Where the chunks lie; a task may save some there, too."""
+        return self._directory
+
     def has(self, digest: str) -> bool:
         """Return whether a whole chunk is there; a broken one is removed."""
         try:
@@ -159,13 +164,23 @@ class Downloads:
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         self._is_up = False
 
+    @property
+    def store(self) -> ChunkStore:
+        """Where fetched chunks lie."""
+        return self._store
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection."""
+        return self._is_up
+
     async def fetch(self, digests: Sequence[str]) -> None:
         """Return when all these chunks are in the store, however long the network takes.
 
         Raises ChunkCorrupt after three corrupt deliveries of one chunk, and SlotUnwritable or
         StorageFull if a chunk cannot be kept.
         """
-        lacking = await asyncio.to_thread(self._lacking, digests)
+        lacking = await asyncio.to_thread(self.lacking, digests)
         futures = [self._wait_for(digest) for digest in lacking]
         self._window.want(lacking)
         self._fill()
@@ -212,7 +227,8 @@ class Downloads:
             self._line.unsubscribe(filters)
             self._subscribe(filters)
 
-    def _lacking(self, digests: Sequence[str]) -> list[str]:
+    def lacking(self, digests: Sequence[str]) -> list[str]:
+        """Return those chunks that are not in the store, each once; reads and hashes all others."""
         return [digest for digest in dict.fromkeys(digests) if not self._store.has(digest)]
 
     def _wait_for(self, digest: str) -> asyncio.Future[None]:

@@ -23,7 +23,9 @@ from firmware_bundles.wire.messages import (
     ModelReference,
     Order,
     Ordinal,
+    Patches,
     Policy,
+    Transfer,
 )
 
 SCHEMA: Final = 1
@@ -46,7 +48,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment as it is kept on disk, with the policy it began under.
 
     `attempts` counts unplanned stops in the present state, `persist_count` the steps in all.
-    `elapsed_s` is the part of a probation that an earlier run of the agent has seen.
+    `elapsed_s` is the part of a probation that an earlier run of the agent has seen, `transfer`
+    what came over the line since the agent's start.
     """
 
     schema: int = SCHEMA
@@ -64,6 +67,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     is_suspended: bool = False
     elapsed_s: Annotated[float, Meta(ge=0)] = 0.0
     fault: Fault | None = None
+    patches: Patches = ()
+    transfer: Transfer | None = None
 
 
 _S = DeploymentState
@@ -98,6 +103,7 @@ def begin(order: Order, *, slot: str, previous: str | None) -> Record:
         rollout=order.rollout,
         arm=order.arm,
         policy=order.policy,
+        patches=order.patches or (),
         slot=slot,
         previous=previous,
     )

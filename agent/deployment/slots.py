@@ -33,6 +33,8 @@ from firmware_bundles.manifest import parse as parse_manifest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from firmware_bundles.manifest import FileEntry
+
 NAMES: Final = ("A", "B")
 POINTER_NAME: Final = "serving"
 _POINTER_BYTES_MAX: Final = 8
@@ -93,6 +95,14 @@ def read(slot: Slot) -> Manifest:
     for entry in manifest.files:
         _check_file(slot, entry.name, entry.length, entry.digest)
     return manifest
+
+
+def listed(slot: Slot) -> tuple[FileEntry, ...]:
+    """Return the files that the slot's manifest lists, unchecked; none if there is no manifest."""
+    try:
+        return parse_manifest(_manifest_bytes(slot)).files
+    except (SlotBroken, BundleError, VersionUnsupported):
+        return ()
 
 
 def manifest_digest(slot: Slot) -> str:

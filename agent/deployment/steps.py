@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
+
 from agent import log
 from agent.deployment import probation, slots
 from agent.deployment.lifecycle import Event, Record
@@ -36,8 +38,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
-    from agent.deployment.downloads import ChunkStore, Downloads
+    from agent.deployment.downloads import Downloads
+    from agent.deployment.patching import Patching
     from agent.store.state import State
+    from firmware_bundles.wire.messages import Transfer
 
 _RETRY_S: Final = 0.5
 _MARGIN_S: Final = 10.0
@@ -67,8 +71,8 @@ class Steps:
         root: Path,
         *,
         state: State,
-        store: ChunkStore,
         downloads: Downloads,
+        patching: Patching,
         worker: Worker,
         clock: Clock,
         patience_s: float,
@@ -76,15 +80,19 @@ class Steps:
     ) -> None:
         self.root = root
         self._state = state
-        self._store = store
+        self._store = downloads.store
         self._downloads = downloads
+        self._patching = patching
         self._worker = worker
         self._clock = clock
         self._patience_s = patience_s
         self._detect = detect
 
-    async def fetch(self, record: Record) -> Event:
-        """Bring all chunks of the bundle to this device, unless a slot holds it already."""
+    async def fetch(self, record: Record, note: Callable[[Transfer], None]) -> Event:
+        """Bring all chunks of the bundle to this device, unless a slot holds it already.
+
+        Patches first, then what lacks; `note` hears what came over the line.
+        """
         serving = slots.serving(self.root, record.family)
         digest = record.model.digest
         if serving is not None and await asyncio.to_thread(slots.holds, serving, digest):
@@ -92,7 +100,12 @@ class Steps:
         if await asyncio.to_thread(slots.holds, self._slot(record), digest):
             return Event.DONE
         facts = await self._fetch_manifest(record)
-        await self._downloads.fetch(facts.chunks())
+        transfer = await self._patching.apply(record, facts)
+        sizes = facts.chunk_bytes()
+        lacking = await asyncio.to_thread(self._downloads.lacking, facts.chunks())
+        await self._downloads.fetch(lacking)
+        fetched = sum(sizes[digest] for digest in lacking)
+        note(msgspec.structs.replace(transfer, chunk_bytes=transfer.chunk_bytes + fetched))
         return Event.DONE
 
     async def stage(self, record: Record) -> Event:

@@ -25,7 +25,7 @@ from firmware_bundles.errors import (
     StateDamaged,
 )
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX, TEXT_CHARS_MAX
-from firmware_bundles.wire.messages import Assignment, DeploymentState, Fault, Order
+from firmware_bundles.wire.messages import Assignment, DeploymentState, Fault, Order, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -229,7 +229,7 @@ class Updater:
         steps = self._steps
         match record.state:
             case DeploymentState.FETCHING:
-                return await steps.fetch(record)
+                return await steps.fetch(record, lambda t: self._note_transfer(record.family, t))
             case DeploymentState.STAGING:
                 return await steps.stage(record)
             case DeploymentState.SELF_TESTING:
@@ -246,6 +246,10 @@ class Updater:
                 return await steps.roll_back(record)
             case _:
                 raise ValueError(f"{record.state} has no work")
+
+    def _note_transfer(self, family: str, transfer: Transfer) -> None:
+        """Keep what came over the line; it is persisted with the next state."""
+        self._records[family] = msgspec.structs.replace(self._records[family], transfer=transfer)
 
     def _note(self, family: str, elapsed_s: float) -> None:
         """Keep the time of a probation, so that a restart does not begin it anew."""

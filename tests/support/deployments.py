@@ -9,9 +9,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from agent.children import Children
 from agent.clock import Clock
 from agent.deployment import lifecycle, slots
 from agent.deployment.downloads import ChunkStore, Downloads
+from agent.deployment.patching import SlotPatching
 from agent.deployment.steps import Steps
 from agent.deployment.updater import Updater
 from agent.inference import control
@@ -174,6 +176,7 @@ class Device:
         self.worker = PointerWorker(self.root)
         self.detected: list[ShoalError] = []
         self.states: list[DeploymentState] = []
+        self.children = Children(s_max=60)
         self.crash_in: DeploymentState | None = None
         path = folder / "state.db"
         if not path.exists():
@@ -197,8 +200,14 @@ class Device:
         steps = Steps(
             self.root,
             state=self.state,
-            store=self.store,
             downloads=self.downloads,
+            patching=SlotPatching(
+                self.root,
+                downloads=self.downloads,
+                children=self.children,
+                stall_s=0.1,
+                detect=self.detected.append,
+            ),
             worker=self.worker,
             clock=Clock(),
             patience_s=0.3,
