@@ -49,6 +49,7 @@ _FILTERS: Final[list[dict[str, Any]]] = [
 ]
 # Where the lengths differ, the blocks of this size at the front and at the end are compared.
 _ALIGNED_BYTES: Final = 1024
+_COMPARED_BYTES: Final = 1024 * _ALIGNED_BYTES
 # A difference that stays above this share of the target is of files that have little in common.
 _UNRELATED_SHARE: Final = 0.6
 
@@ -208,23 +209,24 @@ def _patch(source: bytes, target: bytes, segments: tuple[Segment, ...]) -> bytes
             segments=segments,
         )
     )
-    difference = lzma.compress(
-        _subtract(source, target, segments), lzma.FORMAT_RAW, filters=_FILTERS
-    )
-    return len(header).to_bytes(_LENGTH_BYTES, "big") + header + difference
+    packer = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=_FILTERS)
+    body = [packer.compress(piece) for piece in _differences(source, target, segments)]
+    return b"".join((len(header).to_bytes(_LENGTH_BYTES, "big"), header, *body, packer.flush()))
 
 
-def _subtract(source: bytes, target: bytes, segments: tuple[Segment, ...]) -> bytes:
+def _differences(source: bytes, target: bytes, segments: tuple[Segment, ...]) -> Iterator[bytes]:
     import numpy as np
 
-    difference = np.frombuffer(target, np.uint8).copy()
-    old = np.frombuffer(source, np.uint8)
+    old, new = np.frombuffer(source, np.uint8), np.frombuffer(target, np.uint8)
     start = 0
     for length, offset in ((segment.length, segment.offset) for segment in segments):
-        if offset is not None:
-            difference[start : start + length] -= old[offset : offset + length]
+        for place in range(0, length, _COMPARED_BYTES):
+            size = min(_COMPARED_BYTES, length - place)
+            piece = new[start + place : start + place + size]
+            if offset is not None:
+                piece = piece - old[offset + place : offset + place + size]
+            yield piece.tobytes()
         start += length
-    return difference.tobytes()
 
 
 def _aligned(source: bytes, target: bytes) -> tuple[Segment, ...]:
@@ -259,9 +261,11 @@ def _distances(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
     """Return how far apart the bytes of each block are, in sum."""
     import numpy as np
 
-    distance = np.abs((new - old).view(np.int8).astype(np.int16))
-    if not len(distance):
-        return distance
-    blocks = np.empty(-(-len(distance) // _ALIGNED_BYTES), np.int64)
-    np.add.reduceat(distance, np.arange(0, len(distance), _ALIGNED_BYTES), out=blocks)
+    blocks = np.zeros(-(-len(new) // _ALIGNED_BYTES), np.int64)
+    for place in range(0, len(new), _COMPARED_BYTES):
+        piece = slice(place, place + _COMPARED_BYTES)
+        distance = np.abs((new[piece] - old[piece]).view(np.int8).astype(np.int16))
+        starts = np.arange(0, len(distance), _ALIGNED_BYTES)
+        first = place // _ALIGNED_BYTES
+        np.add.reduceat(distance, starts, out=blocks[first : first + len(starts)])
     return blocks

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from msgspec import UNSET, UnsetType
+
 from agent.children import Children
 from agent.clock import Clock
 from agent.deployment import lifecycle, slots
@@ -28,6 +30,7 @@ from firmware_bundles.wire.messages import (
     DeploymentState,
     ModelReference,
     Order,
+    Patches,
     Policy,
 )
 
@@ -44,6 +47,8 @@ class Release:
             "golden.msgpack": b"g" + version.encode(),
         }
         tensor = manifest.Tensor(name="image", datatype="INT8", shape=(1, 8))
+        self.files = files
+        self.model_chunks = tuple(chunks.cut(files["model.tflite"]))
         self.chunks = {c.digest: c.data for data in files.values() for c in chunks.cut(data)}
         entries = tuple(
             manifest.FileEntry(
@@ -71,7 +76,9 @@ class Release:
             path=f"{FAMILY}/{version}/manifest.json", digest=self.digest, length=len(data)
         )
 
-    def order(self, generation: int, probation_s: float = 0.05) -> Assignment:
+    def order(
+        self, generation: int, probation_s: float = 0.05, patches: Patches | UnsetType = UNSET
+    ) -> Assignment:
         """An admitted assignment of this release."""
         order = Order(
             family=FAMILY,
@@ -80,6 +87,7 @@ class Release:
             rollout="r1",
             arm=Arm.CANDIDATE,
             policy=Policy(probation_s=probation_s, self_test_s_max=0.5),
+            patches=patches,
         )
         return Assignment(device="d1", issued=1.0, expires=2.0, orders=(order,))
 
@@ -92,16 +100,19 @@ class Line:
 
     def __init__(self) -> None:
         self.sent = 0
+        self.asked: set[str] = set()
+        self.retained = V1.chunks | V2.chunks | V3.chunks
         self.is_silent = False
         self.deliver: Callable[[str, bytes], None] = lambda _digest, _data: None
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Send what is retained."""
-        retained = V1.chunks | V2.chunks | V3.chunks
         for topic in () if self.is_silent else filters:
             digest = topics.parse_chunk(topic) or ""
             self.sent += 1
-            asyncio.get_running_loop().call_soon(self.deliver, digest, retained[digest])
+            self.asked.add(digest)
+            if digest in self.retained:
+                asyncio.get_running_loop().call_soon(self.deliver, digest, self.retained[digest])
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Nothing to forget."""
