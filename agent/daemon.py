@@ -23,6 +23,7 @@ from agent.deployment.chunk_store import ChunkStore
 from agent.deployment.downloads import Downloads
 from agent.deployment.fetching import Fetching
 from agent.deployment.mirrors import Mirrors
+from agent.deployment.patching import SlotPatching
 from agent.deployment.steps import Steps
 from agent.deployment.updater import Updater
 from agent.deployment.verification import Known, Verification
@@ -322,8 +323,12 @@ def _downloads(
         stall_s=config.chunk_stall_s,
         detect=detect,
     )
+    root = config.state_dir / "slots"
+    patching = SlotPatching(
+        root, store=store, children=children, stall_s=config.chunk_stall_s, detect=detect
+    )
     judge = _judge(config.conditions(), meter)
-    return downloads, Fetching(config.state_dir / "slots", store, downloads, judge)
+    return downloads, Fetching(root, store, downloads, patching, judge)
 
 
 def _judge(own: Conditions, meter: Meter) -> Callable[[Conditions, int, bool], Permission]:

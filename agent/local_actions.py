@@ -18,7 +18,7 @@ from agent.clock import Clock
 from agent.deployment import slots
 from agent.deployment.chunk_store import ChunkStore
 from agent.deployment.seals import Mark
-from agent.deployment.steps import Steps
+from agent.deployment.steps import Notes, Steps
 from agent.deployment.updater import Updater
 from agent.inference import control
 from agent.inference.supervisor import CONTROL_SOCKET
@@ -34,7 +34,6 @@ from firmware_bundles.errors import (
 from firmware_bundles.wire.messages import Fault, ModelReference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from agent.config import Config
@@ -152,7 +151,7 @@ class _NoFetcher:
     def __init__(self, directory: Path) -> None:
         self._store = ChunkStore(directory)
 
-    async def bring(self, _record: Record, _note_wait: Callable[[str | None], None]) -> None:
+    async def bring(self, _record: Record, _notes: Notes) -> None:
         """Wait for the agent."""
         await asyncio.Event().wait()
 

@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import msgspec
+from msgspec import UNSET
 
 from agent import inventory, log
 from agent.deployment import slots
@@ -123,7 +123,8 @@ def family_report(family: str, record: Record | None, status: FamilyStatus | Non
         rollout=record.rollout if record else None,
         serving=_serving(status),
         fault=fault,
-        waits_for=(record.waits_for if record else None) or msgspec.UNSET,
+        waits_for=(record.waits_for if record else None) or UNSET,
+        transfer=(record.transfer if record else None) or UNSET,
     )
 
 

@@ -117,6 +117,13 @@ def fetch_chunks(request: task_messages.FetchChunks) -> task_messages.FetchedChu
     return web_chunks.fetch(request)
 
 
+def apply_patch(request: task_messages.ApplyPatch) -> task_messages.Applied:
+    """Apply a patch."""
+    from agent.deployment import patched_file
+
+    return task_messages.Applied(bytes=patched_file.make(request))
+
+
 def main() -> int:
     """Answer requests until the input ends; returns the exit status, 1 after a broken frame."""
     _limit()
@@ -147,6 +154,7 @@ _VERBS: Final[dict[type[msgspec.Struct], Callable[..., msgspec.Struct]]] = {
     task_messages.PrepareState: prepare_state,
     task_messages.Renew: renew,
     task_messages.FetchChunks: fetch_chunks,
+    task_messages.ApplyPatch: apply_patch,
 }
 
 

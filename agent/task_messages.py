@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from firmware_bundles.identifiers import Digest, Family
+from firmware_bundles.manifest import FileEntry
 from firmware_bundles.trust.floors import Mark
 from firmware_bundles.wire.messages import (
     Assignment,
@@ -139,7 +140,25 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True, tag="allowed"):
     """The answer to CheckRelease: they do."""
 
 
-Request = CheckRelease | Admit | SignReport | PrepareState | Renew | FetchChunks
+class ApplyPatch(msgspec.Struct, frozen=True, kw_only=True, tag="apply_patch"):
+    """Make a file from the one at `source`, and keep its chunks with the others in `chunks_dir`.
+
+    `patch` names the chunks of the patch, in order, `target` is the file as its manifest lists it.
+    """
+
+    chunks_dir: str
+    source: str
+    patch: tuple[Digest, ...]
+    target: FileEntry
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True, tag="applied"):
+    """The answer to ApplyPatch: how many bytes of the file were not there before."""
+
+    bytes: int
+
+
+Request = CheckRelease | Admit | SignReport | PrepareState | Renew | FetchChunks | ApplyPatch
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
@@ -150,4 +169,4 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
     hint: str = ""
 
 
-Answer = Allowed | Admitted | Signed | Prepared | Renewed | FetchedChunks | Refusal
+Answer = Allowed | Admitted | Signed | Prepared | Renewed | FetchedChunks | Applied | Refusal

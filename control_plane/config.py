@@ -29,7 +29,8 @@ class Config:
     `broker` is auto, mosquitto, amqtt or mqtts://HOST:PORT; `advertise` is the name or address
     under which devices reach this machine, empty for `host`; `broker_port` 0 is the usual one;
     `broker_ca` is the file of who certified a foreign broker; `database` is a URL of SQLAlchemy,
-    empty for a file in `data`.
+    empty for a file in `data`; `patch_bytes_max` is what all patches together may take at the
+    broker, and 0 makes none.
     """
 
     data: Path
@@ -42,6 +43,7 @@ class Config:
     broker_ca: str = ""
     advertise: str = ""
     tick_s: float = 0.5
+    patch_bytes_max: int = 64 * 1024 * 1024
     log_level: str = "info"
 
     @property
@@ -115,6 +117,8 @@ def _check(config: Config) -> None:
         raise ConfigInvalid(
             f"tick_s is {config.tick_s}; it must be more than 0, at most {_TICK_S_MAX:g}"
         )
+    if config.patch_bytes_max < 0:
+        raise ConfigInvalid(f"patch_bytes_max is {config.patch_bytes_max}; 0 makes no patches")
     if config.log_level not in {"debug", "info", "warning", "error"}:
         raise ConfigInvalid(
             f"log_level is {config.log_level!r}", hint="Say debug, info, warning or error."

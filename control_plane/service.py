@@ -49,6 +49,7 @@ from control_plane.fleet.revocation import Revocations
 from control_plane.releases.announcer import Announcer
 from control_plane.releases.chunk_files import ChunkFiles
 from control_plane.releases.online_keys import OnlineKeys
+from control_plane.releases.patch_maker import PatchMaker
 from control_plane.releases.publisher import Publisher
 from control_plane.releases.registry import Registry
 from control_plane.releases.repository import ModelsRepository
@@ -61,6 +62,7 @@ from control_plane.store.database import Database
 from control_plane.store.devices import Devices
 from control_plane.store.enrolment import Invitations
 from control_plane.store.overview import Overview
+from control_plane.store.patches import Patches
 from control_plane.store.releases import Releases
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.telemetry import Telemetry
@@ -102,6 +104,7 @@ class _Stores(NamedTuple):
     certificates: Certificates
     cohorts: CohortRows
     releases: Releases
+    patches: Patches
     rollouts: Rollouts
     telemetry: Telemetry
     overview: Overview
@@ -170,7 +173,7 @@ class _Service:
         self._registry = Registry(stores.releases, self._chunks)
         self._repository = ModelsRepository(stores.releases, self._chunks, self._keys, clock)
         self._publisher = Publisher(
-            self._repository, stores.releases, self._chunks, self._client.publish
+            self._repository, stores.releases, self._chunks, self._client.publish, stores.patches
         )
         self._announcer = Announcer(
             self._publisher,
@@ -181,7 +184,11 @@ class _Service:
         )
         self._cohorts = Cohorts(stores.cohorts, stores.devices, clock)
         self._assignments = Assignments(
-            stores.devices, self._keys.director, self._client.publish, clock
+            stores.devices,
+            self._keys.director,
+            self._client.publish,
+            clock,
+            patches=stores.patches.of_device,
         )
         executor = Executor(stores.rollouts, self._assignments.push, clock)
         self._ticker = Ticker(
@@ -193,6 +200,16 @@ class _Service:
             ],
             config.tick_s,
         )
+        maker = PatchMaker(
+            stores.patches,
+            self._registry,
+            self._chunks,
+            announce=self._publisher.announce_changes,
+            bytes_max=config.patch_bytes_max,
+            clock=clock,
+        )
+        # By themselves, because a large pair takes a minute.
+        self._patching = Ticker([maker.tick], max(config.tick_s, 1.0))
         self._inbox = self._make_inbox()
         self.app = self._make_app()
 
@@ -204,9 +221,11 @@ class _Service:
         self._inbox.start()
         self._client.start(on_message=self._inbox.put, on_connect=self._announcer.broker_connected)
         self._ticker.start()
+        self._patching.start()
 
     def stop(self) -> None:
         """Stop all in the opposite order; harmless if nothing was started."""
+        self._patching.stop(_STOP_S_MAX)
         self._ticker.stop(_STOP_S_MAX)
         self._inbox.stop(_STOP_S_MAX)
         self._client.stop()
@@ -295,6 +314,7 @@ class _Service:
             release_routes.router(
                 repository=self._repository,
                 registry=self._registry,
+                patches=stores.patches,
                 chunk_files=self._chunks,
                 publisher=self._publisher,
                 online_keys=self._keys,
@@ -366,6 +386,7 @@ def _open(database: Database) -> _Stores:
         certificates=Certificates(database),
         cohorts=CohortRows(database),
         releases=Releases(database),
+        patches=Patches(database),
         rollouts=Rollouts(database),
         telemetry=Telemetry(database),
         overview=Overview(database),

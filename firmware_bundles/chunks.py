@@ -1,15 +1,20 @@
 """Cutting files into content-addressed chunks and putting them together again.
 
-Pure: bytes in, bytes out.
+Pure: bytes in, bytes out. Content that no manifest lists is named by one digest: its own where it
+fits one chunk, else that of its index, which is a chunk as well.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from firmware_bundles.errors import ChunkCorrupt, DigestMismatch
-from firmware_bundles.limits import CHUNK_BYTES_MAX
+import msgspec
+from msgspec import Meta
+
+from firmware_bundles.errors import ChunkCorrupt, DigestMismatch, Malformed
+from firmware_bundles.identifiers import Digest
+from firmware_bundles.limits import CHUNK_BYTES_MAX, CHUNKS_PER_FILE_MAX, FILE_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,3 +52,43 @@ def join(digest: str, pieces: Iterable[bytes]) -> bytes:
     if digest_of(data) != digest:
         raise DigestMismatch(f"a file put together from chunks is not {digest[:12]}")
     return data
+
+
+class ChunkIndex(msgspec.Struct, frozen=True, kw_only=True):
+    """The chunks of content that is larger than one, in order."""
+
+    length: Annotated[int, Meta(gt=CHUNK_BYTES_MAX, le=FILE_BYTES_MAX)]
+    chunks: Annotated[tuple[Digest, ...], Meta(min_length=2, max_length=CHUNKS_PER_FILE_MAX)]
+
+
+class Content(NamedTuple):
+    """Content ready to be published: its one digest, and all chunks, the index with them."""
+
+    digest: str
+    chunks: tuple[Chunk, ...]
+
+
+def pack(data: bytes) -> Content:
+    """Return content cut into chunks, with an index if there are several."""
+    pieces = tuple(cut(data))
+    if len(pieces) == 1:
+        return Content(pieces[0].digest, pieces)
+    listed = ChunkIndex(length=len(data), chunks=tuple(piece.digest for piece in pieces))
+    index = msgspec.json.encode(listed)
+    return Content(digest_of(index), (*pieces, Chunk(digest_of(index), index)))
+
+
+def needs_index(length: int) -> bool:
+    """Return whether content of so many bytes is named by an index."""
+    return length > CHUNK_BYTES_MAX
+
+
+def parse_index(data: bytes, length: int) -> ChunkIndex:
+    """Parse the index of content that should have `length` bytes. Raises Malformed."""
+    try:
+        index = msgspec.json.decode(data, type=ChunkIndex)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"an index of chunks cannot be read: {error}") from error
+    if index.length != length or len(index.chunks) != -(-length // CHUNK_BYTES_MAX):
+        raise Malformed(f"an index of {len(index.chunks)} chunks is not of {length} bytes")
+    return index

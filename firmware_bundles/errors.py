@@ -194,6 +194,15 @@ class TransferTooSlow(TransferError):
     default_hint = "Look at the device's link, or give the rollout's policy more time."
 
 
+class PatchRefused(TransferError):
+    """A patch cannot be applied, or does not make the file that the owners signed.
+
+    The device fetches the whole file instead; a patch that keeps failing is worth a look.
+    """
+
+    code = "transfer.patch_refused"
+
+
 class MetadataMissing(TransferError):
     """The device has not collected all files of the models repository."""
 

@@ -103,6 +103,15 @@ class Manifest(_Part, frozen=True, kw_only=True):
         """Return the entry of a file; `parse` made sure that what is referred to is listed."""
         return next(entry for entry in self.files if entry.name == name)
 
+    def chunk_bytes(self) -> dict[str, int]:
+        """Return the size of each chunk of all files, by its digest."""
+        sizes: dict[str, int] = {}
+        for entry in self.files:
+            *full, last = entry.chunks
+            sizes |= dict.fromkeys(full, limits.CHUNK_BYTES_MAX)
+            sizes[last] = entry.length - len(full) * limits.CHUNK_BYTES_MAX
+        return sizes
+
     def chunks(self) -> tuple[str, ...]:
         """Return the digests of all chunks of all files, each once, in order."""
         return tuple(dict.fromkeys(digest for entry in self.files for digest in entry.chunks))

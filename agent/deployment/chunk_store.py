@@ -64,6 +64,11 @@ class ChunkStore:
         self._unsynced: dict[Path, int] = {}
         self._on_written = on_written
 
+    @property
+    def directory(self) -> Path:
+        """Where the chunks lie; a task may save some there, too."""
+        return self._directory
+
     def expect(self, entries: Iterable[FileEntry]) -> None:
         """Allocate these files, and find out which of their chunks are there already.
 
@@ -81,6 +86,13 @@ class ChunkStore:
                     durable.make_directory(self._directory)
                     _allocate(path, entry.length)
                 self._expect(path, entry)
+
+    def look_again(self, entry: FileEntry) -> None:
+        """Find out which chunks of an expected file somebody else put there."""
+        with self._lock:
+            for digest in dict.fromkeys(entry.chunks):
+                if digest in self._places and digest not in self._present:
+                    self._look_for(digest)
 
     def adopt(self, path: Path, entry: FileEntry) -> int:
         """Copy the chunks that `path`, described by `entry`, shares with expected files.

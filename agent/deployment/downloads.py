@@ -71,10 +71,11 @@ class Web(Protocol):
 
 
 class Pace(NamedTuple):
-    """How slow a download may be: connected time in all, and its rate over a minute."""
+    """How slow a download may be: connected time in all, without a chunk, and rate in a minute."""
 
     connected_s_max: float = DOWNLOAD_S_DEFAULT
     rate_bytes_per_s_min: float = RATE_BYTES_PER_S_DEFAULT
+    silent_s_max: float = float("inf")
 
 
 class _Asked(NamedTuple):
@@ -288,12 +289,17 @@ class Downloads:
 
     async def _watch_pace(self, pace: Pace) -> None:
         """Raise TransferTooSlow when the time is over; a slow minute makes it ask elsewhere."""
-        connected_s, minute_s, minute_bytes = 0.0, 0.0, self._arrived_bytes
+        connected_s, silent_s, minute_s = 0.0, 0.0, 0.0
+        minute_bytes = last_bytes = self._arrived_bytes
         step_s = min(1.0, self._stall_s / 4, pace.connected_s_max / 4)
         while connected_s < pace.connected_s_max:
             await asyncio.sleep(step_s)
             connected_s += step_s * self._is_up
             minute_s += step_s * self._is_up
+            silent_s = silent_s + step_s * self._is_up if last_bytes == self._arrived_bytes else 0.0
+            last_bytes = self._arrived_bytes
+            if silent_s >= pace.silent_s_max:
+                raise TransferTooSlow(f"no chunk came in {silent_s:.0f} seconds with a connection")
             if minute_s < _RATE_WINDOW_S:
                 continue
             rate = (self._arrived_bytes - minute_bytes) / minute_s

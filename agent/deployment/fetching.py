@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from agent import log
 from agent.deployment import slots
 from agent.deployment.downloads import Pace
@@ -24,11 +26,12 @@ if TYPE_CHECKING:
     from agent.deployment.conditions import Permission
     from agent.deployment.downloads import Downloads
     from agent.deployment.lifecycle import Record
+    from agent.deployment.patching import Patching
+    from agent.deployment.steps import Notes
     from firmware_bundles.manifest import FileEntry, Manifest
     from firmware_bundles.wire.messages import Conditions
 
     Judge = Callable[[Conditions, int, bool], Permission]
-    NoteWait = Callable[[str | None], None]
 
 # Conditions are looked at again after so many chunks, and while waiting after so many seconds.
 _PORTION_CHUNKS: Final = 64
@@ -44,6 +47,7 @@ class Fetching:
         root: Path,
         store: ChunkStore,
         downloads: Downloads,
+        patching: Patching,
         judge: Judge,
         *,
         recheck_s: float = RECHECK_S,
@@ -51,23 +55,28 @@ class Fetching:
         self._root = root
         self._store = store
         self._downloads = downloads
+        self._patching = patching
         self._judge = judge
         self._recheck_s = recheck_s
 
-    async def bring(self, record: Record, note_wait: NoteWait) -> None:
+    async def bring(self, record: Record, notes: Notes) -> None:
         """Return when all files of the release are on this disk and may be installed now."""
-        await self._allowed(record, record.model.length, note_wait)
+        await self._allowed(record, record.model.length, notes)
         facts = await self._manifest(record)
         await asyncio.to_thread(self._expect, record.family, facts.files)
+
+        async def fetch(digests: Sequence[str], pace: Pace) -> None:
+            await self._fetch(record, digests, pace, notes)
+
+        transfer = await self._patching.apply(record, facts, fetch)
+        sizes = facts.chunk_bytes()
+        lacking = await asyncio.to_thread(self._downloads.lacking, facts.chunks())
         delivery = _delivery(record)
-        pace = Pace(delivery.download_s_max, delivery.rate_bytes_per_s_min)
-        while True:
-            lacking = await asyncio.to_thread(self._downloads.lacking, facts.chunks())
-            wanted = sum(self._store.length(digest) for digest in lacking)
-            bytes_max = await self._allowed(record, wanted, note_wait)
-            if not lacking:
-                break
-            await self._downloads.fetch(self._portion(lacking, bytes_max), pace)
+        await fetch(lacking, Pace(delivery.download_s_max, delivery.rate_bytes_per_s_min))
+        fetched = sum(sizes[digest] for digest in lacking)
+        notes.transfer(
+            msgspec.structs.replace(transfer, chunk_bytes=transfer.chunk_bytes + fetched)
+        )
         await asyncio.to_thread(self._store.sync)
 
     async def fill(self, record: Record, slot: slots.Slot) -> None:
@@ -90,6 +99,18 @@ class Fetching:
         """Forget what was fetched: it lies in the slots, or nobody wants it."""
         self._store.clear()
 
+    async def _fetch(
+        self, record: Record, digests: Sequence[str], pace: Pace, notes: Notes
+    ) -> None:
+        """Fetch chunks portion by portion, each when conditions and budgets allow it."""
+        while True:
+            lacking = await asyncio.to_thread(self._downloads.lacking, digests)
+            wanted = sum(self._store.length(digest) for digest in lacking)
+            bytes_max = await self._allowed(record, wanted, notes)
+            if not lacking:
+                return
+            await self._downloads.fetch(self._portion(lacking, bytes_max), pace)
+
     async def _manifest(self, record: Record) -> Manifest:
         await self._downloads.fetch([record.model.digest])
         data = await asyncio.to_thread(self._store.read, record.model.digest)
@@ -101,7 +122,7 @@ class Fetching:
             )
         return facts
 
-    async def _allowed(self, record: Record, wanted: int, note_wait: NoteWait) -> int | None:
+    async def _allowed(self, record: Record, wanted: int, notes: Notes) -> int | None:
         """Return how many bytes may be fetched now, after waiting until the update may go on."""
         # Who rolls a fleet back does not wait for the night.
         is_urgent = record.arm is Arm.ROLLBACK
@@ -110,11 +131,11 @@ class Fetching:
                 self._judge, _delivery(record).conditions, wanted, is_urgent
             )
             if not permission.waits_for:
-                note_wait(None)
+                notes.wait(None)
                 return permission.bytes_max
             waits_for = "; ".join(permission.waits_for)
             log.event("update-waits", family=record.family, waits_for=waits_for)
-            note_wait(waits_for)
+            notes.wait(waits_for)
             await asyncio.sleep(self._recheck_s)
 
     def _portion(self, lacking: Sequence[str], bytes_max: int | None) -> list[str]:

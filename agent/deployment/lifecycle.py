@@ -23,7 +23,9 @@ from firmware_bundles.wire.messages import (
     ModelReference,
     Order,
     Ordinal,
+    Patches,
     Policy,
+    Transfer,
 )
 
 SCHEMA: Final = 1
@@ -48,7 +50,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     `attempts` counts unplanned stops in the present state, `persist_count` the steps in all.
     `elapsed_s` is the part of a probation that an earlier run of the agent has seen, `waits_for`
-    what keeps the device from going on now.
+    what keeps the device from going on now, `transfer` what came over the line since the agent's
+    start.
     """
 
     schema: int = SCHEMA
@@ -67,6 +70,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: Annotated[float, Meta(ge=0)] = 0.0
     fault: Fault | None = None
     waits_for: str | None = None
+    patches: Patches = ()
+    transfer: Transfer | None = None
 
 
 _S = DeploymentState
@@ -120,6 +125,7 @@ def begin(order: Order, *, slot: str, previous: str | None) -> Record:
         rollout=order.rollout,
         arm=order.arm,
         policy=order.policy,
+        patches=order.patches or (),
         slot=slot,
         previous=previous,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from agent import log
 from agent.deployment import probation, slots
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.store.state import State
+    from firmware_bundles.wire.messages import Transfer
 
 _RETRY_S: Final = 0.5
 # These faults end a deployment and say nothing of its model.
@@ -64,10 +65,17 @@ class Worker(Protocol):
         """Return how often the worker died since the agent's start."""
 
 
+class Notes(NamedTuple):
+    """Where a download tells what it waits for (None: nothing), and what came over the line."""
+
+    wait: Callable[[str | None], None]
+    transfer: Callable[[Transfer], None]
+
+
 class Fetcher(Protocol):
     """What the steps need of the network, and of the disk for downloads."""
 
-    async def bring(self, record: Record, note_wait: Callable[[str | None], None], /) -> None:
+    async def bring(self, record: Record, notes: Notes, /) -> None:
         """Bring all files of the release to this disk."""
 
     async def fill(self, record: Record, slot: slots.Slot, /) -> None:
@@ -99,7 +107,7 @@ class Steps:
         self._patience_s = patience_s
         self._detect = detect
 
-    async def fetch(self, record: Record, note_wait: Callable[[str | None], None]) -> Event:
+    async def fetch(self, record: Record, notes: Notes) -> Event:
         """Bring all files of the bundle to this device, unless a slot holds it already."""
         serving = slots.serving(self.root, record.family)
         digest = record.model.digest
@@ -107,7 +115,7 @@ class Steps:
             return Event.ALREADY_SERVING
         if await asyncio.to_thread(slots.holds, self._slot(record), digest):
             return Event.DONE
-        await self._fetching.bring(record, note_wait)
+        await self._fetching.bring(record, notes)
         return Event.DONE
 
     async def stage(self, record: Record) -> Event:

@@ -15,6 +15,7 @@ import msgspec
 from agent import events, log
 from agent.deployment import lifecycle, repair, slots
 from agent.deployment.lifecycle import Event, Record
+from agent.deployment.steps import Notes
 from firmware_bundles.errors import (
     BundleError,
     DeploymentLooping,
@@ -26,7 +27,7 @@ from firmware_bundles.errors import (
     StateDamaged,
 )
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX, TEXT_CHARS_MAX
-from firmware_bundles.wire.messages import Assignment, DeploymentState, Fault, Order
+from firmware_bundles.wire.messages import Assignment, DeploymentState, Fault, Order, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -289,7 +290,7 @@ class Updater:
         steps = self._steps
         match record.state:
             case DeploymentState.FETCHING:
-                return await steps.fetch(record, lambda what: self._note_wait(record.family, what))
+                return await steps.fetch(record, self._notes(record.family))
             case DeploymentState.STAGING:
                 return await steps.stage(record)
             case DeploymentState.SELF_TESTING:
@@ -306,6 +307,16 @@ class Updater:
                 return await steps.roll_back(record)
             case _:
                 raise ValueError(f"{record.state} has no work")
+
+    def _notes(self, family: str) -> Notes:
+        return Notes(
+            wait=lambda what: self._note_wait(family, what),
+            transfer=lambda transfer: self._note_transfer(family, transfer),
+        )
+
+    def _note_transfer(self, family: str, transfer: Transfer) -> None:
+        """Keep what came over the line; it is persisted with the next state."""
+        self._records[family] = msgspec.structs.replace(self._records[family], transfer=transfer)
 
     def _note(self, family: str, elapsed_s: float) -> None:
         """Keep the time of a probation, so that a restart does not begin it anew."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from control_plane.releases.publisher import Publisher
     from control_plane.releases.registry import Registry, Release
     from control_plane.releases.repository import ModelsRepository
+    from control_plane.store.patches import Patches
 
 _CHUNK_LIFE_S = 365 * 86400
 SignedText = Annotated[
@@ -83,6 +84,25 @@ class MissingChunks(BaseModel):
     missing: list[str]
 
 
+class PatchAnswer(BaseModel):
+    """A patch to a release: from which version, of which file, and its bytes beside the file's."""
+
+    source: str
+    file: str
+    length: int
+    full_length: int
+    is_used: bool
+
+
+class TransferAnswer(BaseModel):
+    """What the devices that serve a release said came over the line for it, in sum."""
+
+    devices: int
+    chunk_bytes: int
+    patch_bytes: int
+    saved_bytes: int
+
+
 class ReleaseAnswer(BaseModel):
     """A release as it stands in the registry."""
 
@@ -96,10 +116,18 @@ class ReleaseAnswer(BaseModel):
     published: float
 
 
+class ReleaseDetail(ReleaseAnswer):
+    """A release, the patches that lead to it, and what its delivery cost."""
+
+    patches: list[PatchAnswer]
+    transfers: TransferAnswer
+
+
 def router(
     *,
     repository: ModelsRepository,
     registry: Registry,
+    patches: Patches,
     chunk_files: ChunkFiles,
     publisher: Publisher,
     online_keys: OnlineKeys,
@@ -111,6 +139,7 @@ def router(
     _add_terms(routes, repository, publisher, access)
     _add_chunks(routes, chunk_files, access)
     _add_releases(routes, repository, registry, publisher, access)
+    _add_detail(routes, registry, patches, access)
     return routes
 
 
@@ -248,10 +277,29 @@ def _add_releases(
         """Return releases by family, oldest first."""
         return [_answer(release) for release in registry.list(family)]
 
+
+def _add_detail(routes: APIRouter, registry: Registry, patches: Patches, access: Access) -> None:
+    viewer = Depends(access.require(Role.VIEWER))
+
     @routes.get("/releases/{family}/{version}", dependencies=[viewer])
-    def read_release(family: str, version: str) -> ReleaseAnswer:
-        """Return one release."""
-        return _answer(registry.find(family, version))
+    def read_release(family: str, version: str) -> ReleaseDetail:
+        """Return one release, the patches that lead to it, and what its delivery cost."""
+        release = registry.find(family, version)
+        versions = {each.digest: each.version for each in registry.list(family)}
+        return ReleaseDetail(
+            **release._asdict(),
+            patches=[
+                PatchAnswer(
+                    source=versions.get(row.source, row.source),
+                    file=row.file,
+                    length=row.length,
+                    full_length=row.full_length,
+                    is_used=row.content is not None,
+                )
+                for row in patches.rows(release.digest)
+            ],
+            transfers=TransferAnswer(**patches.transfers(release.digest)._asdict()),
+        )
 
 
 def _answer(release: Release) -> ReleaseAnswer:

@@ -171,6 +171,28 @@ def list_releases(
     output.show(rows, _COLUMNS, empty="no releases yet")
 
 
+@app.command("show")
+def show_release(
+    family: FamilyName,
+    version: Annotated[str, typer.Argument(help="The version.", show_default=False)],
+) -> None:
+    """Show a release: the patches that lead to it, and what came to devices by patch and in full.
+
+    \b
+    Example:
+      shoal release show digits 2
+    """
+    with http.connect() as api:
+        found = api.get(f"releases/{family}/{version}")
+    if output.is_json():
+        output.show_json(found)
+        return
+    facts = {name: value for name, value in found.items() if name not in {"patches", "transfers"}}
+    output.show_one(facts, dict.fromkeys(facts, str) | {"published": _time})
+    output.show(found["patches"], _PATCH_COLUMNS, empty="no patches to it")
+    output.show_one(found["transfers"])
+
+
 def _family_signer(folder: Path, family: str, file: Path | None, text: str | None) -> Signer:
     return key_folder.family_signer(folder, family, passphrase.read(file, text, is_new=False))
 
@@ -203,6 +225,7 @@ def _time(value: object) -> str:
     return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+_PATCH_COLUMNS: Final = ("source", "file", "length", "full_length", "is_used")
 _COLUMNS: Final[dict[str, Callable[[object], str]]] = {
     "family": str,
     "version": str,

@@ -38,6 +38,9 @@ def serve(
     tick_s: Annotated[
         float | None, typer.Option(help="How often rollouts are looked after, in seconds.")
     ] = None,
+    patch_bytes_max: Annotated[
+        int | None, typer.Option(help="Bytes of patches kept at the broker; 0 makes none.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
     new_admin_token: Annotated[
@@ -73,6 +76,7 @@ def serve(
         "advertise": advertise,
         "database": database,
         "tick_s": tick_s,
+        "patch_bytes_max": patch_bytes_max,
         "log_level": log_level,
     }
     loaded = settings.load(flags, os.environ, config)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from firmware_bundles import limits
 from firmware_bundles.trust import envelopes
 from firmware_bundles.wire import codec, messages, topics
@@ -24,7 +26,8 @@ _LOG: Final = logging.getLogger(__name__)
 class Assignments:
     """Answers hellos and pushes changes.
 
-    `director` signs, `publish` takes topic and payload.
+    `director` signs, `publish` takes topic and payload, `patches` says by family which there are
+    for a device.
     """
 
     def __init__(
@@ -33,11 +36,13 @@ class Assignments:
         director: Signer,
         publish: Callable[[str, bytes], None],
         clock: Callable[[], float],
+        patches: Callable[[str], Mapping[str, Sequence[messages.PatchReference]]] = lambda _: {},
     ) -> None:
         self._devices = devices
         self._director = director
         self._publish = publish
         self._clock = clock
+        self._patches = patches
 
     def handle(self, device_id: str, payload: bytes) -> None:
         """Answer a hello as it came from the broker. Raises WireError."""
@@ -60,6 +65,8 @@ class Assignments:
 
     def _send(self, device_id: str, orders: Sequence[messages.Order], nonce: str | None) -> None:
         now = self._clock()
+        if orders:
+            orders = patched(orders, self._patches(device_id))
         assignment = messages.Assignment(
             device=device_id,
             issued=now,
@@ -74,3 +81,17 @@ class Assignments:
 def newer(orders: Sequence[messages.Order], generations: Mapping[str, int]) -> list[messages.Order]:
     """Return the orders whose generation is newer than what the device has of that family."""
     return [order for order in orders if order.generation > generations.get(order.family, 0)]
+
+
+def patched(
+    orders: Sequence[messages.Order],
+    patches: Mapping[str, Sequence[messages.PatchReference]],
+) -> list[messages.Order]:
+    """Return the orders with the first patches of their families, as many as a message takes."""
+    found: list[messages.Order] = []
+    left = limits.PATCHES_PER_ASSIGNMENT_MAX
+    for order in orders:
+        taken = tuple(patches.get(order.family, ()))[: min(limits.PATCHES_PER_ORDER_MAX, left)]
+        left -= len(taken)
+        found.append(msgspec.structs.replace(order, patches=taken) if taken else order)
+    return found

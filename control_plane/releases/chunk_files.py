@@ -36,6 +36,10 @@ class ChunkFiles:
         except FileNotFoundError as error:
             raise ChunkMissing(f"chunk {digest[:12]} is not here") from error
 
+    def remove(self, digest: str) -> None:
+        """Forget a chunk that nothing names any more. Raises Malformed, OSError."""
+        self._path(digest).unlink(missing_ok=True)
+
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Return those chunks that are not here, each once, in order. Raises Malformed."""
         return [digest for digest in dict.fromkeys(digests) if not self._path(digest).exists()]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from control_plane.releases.chunk_files import ChunkFiles
     from control_plane.releases.repository import ModelsRepository
+    from control_plane.store.patches import Patches
     from control_plane.store.releases import Releases
 
 
@@ -37,11 +38,14 @@ class Publisher:
         releases: Releases,
         chunk_files: ChunkFiles,
         publish: Publish,
+        patches: Patches,
     ) -> None:
         self._repository = repository
         self._releases = releases
         self._chunks = chunk_files
         self._publish = publish
+        self._patches = patches
+        self._said_patches: set[str] = set()
         self._said_chunks: set[str] = set()
         self._said_files: set[str] = set()
         self._retired: set[str] = set()
@@ -59,15 +63,21 @@ class Publisher:
             self._announce()
 
     def _announce(self) -> None:
-        """Send chunks, roles, snapshot, timestamp and hint, in this order.
+        """Send chunks with those of patches, roles, snapshot, timestamp and hint, in this order.
 
         A device that follows the previous hint may still be fetching: what left the repository is
         cleared only at the announcement after the next.
         """
-        for digest in self._wanted_chunks():
+        wanted = dict.fromkeys(self._wanted_chunks())
+        patched = {digest for row in self._patches.rows() for digest in row.chunks}
+        for digest in (*wanted, *sorted(patched)):
             if digest not in self._said_chunks:
                 self._publish(topics.chunk(digest), self._chunks.get(digest), retain=True)
                 self._said_chunks.add(digest)
+        for digest in self._said_patches - patched - wanted.keys():
+            self._publish(topics.chunk(digest), b"", retain=True)
+            self._said_chunks.discard(digest)
+        self._said_patches = patched
         files = self._repository.files()
         if not files:
             return

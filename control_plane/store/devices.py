@@ -330,7 +330,7 @@ def _count_report(connection: Connection, report: Report) -> bool:
 
 
 def _reported(device_id: str, family: FamilyReport, now: float) -> dict[str, Any]:
-    serving, fault = family.serving, family.fault
+    serving, fault, transfer = family.serving, family.fault, family.transfer
     return {
         "device_id": device_id,
         "family": family.family,
@@ -347,6 +347,9 @@ def _reported(device_id: str, family: FamilyReport, now: float) -> dict[str, Any
         "fault_message": fault.message if fault else None,
         "waits_for": family.waits_for or None,
         "received": now,
+        "chunk_bytes": transfer.chunk_bytes if transfer else None,
+        "patch_bytes": transfer.patch_bytes if transfer else None,
+        "saved_bytes": transfer.saved_bytes if transfer else None,
     }
 
 

@@ -132,6 +132,9 @@ reported = Table(
     Column("fault_message", String, nullable=True),
     Column("waits_for", String, nullable=True),
     Column("received", Float, nullable=False),
+    Column("chunk_bytes", BigInteger, nullable=True),
+    Column("patch_bytes", BigInteger, nullable=True),
+    Column("saved_bytes", BigInteger, nullable=True),
 )
 
 report_counter = Table(
@@ -174,6 +177,22 @@ release = Table(
     Column("manifest", LargeBinary, nullable=False),
     Column("is_withdrawn", Boolean, nullable=False, server_default="0"),
     Column("published", Float, nullable=False),
+)
+
+# What was made, or found not worth its bytes (then without content), to come from one release to
+# another: digests of manifests, a file by its name, and the digest of that file in the former.
+patch = Table(
+    "patch",
+    metadata,
+    Column("source", String, primary_key=True),
+    Column("target", String, primary_key=True),
+    Column("file", String, primary_key=True),
+    Column("source_file", String, nullable=False),
+    Column("content", String, nullable=True),
+    Column("chunks", JSON, nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("full_length", BigInteger, nullable=False),
+    Column("made", Float, nullable=False),
 )
 
 # The models repository as it is served now, in the names of the TUF specification.

@@ -18,6 +18,7 @@ from firmware_bundles.identifiers import (
     DeviceId,
     Digest,
     Family,
+    FileName,
     Incarnation,
     ModelVersion,
     Nonce,
@@ -123,6 +124,23 @@ class ModelReference(msgspec.Struct, frozen=True, kw_only=True):
     length: Annotated[int, Meta(ge=1, le=limits.MANIFEST_BYTES_MAX)]
 
 
+class PatchReference(msgspec.Struct, frozen=True, kw_only=True):
+    """A patch that makes a file of the release from one that the device has.
+
+    `source` is the digest of the file that it needs, `length` the bytes of the patch. `content` is
+    the digest of the patch where it fits one chunk, else of the index of its chunks. Signed by the
+    director only: what it makes is verified against the manifest.
+    """
+
+    file: FileName
+    source: Digest
+    length: Annotated[int, Meta(ge=1, le=limits.FILE_BYTES_MAX)]
+    content: Digest
+
+
+Patches = Annotated[tuple[PatchReference, ...], Meta(max_length=limits.PATCHES_PER_ORDER_MAX)]
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """One family's part of an assignment."""
 
@@ -132,6 +150,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     rollout: RolloutId
     arm: Arm
     policy: Policy = Policy()
+    patches: Patches | UnsetType = UNSET
 
 
 class Assignment(Message, frozen=True, kw_only=True):
@@ -181,6 +200,18 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     answered: Count
 
 
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came over the line for one deployment, as content: whole chunks, and patches.
+
+    `saved_bytes` is what the patches made beyond their own size. An attempt that a restart of the
+    agent interrupted is not in it.
+    """
+
+    chunk_bytes: Count = 0
+    patch_bytes: Count = 0
+    saved_bytes: Count = 0
+
+
 class FamilyReport(msgspec.Struct, frozen=True, kw_only=True):
     """The truth about one family on this device.
 
@@ -194,6 +225,7 @@ class FamilyReport(msgspec.Struct, frozen=True, kw_only=True):
     serving: Serving | None = None
     fault: Fault | None = None
     waits_for: Text | UnsetType = UNSET
+    transfer: Transfer | UnsetType = UNSET
 
 
 class Detection(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,6 +32,7 @@ ORDER = messages.Order(
     rollout="digits-v2",
     arm=messages.Arm.CANDIDATE,
 )
+PATCH = messages.PatchReference(file="model.tflite", source="b" * 64, length=820, content="c" * 64)
 EXAMPLES: dict[str, tuple[messages.Message, bytes]] = {
     "presence": (
         messages.Presence(online=True, connection="ab" * 16),
@@ -63,6 +64,24 @@ EXAMPLES: dict[str, tuple[messages.Message, bytes]] = {
         * 64
         + b'","length":900},"rollout":"digits-v2","arm":"candidate","policy":{"probation_s":60.0,'
         b'"self_test_s_max":30.0,"attempts_max":3}}],"nonce":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"}',
+    ),
+    "assignment with a patch": (
+        messages.Assignment(
+            device="dev-1",
+            issued=1000.0,
+            expires=1600.0,
+            orders=(msgspec.structs.replace(ORDER, patches=(PATCH,)),),
+        ),
+        b'{"schema":"1.0","device":"dev-1","issued":1000.0,"expires":1600.0,"orders":['
+        b'{"family":"digits","generation":8,"model":{"path":"digits/2/manifest.json","digest":"'
+        + b"a"
+        * 64
+        + b'","length":900},"rollout":"digits-v2","arm":"candidate","policy":{"probation_s":60.0,'
+        b'"self_test_s_max":30.0,"attempts_max":3},"patches":[{"file":"model.tflite","source":"'
+        + b"b" * 64
+        + b'","length":820,"content":"'
+        + b"c" * 64
+        + b'"}]}],"nonce":null}',
     ),
     "report": (
         messages.Report(

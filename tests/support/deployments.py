@@ -9,12 +9,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from msgspec import UNSET, UnsetType
+
+from agent.children import Children
 from agent.clock import Clock
 from agent.deployment import lifecycle, slots
 from agent.deployment.chunk_store import ChunkStore
 from agent.deployment.conditions import Permission
 from agent.deployment.downloads import Downloads
 from agent.deployment.fetching import Fetching
+from agent.deployment.patching import SlotPatching
 from agent.deployment.steps import Steps
 from agent.deployment.updater import Updater
 from agent.inference import control
@@ -29,6 +33,7 @@ from firmware_bundles.wire.messages import (
     DeploymentState,
     ModelReference,
     Order,
+    Patches,
     Policy,
 )
 from support import filled
@@ -47,6 +52,7 @@ class Release:
         }
         tensor = manifest.Tensor(name="image", datatype="INT8", shape=(1, 8))
         self.files = files
+        self.model_chunks = tuple(chunks.cut(files["model.tflite"]))
         self.chunks = {c.digest: c.data for data in files.values() for c in chunks.cut(data)}
         entries = tuple(
             manifest.FileEntry(
@@ -75,7 +81,9 @@ class Release:
             path=f"{FAMILY}/{version}/manifest.json", digest=self.digest, length=len(data)
         )
 
-    def order(self, generation: int, probation_s: float = 0.05) -> Assignment:
+    def order(
+        self, generation: int, probation_s: float = 0.05, patches: Patches | UnsetType = UNSET
+    ) -> Assignment:
         """An admitted assignment of this release."""
         order = Order(
             family=FAMILY,
@@ -84,6 +92,7 @@ class Release:
             rollout="r1",
             arm=Arm.CANDIDATE,
             policy=Policy(probation_s=probation_s, self_test_s_max=0.5),
+            patches=patches,
         )
         return Assignment(device="d1", issued=1.0, expires=2.0, orders=(order,))
 
@@ -101,16 +110,19 @@ class Line:
 
     def __init__(self) -> None:
         self.sent = 0
+        self.asked: set[str] = set()
+        self.retained = V1.chunks | V2.chunks | V3.chunks
         self.is_silent = False
         self.deliver: Callable[[str, bytes], None] = lambda _digest, _data: None
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Send what is retained."""
-        retained = V1.chunks | V2.chunks | V3.chunks
         for topic in () if self.is_silent else filters:
             digest = topics.parse_chunk(topic) or ""
             self.sent += 1
-            asyncio.get_running_loop().call_soon(self.deliver, digest, retained[digest])
+            self.asked.add(digest)
+            if digest in self.retained:
+                asyncio.get_running_loop().call_soon(self.deliver, digest, self.retained[digest])
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Nothing to forget."""
@@ -189,6 +201,7 @@ class Device:
         self.worker = PointerWorker(self.root)
         self.detected: list[ShoalError] = []
         self.states: list[DeploymentState] = []
+        self.children = Children(s_max=60)
         self.crash_in: DeploymentState | None = None
         path = folder / "state.db"
         if not path.exists():
@@ -222,6 +235,13 @@ class Device:
                 self.root,
                 self.store,
                 self.downloads,
+                SlotPatching(
+                    self.root,
+                    store=self.store,
+                    children=self.children,
+                    stall_s=0.1,
+                    detect=self.detected.append,
+                ),
                 lambda _ordered, _wanted, _is_urgent: self.permission,
                 recheck_s=0.01,
             ),

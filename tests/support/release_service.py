@@ -17,6 +17,7 @@ from control_plane.releases.registry import Registry
 from control_plane.releases.repository import ModelsRepository
 from control_plane.store.access import AccessTokens, TokenRow
 from control_plane.store.database import Database
+from control_plane.store.patches import Patches
 from control_plane.store.releases import Releases
 
 
@@ -49,7 +50,10 @@ class ReleaseService:
         self.repository = ModelsRepository(store, self.chunk_files, self.online_keys, self._clock)
         self.registry = Registry(store, self.chunk_files)
         self.retained = Retained()
-        self.publisher = Publisher(self.repository, store, self.chunk_files, self.retained)
+        self.patches = Patches(self.database)
+        self.publisher = Publisher(
+            self.repository, store, self.chunk_files, self.retained, self.patches
+        )
         self._tokens = AccessTokens(self.database)
         self.app = FastAPI()
         problems.install(self.app)
@@ -57,6 +61,7 @@ class ReleaseService:
             releases.router(
                 repository=self.repository,
                 registry=self.registry,
+                patches=self.patches,
                 chunk_files=self.chunk_files,
                 publisher=self.publisher,
                 online_keys=self.online_keys,
