@@ -191,6 +191,7 @@ class Downloads:
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         self._surfing: set[asyncio.Task[None]] = set()
         self._is_up = False
+        self._done: list[str] = []
         self._arrived_bytes = 0
 
     async def fetch(self, digests: Sequence[str], pace: Pace | None = None) -> None:
@@ -236,13 +237,14 @@ class Downloads:
             return
         self._arrived_bytes += len(payload)
         if self._window.arrived(digest):
-            self._line.unsubscribe([topics.chunk(digest)])
+            self._done.append(topics.chunk(digest))
         self._settle(digest, None)
         self._fill()
 
     def connection_changed(self, *, is_up: bool) -> None:
         """Ask again for what was asked for on the connection that is gone."""
         self._is_up = is_up
+        self._done.clear()
         if is_up:
             self._window.reconnected()
             self._fill()
@@ -335,13 +337,20 @@ class Downloads:
             else:
                 self._waiting.pop(digest, None)
         gone = self._window.drop(digest for digest in digests if digest not in self._waiting)
-        if gone and self._is_up:
-            self._line.unsubscribe([topics.chunk(digest) for digest in gone])
+        self._done += [topics.chunk(digest) for digest in gone]
         self._fill()
+        self._unsubscribe()
 
     def _fill(self) -> None:
         if self._is_up and (digests := self._window.fill(self._now())):
+            self._unsubscribe()
             self._ask(digests)
+
+    def _unsubscribe(self) -> None:
+        """Take back what arrived, several at a time: each packet costs the broker."""
+        done, self._done = self._done, []
+        for start in range(0, len(done) if self._is_up else 0, FILTERS_PER_SUBSCRIBE_MAX):
+            self._line.unsubscribe(done[start : start + FILTERS_PER_SUBSCRIBE_MAX])
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
