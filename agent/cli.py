@@ -126,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     enrol.add_argument(
         "--new-key", action="store_true", help="make another key: this one was revoked"
     )
+    enrol.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="keep the private key in this file alone; it is made if it is not there",
+    )
     run = _verb(verbs, "run", _run, "run the agent in the foreground until SIGTERM")
     status = _verb(verbs, "status", _status, "what runs here; works while the agent is down")
     status.add_argument("--output", choices=("text", "json"), default="text")
@@ -186,7 +192,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _enrol(options: argparse.Namespace) -> int:
     from agent import enrolment
 
-    state_dir = _settings(options).config.state_dir
+    config = _settings(options).config
+    state_dir = config.state_dir
     device = enrolment.enrol(
         state_dir,
         server=options.server,
@@ -194,8 +201,10 @@ def _enrol(options: argparse.Namespace) -> int:
         ca=options.ca,
         device=options.device,
         wants_new_key=options.new_key,
+        key_file=options.key_file or config.key_file,
     )
     print(f"enrolled as {device}; its identity is in {state_dir / 'identity'}")
+    print("an agent that runs already takes it when it is started again")
     return DONE
 
 
