@@ -104,6 +104,16 @@ def exit_status(error: ShoalError) -> int:
     return next((status for kind, status in kinds if isinstance(error, kind)), FAILED)
 
 
+class _Version(argparse.Action):
+    """Tells the version; it is looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib import metadata
+
+        print(f"shoal-agent {metadata.version('shoal')}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shoal-agent",
@@ -117,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help=f"where this device keeps everything (default {configuration.STATE_DIR_DEFAULT})",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     enrol = _verb(verbs, "enrol", _enrol, "make this device a member of a fleet; safe to repeat")
     enrol.add_argument("--server", required=True, metavar="URL", help="https:// address")

@@ -16,6 +16,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: F401 - loaded before the forks
 
 from agent import enrolment, identity
+from firmware_bundles import durable
 from firmware_bundles.wire.enrolment import Enrolment
 
 _DIED = 9
@@ -37,7 +38,7 @@ def answer(name: str) -> Enrolment:
 def swap(state_dir: Path, name: str) -> None:
     """Make an identity, and let it be the one that counts."""
     staged = identity.stage(state_dir)
-    enrolment.durable.write(staged / identity.KEY, name.encode(), mode=0o600)
+    durable.write(staged / identity.KEY, name.encode(), mode=0o600)
     enrolment._keep(staged, "https://server.example", answer(name))
     identity.publish(state_dir)
 
