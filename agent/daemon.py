@@ -30,10 +30,10 @@ from agent.deployment.verification import Known, Verification
 from agent.hellos import Hellos
 from agent.inference import control
 from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
+from agent.leaving import Leaving
 from agent.local_actions import LOCK_NAME, STATE_NAME, LocalActions
 from agent.local_control import SOCKET_NAME, LocalControl
 from agent.metering import Meter
-from agent.leaving import Leaving
 from agent.renewal import Renewal
 from agent.reports import DETECTION_PAUSE_S, Reports
 from agent.store import damage
