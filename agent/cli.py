@@ -104,6 +104,16 @@ def exit_status(error: ShoalError) -> int:
     return next((status for kind, status in kinds if isinstance(error, kind)), FAILED)
 
 
+class _Version(argparse.Action):
+    """Tells the version; it is looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib import metadata
+
+        print(f"shoal-agent {metadata.version('shoal')}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shoal-agent",
@@ -117,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help=f"where this device keeps everything (default {configuration.STATE_DIR_DEFAULT})",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     enrol = _verb(verbs, "enrol", _enrol, "make this device a member of a fleet; safe to repeat")
     enrol.add_argument("--server", required=True, metavar="URL", help="https:// address")
@@ -125,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     enrol.add_argument("--device", metavar="NAME", help="a wish; the token may decide otherwise")
     enrol.add_argument(
         "--new-key", action="store_true", help="make another key: this one was revoked"
+    )
+    enrol.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="keep the private key in this file alone; it is made if it is not there",
     )
     run = _verb(verbs, "run", _run, "run the agent in the foreground until SIGTERM")
     status = _verb(verbs, "status", _status, "what runs here; works while the agent is down")
@@ -186,7 +203,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _enrol(options: argparse.Namespace) -> int:
     from agent import enrolment
 
-    state_dir = _settings(options).config.state_dir
+    config = _settings(options).config
+    state_dir = config.state_dir
     device = enrolment.enrol(
         state_dir,
         server=options.server,
@@ -194,8 +212,10 @@ def _enrol(options: argparse.Namespace) -> int:
         ca=options.ca,
         device=options.device,
         wants_new_key=options.new_key,
+        key_file=options.key_file or config.key_file,
     )
     print(f"enrolled as {device}; its identity is in {state_dir / 'identity'}")
+    print("an agent that runs already takes it when it is started again")
     return DONE
 
 

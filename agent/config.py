@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from agent.identity import KEY
 from firmware_bundles.errors import ConfigInvalid
 from firmware_bundles.limits import CHUNK_WINDOW_DEFAULT, CHUNK_WINDOW_MAX
 from firmware_bundles.wire.messages import WINDOW_PATTERN, Conditions
@@ -34,6 +35,7 @@ class Config:
 
     state_dir: Path
     run_dir: Path
+    key_file: Path | None = None
     keepalive_s: int = 30
     reconnect_s_min: float = 1.0
     reconnect_s_max: float = 8.0
@@ -129,12 +131,14 @@ def load(state_dir: Path | None, flags: Mapping[str, str], environ: Mapping[str,
     }
     folder = state_dir or Path(from_environ.get("state_dir", STATE_DIR_DEFAULT))
     path = folder / FILE_NAME
+    credential = _credential(environ)
     values: dict[str, Any] = {"state_dir": folder, "run_dir": folder / "run"}
     origins = dict.fromkeys((field.name for field in fields(Config)), "default")
     from_file = _read(path)
     if "state_dir" in from_file:
         raise ConfigInvalid(f"state_dir cannot be set in {path}: it says where that file is")
     sources = (
+        ("systemd credential", {"key_file": credential} if credential else {}),
         (str(path), from_file),
         ("environment", from_environ),
         ("flag", dict(flags) | ({"state_dir": str(state_dir)} if state_dir else {})),
@@ -147,6 +151,13 @@ def load(state_dir: Path | None, flags: Mapping[str, str], environ: Mapping[str,
     config = Config(**values)
     _check_together(config)
     return Settings(config, origins)
+
+
+def _credential(environ: Mapping[str, str]) -> str | None:
+    """Return the device's key where the service manager hands one down (systemd.exec(5))."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(folder) / KEY if folder else None
+    return str(path) if path is not None and path.exists() else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -179,7 +190,7 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _convert(name: str, value: object, origin: str) -> object:
-    if name in {"state_dir", "run_dir"}:
+    if name in {"state_dir", "run_dir", "key_file"}:
         if not isinstance(value, str) or not value:
             raise ConfigInvalid(f"{name} must be a path, not {value!r:.80} ({origin})")
         return Path(value)

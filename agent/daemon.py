@@ -30,6 +30,7 @@ from agent.deployment.verification import Known, Verification
 from agent.hellos import Hellos
 from agent.inference import control
 from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
+from agent.leaving import Leaving
 from agent.local_actions import LOCK_NAME, STATE_NAME, LocalActions
 from agent.local_control import SOCKET_NAME, LocalControl
 from agent.metering import Meter
@@ -43,13 +44,14 @@ from firmware_bundles import chunks
 from firmware_bundles.errors import (
     ConfigInvalid,
     DeviceError,
+    NotEnrolled,
     ShoalError,
     StateDamaged,
     TaskFailed,
     TransferError,
 )
 from firmware_bundles.wire import topics
-from firmware_bundles.wire.messages import DeploymentState
+from firmware_bundles.wire.messages import DeploymentState, Erasure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -79,7 +81,7 @@ async def run(config: Config) -> None:
 
     Raises NotEnrolled, DeviceError where another agent runs, and what else ends it at once.
     """
-    identities.check_enrolled(config.state_dir)
+    _check_enrolled(config.state_dir)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log.unhandled("core"))
@@ -88,10 +90,11 @@ async def run(config: Config) -> None:
     async with AsyncExitStack() as stack:
         # Another agent's sockets must not be taken from it.
         stack.callback(os.close, locks.hold(config.state_dir / LOCK_NAME, "agent"))
+        identities.sweep(config.state_dir)
         supervisor = Supervisor(config.state_dir, config.run_dir, on_event=_log_worker)
         stack.push_async_callback(supervisor.stop)
         await supervisor.start()
-        identity = await _until(stopping, load_identity(config.state_dir))
+        identity = await _until(stopping, load_identity(config.state_dir, config.key_file))
         if identity is None:
             return
         children = Children(s_max=config.task_s_max)
@@ -105,6 +108,15 @@ async def run(config: Config) -> None:
         core = Core(config, identity, state, children, _Inference(config, supervisor), usage)
         await core.run(stopping)
     log.event("stopped")
+
+
+def _check_enrolled(state_dir: Path) -> None:
+    try:
+        identities.check_enrolled(state_dir)
+    except NotEnrolled:
+        if state_dir.is_dir():
+            identities.sweep(state_dir)  # of a device that was interrupted while it left
+        raise
 
 
 class Core:
@@ -145,6 +157,7 @@ class Core:
             detect=self._detect,
         )
         self._updater = Updater(steps, state, on_change=self._changed, detect=self._detect)
+        self._leaving = Leaving(config.state_dir, state, worker, clock)
         self._hellos = Hellos(identity.device, incarnation, config)
         self._reports = Reports(
             identity,
@@ -182,7 +195,8 @@ class Core:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run all parts until `stopping` is set, then stop in order."""
-        self._updater.start()
+        if not self._leaving.is_open:
+            self._updater.start()
         await self._local.start()
         self._connection.start()
         parts = [
@@ -193,6 +207,9 @@ class Core:
             self._forwarder.run(stopping),
             self._renewal.run(self._connection.renew),
             self._meter.run(),
+            self._leaving.run(
+                end_deployments=self._updater.end, report=self._reports.ask, leave=stopping.set
+            ),
         ]
         tasks = [asyncio.create_task(part) for part in parts]
         ended = asyncio.create_task(stopping.wait())
@@ -252,7 +269,10 @@ class Core:
     def _admitted(self, assignment: Assignment) -> None:
         log.event("assignment", orders=len(assignment.orders), is_push=assignment.nonce is None)
         self._hellos.answered(assignment.nonce)
-        self._updater.offer(assignment)
+        if isinstance(assignment.erase, Erasure):
+            self._leaving.take(assignment.erase)
+        elif not self._leaving.is_open:
+            self._updater.offer(assignment)
 
     def _refused(self, error: ShoalError) -> None:
         """Count what was not admitted; where it may have been a good one, ask for it again."""
@@ -378,11 +398,11 @@ def _opened(path: Path) -> State:
     return state
 
 
-async def load_identity(state_dir: Path) -> Identity:
+async def load_identity(state_dir: Path, key_file: Path | None = None) -> Identity:
     """Return the identity once it can be used: until then the worker serves, and says so."""
     while True:
         try:
-            identity = identities.load(state_dir)
+            identity = identities.load(state_dir, key_file)
             if identity.broker.is_tls:
                 tls_context(identity)
         except (StateDamaged, ConfigInvalid) as error:

@@ -95,7 +95,7 @@ def _runtime() -> Check:
 
 def _enrolled(config: Config) -> tuple[Identity | None, Check]:
     try:
-        identity = identities.load(config.state_dir)
+        identity = identities.load(config.state_dir, config.key_file)
     except NotEnrolled as error:
         return None, Check("enrolled", Result.WARNING, error.message, error.hint)
     except ShoalError as error:
@@ -107,7 +107,8 @@ def _modes(identity: Identity) -> Check:
     loose = [
         f"{name} is {mode:04o}"
         for name, wanted in identities.MODES.items()
-        if (mode := (identity.directory / name).stat().st_mode & 0o777) & ~wanted
+        if name != identities.KEY  # looked at when it is loaded, wherever it is
+        and (mode := (identity.directory / name).stat().st_mode & 0o777) & ~wanted
     ]
     if not loose:
         return Check("modes", Result.OK, "the key and the secret are the agent's alone")
@@ -115,8 +116,7 @@ def _modes(identity: Identity) -> Check:
         "modes",
         Result.FAILED,
         ", ".join(loose),
-        f"Take the rights of others away: chmod go-rwx {identity.directory}/*.key "
-        f"{identity.directory}/*.secret",
+        f"Take the rights of others away: chmod go-rwx {identity.directory}/*.secret",
     )
 
 

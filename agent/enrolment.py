@@ -1,7 +1,7 @@
 """Becoming a member of the fleet: a key made here, a signing request, the answer kept on disk.
 
 Runs in the `enrol` command's own process; heavy, and never imported by the core. Safe to repeat:
-the old identity stays whole until the new one is complete, and the key is kept.
+the old identity counts until the new one is complete and takes its place, and the key is kept.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from agent import identity as identities
 from agent import inventory
+from agent.deployment import retirement
 from agent.store import damage, state_schema
 from agent.store.state import State
 from firmware_bundles import durable
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 STATE_NAME: Final = "state.db"
 _ANSWER_BYTES_MAX: Final = 1024 * 1024
 _TIMEOUT_S: Final = 30.0
+_KEY_MODE: Final = identities.MODES[identities.KEY]
+_KEY_HINT: Final = "Enrol with another one: shoal-agent enrol --new-key."
 
 
 def enrol(
@@ -50,10 +53,12 @@ def enrol(
     ca: Path,
     device: str | None,
     wants_new_key: bool = False,
+    key_file: Path | None = None,
 ) -> str:
     """Enrol this device and return the name that the server gave it.
 
-    With `wants_new_key` under another key than before, kept when the server has taken it.
+    With `wants_new_key` under another key than before. With `key_file` the key is that file's,
+    made there if there is none, and no copy of it is kept.
 
     Raises InputError, ServerUnreachable, EnrolmentRefused, Malformed, SlotUnwritable.
     """
@@ -61,11 +66,10 @@ def enrol(
         raise InputError(f"the server {server!r:.120} must be an https:// address")
     if not all(text.isprintable() for text in (token, device or "")):
         raise InputError("the token or the device's name has characters that cannot be printed")
-    directory = state_dir / identities.FOLDER
+    present = identities.folder(state_dir)
     try:
-        durable.make_directory(directory, mode=0o700)
-        path = directory / identities.KEY
-        key = ec.generate_private_key(ec.SECP256R1()) if wants_new_key else _key(path)
+        staged = identities.stage(state_dir)
+        key = _key(present, staged, key_file, wants_new_key=wants_new_key)
         request = EnrolmentRequest(
             token=token,
             csr=signing_request(key).public_bytes(serialization.Encoding.PEM).decode(),
@@ -75,43 +79,61 @@ def enrol(
         )
         answer = _ask(server, request, ca)
         _check_certificate(answer, key)
-        is_other_fleet = _is_other_root(directory / identities.ROOT, answer.root)
-        if wants_new_key:
-            _keep_key(path, key)
-        _keep(directory, server, answer)
+        is_other_fleet = _is_other_root(present / identities.ROOT, answer.root)
+        _keep(staged, server, answer)
         _prepare(state_dir, is_other_fleet=is_other_fleet)
+        identities.publish(state_dir)
     except OSError as error:
         raise SlotUnwritable(
-            f"the identity cannot be written to {directory}: {error.strerror}",
+            f"the identity cannot be written to {state_dir}: {error.strerror}",
             hint="Run as the user that owns the state directory, or give another --state-dir.",
         ) from error
     return answer.device
 
 
-def _key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Return the device's key, made on its first use; it never leaves this device."""
-    if path.exists():
-        try:
-            key = serialization.load_pem_private_key(path.read_bytes(), None)
-        except ValueError as error:
-            raise StateDamaged(
-                f"{path} is no private key", hint="Remove it, and enrol again."
-            ) from error
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            return key
-        raise StateDamaged(f"{path} is no P-256 key", hint="Remove it, and enrol again.")
-    key = ec.generate_private_key(ec.SECP256R1())
-    _keep_key(path, key)
+def _key(
+    present: Path, staged: Path, key_file: Path | None, *, wants_new_key: bool
+) -> ec.EllipticCurvePrivateKey:
+    """Return the device's key, made on its first use; it never leaves this device.
+
+    It is on disk before the server hears of it. Raises InputError, StateDamaged, OSError.
+    """
+    path = staged / identities.KEY
+    if key_file is not None:
+        path.unlink(missing_ok=True)
+        if key_file.exists() and wants_new_key:
+            raise InputError(
+                f"{key_file} holds a key already",
+                hint="Name a file that is not there yet: the new key is made in it.",
+            )
+        return _load(key_file) if key_file.exists() else _make(key_file)
+    if wants_new_key:
+        return _make(path)
+    if (present / identities.KEY).exists():
+        durable.write(path, (present / identities.KEY).read_bytes(), mode=_KEY_MODE)
+    return _load(path) if path.exists() else _make(path)
+
+
+def _load(path: Path) -> ec.EllipticCurvePrivateKey:
+    identities.check_private(path)
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except ValueError as error:
+        raise StateDamaged(f"{path} is no private key", hint=_KEY_HINT) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise StateDamaged(f"{path} is no P-256 key", hint=_KEY_HINT)
     return key
 
 
-def _keep_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def _make(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    durable.write(path, pem, mode=identities.MODES[identities.KEY])
+    durable.write(path, pem, mode=_KEY_MODE)
+    return key
 
 
 def signing_request(
@@ -183,7 +205,7 @@ def _check_certificate(answer: Enrolment, key: ec.EllipticCurvePrivateKey) -> No
 
 
 def _keep(directory: Path, server: str, answer: Enrolment) -> None:
-    """Write the identity; agent.json comes last, and only with it the device is enrolled."""
+    """Write the identity, all but the key, into the folder that is about to count."""
     facts = identities.Facts(device=answer.device, server=server, broker=answer.broker)
     contents = {
         identities.CERTIFICATE: answer.certificate.encode(),
@@ -217,4 +239,5 @@ def _prepare(state_dir: Path, *, is_other_fleet: bool) -> None:
         state = State.open(path)
     if state.is_damaged():
         state.mark_damaged(is_damaged=False)
+    state.save_retirement(retirement.ended(state.retirement()))
     state.close()

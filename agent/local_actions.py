@@ -27,6 +27,7 @@ from agent.store.state import State
 from agent.task_messages import Allowed, CheckRelease
 from firmware_bundles.errors import (
     DeploymentCancelled,
+    DeviceError,
     ShoalError,
     SlotBroken,
     WorkerUnavailable,
@@ -113,9 +114,11 @@ async def without_core(config: Config, request: Request) -> Done:
     """
     with ExitStack() as stack:
         stack.callback(os.close, locks.hold(config.state_dir / LOCK_NAME, "agent"))
-        identity = identities.load(config.state_dir)
+        identity = identities.load(config.state_dir, config.key_file)
         state = State.open(config.state_dir / STATE_NAME)
         stack.callback(state.close)
+        if state.retirement().is_open:
+            raise DeviceError("this device is retired: it serves no model any more")
         children = Children(s_max=config.task_s_max)
         root = config.state_dir / "slots"
         updater = _updater(config, state, root)

@@ -53,12 +53,14 @@ class _Present(NamedTuple):
         return begun + (self.expires - begun) * _SHARE_OF_LIFE
 
 
-def renew(state_dir: Path, now: float) -> Renewed:
+def renew(state_dir: Path, now: float, key_file: Path | None = None) -> Renewed:
     """Renew the certificate if two thirds of its life are over; say when that is.
+
+    The key is read and never written, wherever it is kept.
 
     Raises ServerUnreachable, EnrolmentRefused, Malformed, StateDamaged, OSError.
     """
-    identity = identities.load(state_dir)
+    identity = identities.load(state_dir, key_file)
     present = _load(identity)
     if now < present.due:
         return Renewed(is_new=False, due=present.due, expires=present.expires)

@@ -54,7 +54,12 @@ class Renewal:
             await asyncio.sleep(self._pause_s(found))
 
     async def _ask(self) -> Renewed:
-        request = Renew(state_dir=str(self._config.state_dir), now=self._clock.now())
+        key_file = self._config.key_file
+        request = Renew(
+            state_dir=str(self._config.state_dir),
+            now=self._clock.now(),
+            key_file=None if key_file is None else str(key_file),
+        )
         return await self._children.run(request, Renewed)
 
     def _pause_s(self, found: Renewed) -> float:

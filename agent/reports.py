@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING, Final
 from msgspec import UNSET
 
 from agent import inventory, log
-from agent.deployment import slots
+from agent.deployment import retirement, slots
 from agent.task_messages import Signed, SignReport
 from firmware_bundles.errors import ShoalError, WorkerUnavailable
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
 from firmware_bundles.wire import topics
-from firmware_bundles.wire.messages import BufferFacts, FamilyReport, Fault, Report, Serving
+from firmware_bundles.wire.messages import (
+    SCHEMA,
+    SCHEMA_OF_RETIREMENT,
+    BufferFacts,
+    FamilyReport,
+    Fault,
+    Report,
+    Serving,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,7 +103,9 @@ class Reports:
             log.event("worker-silent", reason=error.message)
         served = status.families if status else {}
         names = sorted({*records, *served, *slots.families(self._slots_root)})
+        erased = retirement.statement(self._state.retirement())
         return Report(
+            schema=SCHEMA if erased is None else SCHEMA_OF_RETIREMENT,
             device=self._identity.device,
             incarnation=self._incarnation,
             counter=self._state.next_report(),
@@ -108,6 +118,7 @@ class Reports:
             detected=self._state.detections(),
             inventory=inventory.facts(),
             buffer=status.buffer if status else BufferFacts(),
+            erased=UNSET if erased is None else erased,
         )
 
 

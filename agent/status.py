@@ -91,7 +91,7 @@ def gather(config: Config) -> DeviceFacts:
     known: dict[tuple[str, str], SlotRecord] = {}
     detected: tuple[Detection, ...] = ()
     try:
-        identity = identities.load(config.state_dir)
+        identity = identities.load(config.state_dir, config.key_file)
     except ShoalError as error:
         faults.append(_fault(error))
     try:

@@ -107,7 +107,8 @@ def renew(request: task_messages.Renew) -> task_messages.Renewed:
     """Renew the device's certificate, if it is time."""
     from agent import reenrolment
 
-    return reenrolment.renew(Path(request.state_dir), request.now)
+    key_file = None if request.key_file is None else Path(request.key_file)
+    return reenrolment.renew(Path(request.state_dir), request.now, key_file)
 
 
 def fetch_chunks(request: task_messages.FetchChunks) -> task_messages.FetchedChunks:

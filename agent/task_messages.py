@@ -97,6 +97,7 @@ class Renew(msgspec.Struct, frozen=True, kw_only=True, tag="renew"):
 
     state_dir: str
     now: float
+    key_file: str | None = None
 
 
 class Renewed(msgspec.Struct, frozen=True, kw_only=True, tag="renewed"):

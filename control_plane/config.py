@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX: Final = "SHOAL_"
 _PORT_MAX: Final = 65_535
 _TICK_S_MAX: Final = 3_600.0
+# Short, for a device that is lost; long enough for one that is offline for some weeks.
+_CERTIFICATE_DAYS: Final = (30, 90)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,7 @@ class Config:
 
     `broker` is auto, mosquitto, amqtt or mqtts://HOST:PORT; `advertise` is the name or address
     under which devices reach this machine, empty for `host`; `broker_port` 0 is the usual one;
+    `certificate_days` is the life of a device's certificate, which it renews at two thirds;
     `broker_ca` is the file of who certified a foreign broker; `database` is a URL of SQLAlchemy,
     empty for a file in `data`; `patch_bytes_max` is what all patches together may take at the
     broker, and 0 makes none.
@@ -42,6 +45,7 @@ class Config:
     broker_port: int = 0
     broker_ca: str = ""
     advertise: str = ""
+    certificate_days: int = 60
     tick_s: float = 0.5
     patch_bytes_max: int = 64 * 1024 * 1024
     log_level: str = "info"
@@ -113,6 +117,11 @@ def _check(config: Config) -> None:
         value = getattr(config, name)
         if not 0 <= value <= _PORT_MAX:
             raise ConfigInvalid(f"{name} is {value}; a port is 0 to {_PORT_MAX}")
+    shortest, longest = _CERTIFICATE_DAYS
+    if not shortest <= config.certificate_days <= longest:
+        raise ConfigInvalid(
+            f"certificate_days is {config.certificate_days}; it must be {shortest} to {longest}"
+        )
     if not 0 < config.tick_s <= _TICK_S_MAX:
         raise ConfigInvalid(
             f"tick_s is {config.tick_s}; it must be more than 0, at most {_TICK_S_MAX:g}"

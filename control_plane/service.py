@@ -45,6 +45,7 @@ from control_plane.fleet.misconduct import Misconduct
 from control_plane.fleet.presence import Presences
 from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
+from control_plane.fleet.retirement import Retirements
 from control_plane.fleet.revocation import Revocations
 from control_plane.releases.announcer import Announcer
 from control_plane.releases.chunk_files import ChunkFiles
@@ -64,6 +65,7 @@ from control_plane.store.enrolment import Invitations
 from control_plane.store.overview import Overview
 from control_plane.store.patches import Patches
 from control_plane.store.releases import Releases
+from control_plane.store.retirement import RetirementRows
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.telemetry import Telemetry
 from control_plane.telemetry.baselines import Baselines
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
 
 _LOOPBACK: Final = "127.0.0.1"
 _STOP_S_MAX: Final = 1.0
+DAY_S: Final = 86_400
 _CA_FOLDER: Final = "ca"
 _SESSION_KEY_BYTES: Final = 32
 
@@ -102,6 +105,7 @@ class _Stores(NamedTuple):
     invitations: Invitations
     devices: Devices
     certificates: Certificates
+    retirements: RetirementRows
     cohorts: CohortRows
     releases: Releases
     patches: Patches
@@ -153,7 +157,9 @@ class _Service:
         self._stores = stores
         self._clock = clock
         self._server_url = f"https://{_in_url(config.device_host)}:{port}"
-        self._authority = Authority.load_or_create(config.data / _CA_FOLDER, clock)
+        self._authority = Authority.load_or_create(
+            config.data / _CA_FOLDER, clock, config.certificate_days * DAY_S
+        )
         server = self._authority.issue_server(_names(config))
         own = self._authority.issue_client(acl.SERVICE)
         self.files = _write_files(config, self._authority.certificate_pem, server, own)
@@ -189,10 +195,18 @@ class _Service:
             self._client.publish,
             clock,
             patches=stores.patches.of_device,
+            retirement=stores.retirements.find,
+        )
+        self._retirements = Retirements(
+            stores.retirements,
+            revoke=self._revocations.revoke,
+            push=self._assignments.push,
+            clock=clock,
         )
         executor = Executor(stores.rollouts, self._assignments.push, clock)
         self._ticker = Ticker(
             [
+                self._retirements.tick,
                 self._revocations.tick,
                 self._misconduct.tick,
                 self._announcer.tick,
@@ -283,10 +297,10 @@ class _Service:
         handlers = {
             Up.PRESENCE: Presences(devices, self._clock).handle,
             Up.HELLO: self._assignments.handle,
-            Up.REPORT: Reports(devices, self._clock).handle,
             Up.REQUEST: ChunkRequests(self._chunks.get, self._client.publish, self._clock).handle,
+            Up.REPORT: Reports(devices, self._clock, self._retirements.confirmed).handle,
         }
-        return Inbox(handlers, ingest.ingest)
+        return Inbox(handlers, ingest.ingest, self._misconduct.refused)
 
     def _make_app(self) -> FastAPI:
         stores, clock = self._stores, self._clock
@@ -307,7 +321,15 @@ class _Service:
                 ca_pem=self._authority.certificate_pem,
                 server_url=self._server_url,
             ),
-            device_routes.router(access, stores.devices, self._cohorts, self._revocations.revoke),
+            device_routes.router(
+                access,
+                stores.devices,
+                self._cohorts,
+                stores.certificates,
+                revoke=self._revocations.revoke,
+                retire=self._retirements.retire,
+                clock=clock,
+            ),
             broker_routes.router(access, ca_pem=self._authority.chain_pem),
             cohort_routes.router(access, self._cohorts),
             token_routes.router(access, stores.tokens, clock),
@@ -384,6 +406,7 @@ def _open(database: Database) -> _Stores:
         invitations=Invitations(database),
         devices=Devices(database),
         certificates=Certificates(database),
+        retirements=RetirementRows(database),
         cohorts=CohortRows(database),
         releases=Releases(database),
         patches=Patches(database),

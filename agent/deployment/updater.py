@@ -125,6 +125,13 @@ class Updater:
             except StateDamaged as error:  # the next start counts this stop, no more
                 log.event("state-damaged", family=family, reason=error.message)
 
+    async def end(self) -> None:
+        """Stop for good: this device is retired. What was open has failed."""
+        await self.stop()
+        self._state.end_deployments()
+        self._pending.clear()
+        self._records = self._state.records()
+
     def offer(self, assignment: Assignment) -> None:
         """Take the admitted orders that are newer than what this device has."""
         if self._state.is_damaged():

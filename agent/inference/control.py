@@ -41,7 +41,11 @@ class Unload(msgspec.Struct, frozen=True, tag="unload"):
     family: Family
 
 
-Request = Status | SelfTest | Swap | Unload
+class Erase(msgspec.Struct, frozen=True, tag="erase"):
+    """Serve nothing, end, and erase all that was recorded: this device is retired."""
+
+
+Request = Status | SelfTest | Swap | Unload | Erase
 
 
 class FamilyStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +89,16 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     family: FamilyStatus
 
 
+class Erasing(msgspec.Struct, frozen=True, kw_only=True, tag="erasing"):
+    """It is noted on disk: the next incarnation has erased what this one and others recorded.
+
+    `segments` counts what will not be delivered, with one for the rows not sealed yet.
+    """
+
+    incarnation: Incarnation
+    segments: Count
+
+
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
     """The error of the worker, by its code."""
 
@@ -93,8 +107,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
     hint: str = ""
 
 
-Response = StatusAnswer | SelfTestAnswer | Done
-Line = StatusAnswer | SelfTestAnswer | Done | Refusal
+Response = StatusAnswer | SelfTestAnswer | Done | Erasing
+Line = StatusAnswer | SelfTestAnswer | Done | Erasing | Refusal
 
 
 async def call(path: Path, request: Request, timeout_s: float = 10.0) -> Response:

@@ -12,7 +12,17 @@ from typing import Final
 import msgspec
 
 from agent.inference import control, selftest
-from agent.inference.control import Done, Refusal, SelfTest, Status, StatusAnswer, Swap, Unload
+from agent.inference.control import (
+    Done,
+    Erase,
+    Erasing,
+    Refusal,
+    SelfTest,
+    Status,
+    StatusAnswer,
+    Swap,
+    Unload,
+)
 from agent.inference.registry import Registry
 from agent.store.buffer import Buffer
 from agent.telemetry.recorder import Recorder
@@ -22,7 +32,11 @@ _IDLE_S_MAX: Final = 600.0
 
 
 class ControlServer:
-    """Answers the core. `buffer` is a connection for the loop's thread."""
+    """Answers the core.
+
+    `buffer` is a connection for the loop's thread; `erase` lets this process end, and the next one
+    begin with an empty spool.
+    """
 
     def __init__(
         self,
@@ -31,8 +45,11 @@ class ControlServer:
         recorder: Recorder,
         buffer: Buffer,
         on_event: Callable[..., None],
+        *,
+        erase: Callable[[], None],
     ) -> None:
         self._state_dir = state_dir
+        self._erase = erase
         self._registry = registry
         self._recorder = recorder
         self._buffer = buffer
@@ -98,6 +115,15 @@ class ControlServer:
                 return Done(family=await self._registry.swap(family))
             case Unload(family):
                 return Done(family=self._registry.unload(family))
+            case Erase():
+                return self._begin_erasure()
+
+    def _begin_erasure(self) -> Erasing:
+        for family in self._registry.families():
+            self._registry.unload(family)
+        segments = self._buffer.facts().segments + self._recorder.has_unsealed
+        self._erase()
+        return Erasing(incarnation=self._recorder.incarnation, segments=segments)
 
     def _status(self) -> StatusAnswer:
         families = {name: self._registry.status(name) for name in self._registry.families()}

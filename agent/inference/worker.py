@@ -36,10 +36,13 @@ from agent.store import buffer
 from agent.store.buffer import Buffer
 from agent.telemetry.feedback import Feedback
 from agent.telemetry.recorder import Pace, Recorder
+from firmware_bundles import durable
 from firmware_bundles.errors import ConfigInvalid, DeviceError, ShoalError
 
 SPOOL: Final = "spool"
 BUFFER_NAME: Final = "buffer.db"
+LOCK: Final = "lock"
+ERASE: Final = "erase"  # a mark: what lies beside it is to be erased
 
 _FIRST_DESCRIPTOR: Final = 3  # SD_LISTEN_FDS_START
 _DRAIN_S_MAX: Final = 2
@@ -96,7 +99,9 @@ async def serve(
     spool = state_dir / SPOOL
     spool.mkdir(parents=True, exist_ok=True)
     # A second worker would take this one's journal for a dead one's.
-    lock = locks.hold(spool / "lock", "worker", patience_s=_LOCK_S_MAX)
+    lock = locks.hold(spool / LOCK, "worker", patience_s=_LOCK_S_MAX)
+    if (spool / ERASE).exists():
+        event("spool_erased", files=empty(spool))
     if buffer.ensure(spool / BUFFER_NAME):
         event("buffer_damaged", kept=f"{BUFFER_NAME}.damaged")
     sealing, reading = (Buffer(spool / BUFFER_NAME, settings.buffer_bytes_max) for _ in range(2))
@@ -111,12 +116,17 @@ async def serve(
     registry.start()
     feedback = Feedback(recorder, reading)
     endpoint = Endpoint(registry, recorder, feedback, metadata.version("shoal"), event)
-    control = ControlServer(state_dir, registry, recorder, reading, event)
+    server = _server(endpoint)
+
+    def erase() -> None:
+        durable.write(spool / ERASE, b"")
+        server.should_exit = True
+
+    control = ControlServer(state_dir, registry, recorder, reading, event, erase=erase)
 
     stopping = asyncio.Event()
     recording = asyncio.create_task(recorder.run(stopping))
     await control.start(sockets.pop("control"))
-    server = _server(endpoint)
     _end_on_signals(server, watch_stdin=watch_stdin)
     gc.collect()
     gc.freeze()
@@ -129,6 +139,21 @@ async def serve(
     reading.close()
     os.close(lock)
     event("stopped", incarnation=recorder.incarnation)
+
+
+def empty(spool: Path) -> int:
+    """Remove all that is recorded in the spool, the mark that asks for it last; return the count.
+
+    Raises OSError.
+    """
+    kept = {LOCK, ERASE}
+    recorded = [path for path in spool.iterdir() if path.name not in kept]
+    for path in recorded:
+        path.unlink()
+    durable.sync_directory(spool)
+    (spool / ERASE).unlink(missing_ok=True)
+    durable.sync_directory(spool)
+    return len(recorded)
 
 
 def _server(endpoint: Endpoint) -> _Server:

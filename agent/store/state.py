@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from agent.deployment import lifecycle
 from agent.deployment.lifecycle import Record
+from agent.deployment.retirement import Phase, Retirement
 from agent.store import damage
 from firmware_bundles.errors import DeviceError, StateDamaged
 from firmware_bundles.limits import DETECTIONS_PER_REPORT_MAX, TEXT_CHARS_MAX
 from firmware_bundles.trust import floors
 from firmware_bundles.trust.floors import Mark
-from firmware_bundles.wire.messages import Detection
+from firmware_bundles.wire.messages import DeploymentState, Detection, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,6 +36,7 @@ _SLOT_COLUMNS: Final = (
     ("activated_at", "REAL NOT NULL DEFAULT 0"),
     ("activated_count", "INTEGER NOT NULL DEFAULT 0"),
 )
+_RETIREMENT: Final = "retirement_"
 # A table of its own, so that a database of an earlier agent stays usable by both.
 _FLOOR_KEYS: Final = (
     "CREATE TABLE IF NOT EXISTS floor_keys (role TEXT PRIMARY KEY, keys TEXT NOT NULL) STRICT"
@@ -241,6 +244,32 @@ class State:
                 "ON CONFLICT (role) DO UPDATE SET keys = excluded.keys",
                 [(role, " ".join(mark.keys)) for role, mark in found.items()],
             )
+
+    def retirement(self) -> Retirement:
+        """Return how far this device has left the fleet."""
+        with self._translated():
+            generation, phase, segments, finished = (
+                self._fact(_RETIREMENT + name) for name in Retirement._fields
+            )
+        return Retirement(int(generation), Phase(int(phase)), int(segments), finished)
+
+    def save_retirement(self, retirement: Retirement) -> None:
+        """Persist it; a generation never goes back, whatever the caller holds."""
+        with self._transaction():
+            if retirement.generation >= self._fact(_RETIREMENT + "generation"):
+                for name, value in retirement._asdict().items():
+                    self._set_fact(_RETIREMENT + name, float(value))
+
+    def end_deployments(self) -> None:
+        """Let no deployment go on; their generations stay, so that no old order counts."""
+        erased = Fault(code="device.retired", message="the device was retired and erased")
+        for record in self.records().values():
+            if lifecycle.is_open(record):
+                self.save(
+                    msgspec.structs.replace(record, state=DeploymentState.FAILED, fault=erased)
+                )
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM slot")
 
     def is_damaged(self) -> bool:
         """Return whether an earlier database was lost: no activation until the next enrolment."""

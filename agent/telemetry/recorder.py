@@ -106,6 +106,11 @@ class Recorder:
         """The number of the latest prediction of this incarnation, 0 before the first."""
         return self._sequences[PredictionRow]
 
+    @property
+    def has_unsealed(self) -> bool:
+        """Whether there are rows that no segment holds yet."""
+        return self._pending_rows > 0
+
     def use(self, family: str, digest: str, file: bytes, baseline: Baseline | None) -> Recording:
         """Return the recording of a model; `file` is its baseline as it stands in the bundle."""
         known = self._recordings.get((family, digest))

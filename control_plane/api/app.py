@@ -35,7 +35,7 @@ def create(version: str, *, api: Iterable[APIRouter], pages: Iterable[APIRouter]
         version=version,
         description=_DESCRIPTION,
         openapi_url=f"{API_PREFIX}/openapi.json",
-        docs_url=f"{API_PREFIX}/docs",
+        docs_url=None,  # that page loads its scripts from another site
         redoc_url=None,
     )
     problems.install(app)

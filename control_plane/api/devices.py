@@ -1,18 +1,20 @@
 """Devices: pages of them, one with all that is known of it, and its labels."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel
+from fastapi import APIRouter, Body, Depends, Query
+from pydantic import BaseModel, Field
 
 from control_plane.api.auth import Access, Caller, Role
 from control_plane.fleet import devices as domain
 from control_plane.fleet import labels as label
 from control_plane.fleet import selectors
 from control_plane.fleet.cohorts import Cohorts
-from control_plane.store.devices import Devices
+from control_plane.fleet.retirement import WAIT_S_DEFAULT, WAIT_S_MAX
+from control_plane.store.certificates import Certificates
+from control_plane.store.devices import DeviceRow, Devices
 
 _LOG: Final = logging.getLogger(__name__)
 ROWS_DEFAULT = 100
@@ -20,7 +22,11 @@ ROWS_MAX = 1000
 
 
 class Device(BaseModel):
-    """A device as it stands in a list; `serving` is the version that answers for each family."""
+    """A device as it stands in a list; `serving` is the version that answers for each family.
+
+    `retire_until` is when a retiring device loses its access unless it has erased all before;
+    `erased` is when it said, signed, that it had, and `segments_erased` what was lost with it.
+    """
 
     id: str
     labels: dict[str, str]
@@ -30,8 +36,14 @@ class Device(BaseModel):
     agent_version: str
     serving: dict[str, str]
     buffer: dict[str, Any] | None
+    access: domain.Access
+    certificate_ends: float | None
     revoked: float | None
+    retiring: float | None
+    retire_until: float | None
     retired: float | None
+    erased: float | None
+    segments_erased: int | None
 
 
 class DevicePage(BaseModel):
@@ -60,6 +72,12 @@ class LabelChange(BaseModel):
     labels: dict[str, str | None]
 
 
+class Retirement(BaseModel):
+    """How long a device may take to erase what it holds, in seconds; 0 ends its access now."""
+
+    wait_s: Annotated[float, Field(ge=0, le=WAIT_S_MAX)] = WAIT_S_DEFAULT
+
+
 class Labels(BaseModel):
     """All labels of a device."""
 
@@ -70,12 +88,21 @@ def router(
     access: Access,
     devices: Devices,
     cohorts: Cohorts,
-    revoke: Callable[..., None],
+    certificates: Certificates,
+    *,
+    revoke: Callable[[str], None],
+    retire: Callable[[str, float], None],
+    clock: Callable[[], float],
 ) -> APIRouter:
-    """Return the routes under /devices; `revoke` is that of `fleet.revocation`."""
+    """Return the routes under /devices; `revoke` and `retire` are those of `fleet`."""
     operator = access.require(Role.OPERATOR)
     viewer = Depends(access.require(Role.VIEWER))
     routes = APIRouter(prefix="/devices", tags=["devices"])
+
+    def shown(rows: Sequence[DeviceRow]) -> list[Device]:
+        ids = [row.id for row in rows]
+        serving, ends, now = devices.serving(ids), certificates.newest_ends(ids), clock()
+        return [_shown(row, serving.get(row.id, {}), ends.get(row.id), now) for row in rows]
 
     @routes.get("", dependencies=[viewer])
     def list_devices(
@@ -89,18 +116,15 @@ def router(
         if cohort is not None:
             selector = selector.also(selectors.parse(cohorts.get(cohort).selector))
         page = domain.page(devices, selector, after=after, limit=limit)
-        serving = devices.serving([row.id for row in page.devices])
-        shown = [_shown(row._asdict(), serving.get(row.id, {})) for row in page.devices]
-        return DevicePage(devices=shown, next=page.next_after)
+        return DevicePage(devices=shown(page.devices), next=page.next_after)
 
     @routes.get("/{device_id}", dependencies=[viewer])
     def show_device(device_id: str) -> DeviceDescription:
         """Show one device."""
         found = domain.describe(devices, device_id)
-        serving = devices.serving([device_id]).get(device_id, {})
-        return DeviceDescription.model_validate(
-            {**found.device._asdict(), **found._asdict(), "serving": serving}
-        )
+        (one,) = shown([found.device])
+        facts = {**found._asdict(), "inventory": found.device.inventory}
+        return DeviceDescription.model_validate({**facts, **one.model_dump()})
 
     @routes.patch("/{device_id}", dependencies=[Depends(operator)])
     def change_labels(device_id: str, change: LabelChange) -> Labels:
@@ -114,14 +138,23 @@ def router(
         _LOG.warning("revocation asked device=%s by=%s", device_id, caller.name)
         revoke(device_id)
 
-    @routes.post("/{device_id}/retire", status_code=204)
-    def retire_device(device_id: str, caller: Annotated[Caller, Depends(operator)]) -> None:
-        """Take a device out of service: it loses its access, its history stays."""
+    @routes.post("/{device_id}/retire")
+    def retire_device(
+        device_id: str,
+        caller: Annotated[Caller, Depends(operator)],
+        wanted: Annotated[Retirement | None, Body()] = None,
+    ) -> Device:
+        """Take a device out of service: it erases its models, then it loses its access."""
         _LOG.warning("retirement asked device=%s by=%s", device_id, caller.name)
-        revoke(device_id, is_retired=True)
+        retire(device_id, (wanted or Retirement()).wait_s)
+        (one,) = shown([devices.get(device_id)])
+        return one
 
     return routes
 
 
-def _shown(row: dict[str, Any], serving: dict[str, str]) -> Device:
-    return Device.model_validate({**row, "serving": serving})
+def _shown(
+    row: DeviceRow, serving: dict[str, str], certificate_ends: float | None, now: float
+) -> Device:
+    facts = {**row._asdict(), "serving": serving, "certificate_ends": certificate_ends}
+    return Device.model_validate({**facts, "access": domain.access(row, certificate_ends, now)})

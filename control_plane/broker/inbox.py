@@ -30,7 +30,8 @@ _BATCH_MAX: Final = 256
 class Inbox:
     """A thread that handles messages one batch after another.
 
-    `handlers` take one message each; `ingest` takes all telemetry of a batch together.
+    `handlers` take one message each; `ingest` takes all telemetry of a batch together; `suspect`
+    hears whose message a handler refused, and why.
     `refused` counts by error code, `dropped` counts what found no room: who sent it tries again.
     """
 
@@ -38,7 +39,9 @@ class Inbox:
         self,
         handlers: Mapping[Up, Callable[[str, bytes], object]],
         ingest: Callable[[Batch], None],
+        suspect: Callable[[str, ShoalError], None] = lambda *_: None,
     ) -> None:
+        self._suspect = suspect
         self._handlers = handlers
         self._ingest = ingest
         self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(_WAITING_MAX)
@@ -84,10 +87,17 @@ class Inbox:
                 if kind is Up.TELEMETRY:
                     telemetry.append((device, payload))
                 elif payload and kind in self._handlers:
-                    self._handlers[kind](device, payload)
+                    self._tell(kind, device, payload)
         if telemetry:
             with _Refusals(self.refused, f"{len(telemetry)} segments"):
                 self._ingest(telemetry)
+
+    def _tell(self, kind: Up, device: str, payload: bytes) -> None:
+        try:
+            self._handlers[kind](device, payload)
+        except ShoalError as error:
+            self._suspect(device, error)
+            raise
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _ROWS_PER_PAGE = 500
-_LIST = ("id", "is_online", "serving", "labels", "agent_version")
-_SHOW = ("id", "access", "is_online", "seen", "labels", "agent_version", "inventory", "buffer")
+_DAY_S = 86_400.0
+_LIST = ("id", "access", "certificate", "is_online", "serving", "labels", "agent_version")
+_SHOW = (
+    "id", "access", "certificate", "is_online", "seen", "labels", "agent_version", "inventory",
+    "buffer",
+)  # fmt: skip
 _REPORTED = ("family", "state", "serving_version", "generation", "rollout_id", "fault_code")
 _DETECTED = ("code", "count", "message")
 
@@ -80,7 +85,8 @@ def list_(
       shoal device list --labels site=berlin
     """
     with http.connect() as api:
-        output.show(list(_pages(api, labels, cohort)), _LIST)
+        found = list(_pages(api, labels, cohort))
+    output.show(found if output.is_json() else [_worded(each) for each in found], _LIST)
 
 
 @app.command()
@@ -96,7 +102,7 @@ def show(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> No
     if output.is_json():
         output.show_json(found)
         return
-    output.show_one({**found, "seen": _when(found["last_seen"]), "access": _access(found)}, _SHOW)
+    output.show_one({**_worded(found), "seen": _when(found["last_seen"])}, _SHOW)
     print("\nfamilies")
     output.show(found["reported"], _REPORTED, empty="nothing reported yet")
     for family in found["reported"]:
@@ -106,7 +112,7 @@ def show(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> No
         print("\nrefused by the device")
         output.show(found["detected"], _DETECTED)
     if found["misconduct"]:
-        print("\nseen by the broker")
+        print("\nseen by broker and control plane")
         output.show(found["misconduct"], _DETECTED)
 
 
@@ -134,20 +140,43 @@ def revoke(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> 
     Example:
       shoal device revoke press-1
     """
-    _shut_out(device, "revoke")
+    with http.connect() as api:
+        api.post(f"devices/{quote(device, safe='')}/revoke")
+    output.note(f"{device}: its access ends now; let it in again with: shoal device re-enrol")
 
 
 @app.command()
-def retire(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> None:
-    """Take a device out of service; its access ends, its history stays.
+def retire(
+    device: Annotated[str, typer.Argument(help="Id of the device.")],
+    *,
+    now: Annotated[
+        bool, typer.Option("--now", help="End its access now; it is not told to erase anything.")
+    ] = False,
+    wait_days: Annotated[
+        float, typer.Option(help="How long it may take until its access ends, in days.")
+    ] = 30.0,
+) -> None:
+    """Take a device out of service: it erases its models, its access ends, its history stays.
 
-    Its models stay on its disk: erase them there.
+    The device stops serving, erases models and predictions, and says so; then its access ends, and
+    it erases its identity. One that is offline is told when it comes back. One that never does
+    keeps what is on its disk: after --wait-days its access ends all the same.
 
     \b
-    Example:
+    Examples:
       shoal device retire press-1
+      shoal device retire press-1 --now
     """
-    _shut_out(device, "retire")
+    wait_s = 0.0 if now else wait_days * _DAY_S
+    with http.connect() as api:
+        found = api.post(f"devices/{quote(device, safe='')}/retire", json={"wait_s": wait_s})
+    if output.is_json():
+        output.show_json(found)
+    elif found["retired"]:
+        output.note(f"{device}: its access ends now; what lies on its disk stays there")
+    else:
+        output.note(f"{device}: it is told to erase what it holds, until {_at(found)}")
+        output.note(f"  follow it with: shoal device show {device}")
 
 
 @app.command(name="re-enrol")
@@ -177,16 +206,38 @@ def re_enrol(
     )
 
 
-def _shut_out(device: str, how: str) -> None:
-    with http.connect() as api:
-        api.post(f"devices/{quote(device, safe='')}/{how}")
-    output.note(f"{device}: its access ends now; let it in again with: shoal device re-enrol")
+def _worded(found: dict[str, Any]) -> dict[str, Any]:
+    return {**found, "access": _access(found), "certificate": _certificate(found)}
 
 
 def _access(found: dict[str, Any]) -> str:
-    if found["retired"]:
-        return f"retired {_when(found['retired'])}"
-    return f"revoked {_when(found['revoked'])}" if found["revoked"] else "yes"
+    """Word how a device stands, with the time of the step that it reached last."""
+    erased = f", erased {_when(found['erased'])}" if found["erased"] else ""
+    if lost := found["segments_erased"]:
+        erased += f" ({lost} {'segment' if lost == 1 else 'segments'} not delivered)"
+    match found["access"]:
+        case "retired":
+            return f"retired {_when(found['retired'])}{erased or ', erasure not confirmed'}"
+        case "retiring":
+            return f"retiring{erased or f', until {_at(found)}'}"
+        case "revoked":
+            return f"revoked {_when(found['revoked'])}"
+        case access:
+            return str(access)
+
+
+def _certificate(found: dict[str, Any]) -> str:
+    ends = found["certificate_ends"]
+    if ends is None or found["revoked"]:
+        return "-"
+    left_s = ends - time.time()
+    if left_s <= 0:
+        return f"ended {_when(ends)}"
+    return f"ends in {left_s / _DAY_S:.0f} d" if left_s > _DAY_S else f"ends {_when(ends)}"
+
+
+def _at(found: dict[str, Any]) -> str:
+    return _when(found["retire_until"])
 
 
 def _when(seconds: float | None) -> str:

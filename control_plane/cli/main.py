@@ -7,7 +7,7 @@ stays quick.
 from __future__ import annotations
 
 import sys
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -37,7 +37,8 @@ NOUNS: Final[dict[str, str]] = {
     "bundle": "Build and check bundles: a model with all that belongs to it.",
     "keys": "Make the owners' keys and lay the root of trust.",
     "release": "Sign and publish bundles.",
-    "device": "Invite, list and label devices.",
+    "device": "Invite, list, label, revoke and retire devices.",
+    "token": "Make, list and withdraw API tokens.",
     "broker": "Print the settings of a broker that somebody else runs.",
     "cohort": "Name sets of devices by their labels.",
     "rollout": "Bring a release to a cohort in phases, and watch it.",
@@ -140,7 +141,14 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
         app.add_typer(loaded, name=name, help=text)
 
 
+def _tell_version(is_asked: bool) -> None:  # noqa: FBT001 - so typer calls it
+    if is_asked:
+        print(f"shoal {metadata.version('shoal')}")
+        raise typer.Exit
+
+
 def _remember(
+    *,
     server: Annotated[
         str, typer.Option(envvar="SHOAL_SERVER", help="Address of the control plane.")
     ] = SERVER_DEFAULT,
@@ -152,6 +160,12 @@ def _remember(
         typer.Option(envvar="SHOAL_CA", help="Certificates that the server's is checked against."),
     ] = None,
     output: Annotated[Format, typer.Option(help="How answers are printed.")] = Format.TABLE,
+    version: Annotated[  # noqa: ARG001 - answered as it is read
+        bool,
+        typer.Option(
+            "--version", help="Print the version and end.", is_eager=True, callback=_tell_version
+        ),
+    ] = False,
 ) -> None:
     CURRENT.set(Options(server=server, token=token, ca=ca, output=output))
 

@@ -62,7 +62,7 @@ def fail(error: ShoalError) -> None:
     """Tell an error in one line, and what to do about it in the next."""
     note(f"error: {error.message} ({error.code})")
     if error.hint:
-        note(f"  {error.hint}")
+        note(f"hint: {error.hint}")
 
 
 def clean(text: str) -> str:

@@ -17,7 +17,7 @@ def moment(at: float) -> str:
 def overview(document: dict[str, Any]) -> list[str]:
     """Return a rollout at a glance: phases with counts, gates, and why it stands where it does."""
     what = f"{document['id']}: {document['release_path']} to {document['cohort']}"
-    lines = [f"{what} ({document['members']} devices) is {_words(document['state'])}"]
+    lines = [f"{what} ({_devices(document['members'])}) is {_words(document['state'])}"]
     lines += [_phase(index, phase) for index, phase in enumerate(document["phases"])]
     lines += [
         f"  gate {finding['verdict'] or 'not applicable':<14}  {finding['sentence']}"
@@ -55,3 +55,7 @@ def _phase(index: int, phase: dict[str, Any]) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"

@@ -32,6 +32,9 @@ def serve(
     advertise: Annotated[
         str | None, typer.Option(help="Name or address under which devices reach this machine.")
     ] = None,
+    certificate_days: Annotated[
+        int | None, typer.Option(help="Life of a device's certificate, 30 to 90 days.")
+    ] = None,
     database: Annotated[
         str | None, typer.Option(help="URL of a database; else a file in --data.")
     ] = None,
@@ -74,6 +77,7 @@ def serve(
         "broker_port": broker_port,
         "broker_ca": broker_ca,
         "advertise": advertise,
+        "certificate_days": certificate_days,
         "database": database,
         "tick_s": tick_s,
         "patch_bytes_max": patch_bytes_max,

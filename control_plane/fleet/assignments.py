@@ -9,7 +9,9 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec import UNSET
 
+from control_plane.fleet import retirement
 from firmware_bundles import limits
 from firmware_bundles.trust import envelopes
 from firmware_bundles.wire import codec, messages, topics
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from control_plane.store.devices import Devices
+    from control_plane.store.retirement import RetirementRow
     from firmware_bundles.trust.keys import Signer
 
 _LOG: Final = logging.getLogger(__name__)
@@ -27,7 +30,7 @@ class Assignments:
     """Answers hellos and pushes changes.
 
     `director` signs, `publish` takes topic and payload, `patches` says by family which there are
-    for a device.
+    for a device, `retirement` finds the one of a device.
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class Assignments:
         publish: Callable[[str, bytes], None],
         clock: Callable[[], float],
         patches: Callable[[str], Mapping[str, Sequence[messages.PatchReference]]] = lambda _: {},
+        retirement: Callable[[str], RetirementRow | None] = lambda _: None,
     ) -> None:
+        self._retirement = retirement
         self._devices = devices
         self._director = director
         self._publish = publish
@@ -67,12 +72,15 @@ class Assignments:
         now = self._clock()
         if orders:
             orders = patched(orders, self._patches(device_id))
+        erase = retirement.order(self._retirement(device_id))
         assignment = messages.Assignment(
+            schema=messages.SCHEMA if erase is None else messages.SCHEMA_OF_RETIREMENT,
             device=device_id,
             issued=now,
             expires=now + limits.ASSIGNMENT_LIFE_S,
-            orders=tuple(orders),
+            orders=tuple(orders) if erase is None else (),
             nonce=nonce,
+            erase=UNSET if erase is None else erase,
         )
         payload = envelopes.sign(assignment, self._director)
         self._publish(topics.down(device_id, topics.Down.ASSIGNMENT), payload)

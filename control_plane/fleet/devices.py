@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -11,6 +12,16 @@ if TYPE_CHECKING:
     from control_plane.store.devices import DeviceRow, Devices
 
 _ROWS_PER_READ: Final = 500
+
+
+class Access(StrEnum):
+    """Whether a device gets in. One whose certificate ended renews it with its key, or is gone."""
+
+    ENROLLED = "enrolled"
+    EXPIRED = "expired"
+    RETIRING = "retiring"
+    REVOKED = "revoked"
+    RETIRED = "retired"
 
 
 class Page(NamedTuple):
@@ -28,6 +39,19 @@ class Description(NamedTuple):
     reported: list[Mapping[str, Any]]
     detected: list[Mapping[str, Any]]
     misconduct: list[Mapping[str, Any]]
+
+
+def access(row: DeviceRow, certificate_ends: float | None, now: float) -> Access:
+    """Return how a device stands with the fleet. Pure."""
+    if row.retired is not None:
+        return Access.RETIRED
+    if row.revoked is not None:
+        return Access.REVOKED
+    if row.retiring is not None:
+        return Access.RETIRING
+    if certificate_ends is not None and certificate_ends <= now:
+        return Access.EXPIRED
+    return Access.ENROLLED
 
 
 def page(devices: Devices, selector: Selector, *, after: str, limit: int) -> Page:

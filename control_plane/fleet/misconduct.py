@@ -6,38 +6,52 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Final
 
-from firmware_bundles.errors import SubscriptionExceeded
+from firmware_bundles.errors import SubscriptionExceeded, TrustError, WireError
+from firmware_bundles.limits import TEXT_CHARS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from control_plane.store.devices import Devices
+    from firmware_bundles.errors import ShoalError
 
 _LOG: Final = logging.getLogger(__name__)
 _FILTER_CHARS_MAX: Final = 120
+_SEEN_MAX: Final = 10_000  # in one round: names come from topics, and a broker may invent them
 
 
 class Misconduct:
-    """Notes subscriptions beyond what a device needs; `tick` stores them, one row a device."""
+    """Notes what devices should not do; `tick` stores it, one row a device and kind."""
 
     def __init__(self, devices: Devices, clock: Callable[[], float]) -> None:
         self._devices = devices
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[str, tuple[int, str]] = {}
+        self._seen: dict[tuple[str, str], tuple[int, str]] = {}
 
     def subscribed(self, device_id: str, wanted: str) -> None:
         """Take note that a device subscribed to `wanted`; never waits for the database."""
+        message = f"it subscribed to {wanted[:_FILTER_CHARS_MAX]!r}, which no device needs"
+        self._note(device_id, SubscriptionExceeded.code, message)
+
+    def refused(self, device_id: str, error: ShoalError) -> None:
+        """Take note of what came in a device's name and was refused; never waits, either.
+
+        It may be the device, or who holds the broker: its own words carry its signature.
+        """
+        if isinstance(error, TrustError | WireError):
+            self._note(device_id, error.code, error.message)
+
+    def _note(self, device_id: str, code: str, message: str) -> None:
         with self._lock:
-            count, _ = self._seen.get(device_id, (0, ""))
-            self._seen[device_id] = (count + 1, wanted[:_FILTER_CHARS_MAX])
+            count, _ = self._seen.get((device_id, code), (0, ""))
+            if count or len(self._seen) < _SEEN_MAX:
+                self._seen[device_id, code] = (count + 1, message[:TEXT_CHARS_MAX])
 
     def tick(self) -> None:
         """Store what was noted since the last round, and tell the log."""
         with self._lock:
             seen, self._seen = self._seen, {}
-        for device_id, (count, wanted) in seen.items():
-            message = f"it subscribed to {wanted!r}, which no device needs"
+        for (device_id, code), (count, message) in seen.items():
             _LOG.warning("misconduct device=%s count=%d reason=%s", device_id, count, message)
-            code = SubscriptionExceeded.code
             self._devices.note_misconduct(device_id, code, message, count, self._clock())

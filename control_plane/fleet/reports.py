@@ -18,9 +18,18 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class Reports:
-    """Accepts each report once, from the device that signed it."""
+    """Accepts each report once, from the device that signed it.
 
-    def __init__(self, devices: Devices, clock: Callable[[], float]) -> None:
+    `erased` hears of a retired device that has nothing left.
+    """
+
+    def __init__(
+        self,
+        devices: Devices,
+        clock: Callable[[], float],
+        erased: Callable[[str, messages.Erased], None] = lambda *_: None,
+    ) -> None:
+        self._erased = erased
         self._devices = devices
         self._clock = clock
 
@@ -31,6 +40,8 @@ class Reports:
         """
         report = self._open(device_id, payload)
         is_new = self._devices.accept_report(report, self._clock())
+        if is_new and isinstance(report.erased, messages.Erased):
+            self._erased(device_id, report.erased)
         if not is_new:
             _LOG.info(
                 "report came before device=%s incarnation=%s counter=%d",

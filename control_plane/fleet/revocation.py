@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 LIST_AGE_S_MAX: Final = 86_400.0
 _LOOK_S: Final = 5.0
-_EVICTIONS: Final = 3
 
 
 class Revocations:
@@ -47,7 +46,6 @@ class Revocations:
         self._listed: list[tuple[str, float]] = []
         self._made = float("-inf")
         self._looked = float("-inf")
-        self._leaving: dict[str, int] = {}
 
     def current(self) -> bytes:
         """Return a list of now, for a broker that starts."""
@@ -59,14 +57,12 @@ class Revocations:
         """Shut a device out for good; its live session ends within seconds. Raises NotFound."""
         self._store.revoke(device_id, self._clock(), is_retired=is_retired)
         _LOG.warning("device revoked device=%s retired=%s", device_id, str(is_retired).lower())
-        self._leaving[device_id] = _EVICTIONS
         self._looked = float("-inf")
 
     def tick(self) -> None:
         """Tell the broker what changed; call it again and again, from one thread.
 
-        A session is ended more than once, in case the device came back before the broker had read
-        the list.
+        Whose session is still to be ended stands in the database: a restart forgets nobody.
         """
         now = self._clock()
         if abs(now - self._looked) < _LOOK_S:
@@ -74,13 +70,10 @@ class Revocations:
         self._looked = now
         if self._store.revoked(now) != self._listed or now - self._made > LIST_AGE_S_MAX:
             self._install(self.current())
-        for device_id, left in list(self._leaving.items()):
+        for device_id in self._store.leaving():
             try:
                 self._evict(device_id)
             except TransferError as error:
                 _LOG.warning("eviction failed device=%s reason=%s", device_id, error.message)
-                continue
-            if left > 1:
-                self._leaving[device_id] = left - 1
             else:
-                self._leaving.pop(device_id, None)
+                self._store.evicted(device_id)

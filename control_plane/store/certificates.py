@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from control_plane.store.schema import certificate, device, enrolment_token
 from firmware_bundles.errors import NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
     from control_plane.store.database import Database
+
+# A session is ended more than once, in case the device came back before the broker had read the
+# list of revoked certificates.
+EVICTIONS: Final = 3
 
 
 class CertificateRow(NamedTuple):
@@ -73,9 +79,13 @@ class Certificates:
 
     def revoke(self, device_id: str, now: float, *, is_retired: bool) -> None:
         """Shut a device out: its certificates, and the invitations made for it. Raises NotFound."""
-        values: dict[str, object] = {"revoked": now, "is_online": False}
+        values: dict[str, object] = {
+            "revoked": func.coalesce(device.c.revoked, now),
+            "is_online": False,
+            "evictions_left": EVICTIONS,
+        }
         if is_retired:
-            values["retired"] = now
+            values["retired"] = func.coalesce(device.c.retired, now)
         with self._database.transaction() as connection:
             found = connection.execute(
                 update(device).where(device.c.id == device_id).values(values)
@@ -85,6 +95,32 @@ class Certificates:
             revoke_all(connection, device_id, now)
             invited = enrolment_token.c.device_id == device_id
             connection.execute(delete(enrolment_token).where(invited))
+
+    def leaving(self) -> list[str]:
+        """Return the devices whose live session is still to be ended."""
+        query = select(device.c.id).where(device.c.evictions_left > 0).order_by(device.c.id)
+        with self._database.reading() as connection:
+            return list(connection.execute(query).scalars())
+
+    def evicted(self, device_id: str) -> None:
+        """Note that a device's live session was ended once more."""
+        left = device.c.evictions_left
+        with self._database.transaction() as connection:
+            connection.execute(
+                update(device)
+                .where(device.c.id == device_id, left > 0)
+                .values(evictions_left=left - 1)
+            )
+
+    def newest_ends(self, device_ids: Sequence[str]) -> dict[str, float]:
+        """Return when the last of each device's certificates ends that was not revoked."""
+        query = (
+            select(certificate.c.device_id, func.max(certificate.c.expires))
+            .where(certificate.c.device_id.in_(device_ids), certificate.c.revoked.is_(None))
+            .group_by(certificate.c.device_id)
+        )
+        with self._database.reading() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def revoked(self, now: float) -> list[tuple[str, float]]:
         """Return serial and time of each revocation of a certificate that has not expired."""

@@ -48,6 +48,10 @@ class DeviceRow(NamedTuple):
     buffer: Mapping[str, Any] | None
     revoked: float | None
     retired: float | None
+    retiring: float | None
+    retire_until: float | None
+    erased: float | None
+    segments_erased: int | None
 
 
 class PresenceRow(NamedTuple):
@@ -97,10 +101,10 @@ class Devices:
             return [DeviceRow._make(row) for row in connection.execute(query)]
 
     def labels(self) -> list[tuple[str, Mapping[str, str]]]:
-        """Return id and labels of every device that is not revoked, in order of the ids."""
+        """Return id and labels of every device with access that stays, in order of the ids."""
         query = (
             select(device.c.id, device.c.labels)
-            .where(device.c.revoked.is_(None))
+            .where(device.c.revoked.is_(None), device.c.retiring.is_(None))
             .order_by(device.c.id)
         )
         with self._database.reading() as connection:

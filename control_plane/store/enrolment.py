@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from control_plane.store.database import Database
+
+
+# What an enrolment ends. The generation of the last retirement stays: the next one is newer.
+_WITH_ACCESS: Final[dict[str, object]] = {
+    **dict.fromkeys(("revoked", "retired", "retiring", "retire_until", "erased")),
+    "segments_erased": None,
+    "evictions_left": 0,
+}
 
 
 class InvitationRow(NamedTuple):
@@ -77,7 +85,7 @@ class Invitations:
             if known is not None and known.public_key_pem != new.public_key_pem:
                 revoke_all(connection, new.id, now)
             values = new._asdict() | {"labels": labels, "enrolled": now}
-            upsert(connection, device, values | {"revoked": None, "retired": None})
+            upsert(connection, device, values | _WITH_ACCESS)
             add_certificate(connection, certificate)
         return True
 

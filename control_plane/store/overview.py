@@ -9,18 +9,25 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import case, func, select
 
-from control_plane.store.schema import device, prediction_count, release, reported
+from control_plane.store.schema import (
+    detection,
+    device,
+    misconduct,
+    prediction_count,
+    release,
+    reported,
+)
 from firmware_bundles.wire.messages import DeploymentState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import Connection, Subquery
+    from sqlalchemy import ColumnElement, Connection, ScalarSelect, Subquery, Table
 
     from control_plane.store.database import Database
 
 # By how soon somebody should look; the place in the tuple is the rank in SQL.
-STATES: Final = ("serving", "no model", "updating", "offline", "failed")
+STATES: Final = ("no access", "serving", "no model", "updating", "offline", "failed")
 _UPDATING: Final = [
     state.value
     for state in DeploymentState
@@ -51,7 +58,10 @@ class ServingLine(NamedTuple):
 
 
 class DeviceLine(NamedTuple):
-    """One device as the page shows it."""
+    """One device as the page shows it.
+
+    `attacks` counts what it refused because trust forbade it, `misconduct` what others saw it do.
+    """
 
     id: str
     state: str
@@ -60,6 +70,9 @@ class DeviceLine(NamedTuple):
     buffer: Mapping[str, Any]
     received: int
     families: list[ServingLine]
+    access: str
+    attacks: int
+    misconduct: int
 
 
 class Fleet(NamedTuple):
@@ -97,6 +110,7 @@ class Overview:
 def _ranks() -> Subquery:
     """The rank of each device's state; of several families the worst counts."""
     rank = case(
+        (device.c.revoked.is_not(None), STATES.index("no access")),
         (reported.c.state.in_(_FAILED), STATES.index("failed")),
         (~device.c.is_online, STATES.index("offline")),
         (reported.c.state.in_(_UPDATING), STATES.index("updating")),
@@ -133,6 +147,19 @@ def _received(connection: Connection) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
+def _access(row: Any) -> str:  # noqa: ANN401 a row of `device`
+    if row.retired is not None:
+        return "retired"
+    if row.revoked is not None:
+        return "revoked"
+    return "" if row.retiring is None else "erased" if row.erased is not None else "retiring"
+
+
+def _count(table: Table, *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+    counted = select(func.coalesce(func.sum(table.c.count), 0))
+    return counted.where(table.c.device_id == device.c.id, *conditions).scalar_subquery()
+
+
 def _devices(connection: Connection, ranks: Subquery, devices_max: int) -> list[DeviceLine]:
     received = (
         select(func.coalesce(func.sum(prediction_count.c.received), 0))
@@ -146,7 +173,13 @@ def _devices(connection: Connection, ranks: Subquery, devices_max: int) -> list[
             device.c.labels,
             device.c.last_seen,
             device.c.buffer,
+            device.c.revoked,
+            device.c.retired,
+            device.c.retiring,
+            device.c.erased,
             received.label("received"),
+            _count(detection, detection.c.code.like("trust.%")).label("attacks"),
+            _count(misconduct).label("misconduct"),
         )
         .join(ranks, ranks.c.id == device.c.id)
         .order_by(ranks.c.rank.desc(), device.c.id)
@@ -163,6 +196,9 @@ def _devices(connection: Connection, ranks: Subquery, devices_max: int) -> list[
             buffer=row.buffer or {},
             received=row.received,
             families=families.get(row.id, []),
+            access=_access(row),
+            attacks=row.attacks,
+            misconduct=row.misconduct,
         )
         for row in rows
     ]

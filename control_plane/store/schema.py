@@ -71,6 +71,15 @@ device = Table(
     Column("buffer", JSON, nullable=True),
     Column("revoked", Float, nullable=True),
     Column("retired", Float, nullable=True),
+    # A retirement under way: when it was asked for, until when the device may confirm, and what
+    # it said it erased. The generation grows with each and outlives it.
+    Column("retiring", Float, nullable=True),
+    Column("retire_until", Float, nullable=True),
+    Column("retire_generation", BigInteger, nullable=False, server_default="0"),
+    Column("erased", Float, nullable=True),
+    Column("segments_erased", BigInteger, nullable=True),
+    # How often the live session of a device without access is still to be ended.
+    Column("evictions_left", Integer, nullable=False, server_default="0"),
 )
 
 # Every certificate that a device was given; the text too, so that a repeated request is answered

@@ -27,6 +27,8 @@ from firmware_bundles.identifiers import (
 )
 
 SCHEMA = "1.0"
+# A message that carries a retirement says so: an older reader ignores it, and stays as it is.
+SCHEMA_OF_RETIREMENT = "1.1"
 
 Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -153,10 +155,22 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     patches: Patches | UnsetType = UNSET
 
 
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """The order to a retired device: stop serving, and erase all models and predictions.
+
+    `generation` is newer with every retirement. `is_confirmed` is the last word: the control plane
+    has stored the device's report of it, and the device forgets who it is, too.
+    """
+
+    generation: Ordinal
+    is_confirmed: bool = False
+
+
 class Assignment(Message, frozen=True, kw_only=True):
     """What a device shall run, signed by the director; `nonce` echoes the hello it answers.
 
-    Families that are not listed stay as they are. An empty list still tells the time.
+    Families that are not listed stay as they are. An empty list still tells the time. With
+    `erase` (since 1.1) the device is retired, and there are no orders.
     """
 
     device: DeviceId
@@ -164,6 +178,7 @@ class Assignment(Message, frozen=True, kw_only=True):
     expires: float
     orders: Annotated[tuple[Order, ...], Meta(max_length=limits.FAMILIES_PER_DEVICE_MAX)]
     nonce: Nonce | None = None
+    erase: Erasure | msgspec.UnsetType = msgspec.UNSET
 
 
 class DeploymentState(StrEnum):
@@ -251,8 +266,22 @@ class BufferFacts(msgspec.Struct, frozen=True, kw_only=True):
     rows_dropped: Count = 0
 
 
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """What a retired device ordered by `generation` has erased, and when it had.
+
+    `segments` counts what was recorded, and had not been delivered.
+    """
+
+    generation: Ordinal
+    time: float
+    segments: Count = 0
+
+
 class Report(Message, frozen=True, kw_only=True):
-    """The device's signed statement: the only signal of success."""
+    """The device's signed statement: the only signal of success.
+
+    `erased` (since 1.1) is there once a retired device has nothing left.
+    """
 
     device: DeviceId
     incarnation: Incarnation
@@ -265,6 +294,7 @@ class Report(Message, frozen=True, kw_only=True):
     ] = ()
     inventory: Facts = msgspec.field(default_factory=dict)
     buffer: BufferFacts = BufferFacts()
+    erased: Erased | msgspec.UnsetType = msgspec.UNSET
 
 
 class SegmentKind(StrEnum):

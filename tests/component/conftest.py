@@ -6,11 +6,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support import deployments
 from support.control_planes import ControlPlane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _closed_states() -> Iterator[None]:
+    """Close what devices of a test, which end without any farewell, left open."""
+    yield
+    while deployments.OPENED:
+        deployments.OPENED.pop().close()
 
 
 @pytest.fixture

@@ -26,6 +26,14 @@ def issue(authority: Authority) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(issued.certificate_pem.encode())
 
 
+@pytest.mark.parametrize("days", [30, 60, 90])
+def test_a_device_certificate_lives_as_long_as_was_set(tmp_path: Path, days: int) -> None:
+    """The setting is the whole life, for enrolments and renewals alike."""
+    clock = Clock()
+    leaf, _ = issue(Authority.load_or_create(tmp_path, clock, days * 86_400))
+    assert leaf.not_valid_after_utc.timestamp() == pytest.approx(clock() + days * 86_400, abs=1)
+
+
 def test_work_goes_on_while_the_root_key_is_away(tmp_path: Path) -> None:
     """With the root's key moved away, chains are issued that end at the same root."""
     clock = Clock()

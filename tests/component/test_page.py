@@ -130,6 +130,24 @@ def test_a_full_control_plane_is_shown(world: page_world.PageWorld, reader: http
     assert "image[2" in text
 
 
+def test_access_and_misconduct_stand_beside_a_device(
+    world: page_world.PageWorld, reader: httpx.Client
+) -> None:
+    """Who has no access counts as such and not as offline; what was refused is counted."""
+    page_world.fill(world)
+    fleet_rows.misbehave(world.database)
+    text = reader.get("/").text
+    row = {
+        name: re.sub(r"<[^>]+>|\s+", " ", found)
+        for name, found in re.findall(r'<tr id="device-([^"]+)">(.*?)</tr>', text, re.DOTALL)
+    }
+    assert "4 refused" in row["device-0"]
+    assert "2 misconduct" in row["device-0"]
+    assert "retiring" in row["device-1"]
+    assert "retired" in row["device-2"]
+    assert re.search(r'<li class="is-no-access"><strong>1</strong> no access</li>', text)
+
+
 def test_names_from_outside_cannot_run(world: page_world.PageWorld, reader: httpx.Client) -> None:
     """Labels, faults and reasons are text, also where they look like markup."""
     page_world.fill(world)

@@ -64,6 +64,7 @@ def test_a_report_that_failed_is_made_again(
             await arrived.wait()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await children.stop()
         state.close()
         return sent
 

@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from control_plane.api.auth import Role
-from firmware_bundles.errors import EnrolmentRefused, NotFound
+from control_plane.fleet.revocation import Revocations
+from firmware_bundles.errors import BrokerUnreachable, EnrolmentRefused, NotFound
 from firmware_bundles.wire.enrolment import EnrolmentRequest
 from support.control_planes import ControlPlane, Member, code, signing_request
 
@@ -111,12 +112,52 @@ def test_a_new_key_revokes_what_the_old_one_had(control_plane: ControlPlane) -> 
     assert listed(control_plane) == {serial(member)} != {serial(again)}
 
 
-def test_a_retired_device_keeps_its_history(control_plane: ControlPlane) -> None:
-    """It loses its access like a revoked one, and is still there to be looked up."""
-    control_plane.enrol("press-1")
-    assert act(control_plane, "press-1/retire").status_code == 204
-    row = control_plane.devices.get("press-1")
-    assert row.retired == row.revoked == control_plane.clock()
+def test_sessions_that_are_to_end_survive_a_restart(control_plane: ControlPlane) -> None:
+    """Who was revoked before a stop is put out after it; who enrolled anew meanwhile is not."""
+    for name in ("press-1", "press-2"):
+        control_plane.enrol(name)
+        act(control_plane, f"{name}/revoke")
+    control_plane.enrol("press-2")
+    evicted: list[str] = []
+    again = Revocations(
+        control_plane.certificates,
+        control_plane.authority,
+        install=lambda _list: None,
+        evict=evicted.append,
+        clock=control_plane.clock,
+    )
+    begun = control_plane.clock()
+    while len(evicted) < 3:
+        again.tick()
+        control_plane.clock.now += 1
+    assert control_plane.clock() - begun < 60
+    again.tick()
+    assert evicted == ["press-1"] * 3
+
+
+def test_a_broker_that_is_away_delays_and_forgets_nobody(control_plane: ControlPlane) -> None:
+    """An eviction that failed is tried again, and the next device's with it."""
+    for name in ("press-1", "press-2"):
+        control_plane.enrol(name)
+        act(control_plane, f"{name}/revoke")
+    tried: list[str] = []
+
+    def evict(device_id: str) -> None:
+        tried.append(device_id)
+        if len(tried) <= 4:
+            raise BrokerUnreachable("away")
+
+    again = Revocations(
+        control_plane.certificates,
+        control_plane.authority,
+        install=lambda _list: None,
+        evict=evict,
+        clock=control_plane.clock,
+    )
+    for _ in range(8):
+        again.tick()
+        control_plane.clock.now += 6
+    assert tried == ["press-1", "press-2"] * 5
 
 
 def test_only_operators_revoke_and_only_what_exists(control_plane: ControlPlane) -> None:

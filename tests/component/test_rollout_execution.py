@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -85,11 +85,18 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    """Eight devices that serve version 1."""
+def empty_world(tmp_path: Path) -> Iterator[World]:
+    """Eight devices that serve nothing yet."""
     made = World(tmp_path)
-    made.fleet.serve("1")
-    return made
+    yield made
+    made.fleet.database.close()
+
+
+@pytest.fixture
+def world(empty_world: World) -> World:
+    """Eight devices that serve version 1."""
+    empty_world.fleet.serve("1")
+    return empty_world
 
 
 def test_a_better_release_reaches_all_in_phases(world: World) -> None:
@@ -182,9 +189,9 @@ def test_a_device_counts_as_it_said_signed(
     assert world.counts().waiting == 1
 
 
-def test_a_device_without_a_previous_model_stays(tmp_path: Path) -> None:
+def test_a_device_without_a_previous_model_stays(empty_world: World) -> None:
     """Who had nothing before has nothing to go back to: it is counted so and left alone."""
-    world = World(tmp_path)
+    world = empty_world
     world.fleet.serve("1", world.fleet.devices[:6])
     world.start(QUICK)
     world.tick()

@@ -38,18 +38,24 @@ class Device:
             state_schema.prepare(path)
         self.state = State.open(path)
         self._changed = asyncio.Event()
+        self._children = Children(s_max=60)
         self.verification = Verification(
             Identity(
                 folder / "identity", "dev-1", "", Broker("", 1, is_tls=False), b"", owners.root
             ),
             state=self.state,
-            children=Children(s_max=60),
+            children=self._children,
             clock=clock or Clock(floor=NOW),
             line=self,
             known=lambda: Known(self.generations, NONCE),
             on_assignment=self._admitted,
             detect=self._detected,
         )
+
+    async def close(self) -> None:
+        """End what it started."""
+        await self._children.stop()
+        self.state.close()
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Deliver what is retained, soon."""
@@ -122,7 +128,7 @@ def test_an_assignment_is_admitted_and_its_time_and_versions_are_kept(
         assert device.state.floors()["digits"].version == 3
         assert device.state.time_floor() == NOW
         assert device.subscribed == {topics.repository_file("timestamp.json")}
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -153,7 +159,7 @@ def test_what_the_owners_or_the_director_did_not_say_is_refused(
         assert await device.verdict(owners.assignment(old)) == "trust.assignment_replayed"
         assert device.admitted == []
         assert await device.verdict(owners.assignment(new)) == "admitted"
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -169,7 +175,7 @@ def test_a_repository_signed_by_others_is_refused(tmp_path: Path, owners: Owners
         envelope = stranger.assignment(stranger.order("1"))
         assert await device.verdict(envelope) == "trust.signature_invalid"
         assert device.state.floors() == {}
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -188,7 +194,7 @@ def test_files_that_are_still_on_their_way_are_waited_for(tmp_path: Path, owners
         envelope = owners.assignment(owners.order("3", generation=2))
         assert await device.verdict(envelope) == "admitted"
         assert device.detected == []
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -211,7 +217,7 @@ def test_an_older_repository_is_refused_even_with_an_empty_cache(
         envelope = owners.assignment(owners.order("1", generation=7))
         assert await device.verdict(envelope) == "trust.rollback"
         assert len(device.admitted) == 1
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -230,7 +236,7 @@ def test_an_answer_tells_the_time_to_a_wrong_clock(
         assert device.state.time_floor() == NOW
         push = owners.assignment(owners.order("2", generation=2))
         assert await device.verdict(push) == "admitted"
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -245,7 +251,7 @@ def test_a_clock_at_1970_does_not_disable_expiry(tmp_path: Path, owners: Owners)
         envelope = owners.assignment(owners.order("1"), nonce=NONCE)
         assert await device.verdict(envelope) == "trust.expired"
         assert device.state.time_floor() == 0.0
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -258,7 +264,7 @@ def test_no_answer_turns_a_clock_back_a_little(tmp_path: Path, owners: Owners) -
         device.publish(owners.seal())
         envelope = owners.assignment(owners.order("1"), nonce=NONCE)
         assert await device.verdict(envelope) == "trust.expired"
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -278,7 +284,7 @@ def test_owners_recover_a_device_from_a_fast_forward(tmp_path: Path, owners: Own
         assert await device.verdict(second) == "admitted"
         assert device.state.floors()["timestamp"].version == 1
         assert device.state.floors()["root"].version == 2
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -299,7 +305,7 @@ def test_a_lost_cache_is_filled_again_from_the_first_root(tmp_path: Path, owners
         device.verification.connection_changed(is_up=False)
         device.publish(owners.seal())
         assert await device.verdict(second) == "admitted"
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -321,7 +327,7 @@ def test_without_the_repository_the_own_cache_is_verified_again(
         assert await device.verdict(second) == "admitted"
         (tmp_path / "trust" / "director-keys").write_bytes(b"{}")
         assert await device.verdict(second) == "trust.digest_mismatch"
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())
 
@@ -336,6 +342,6 @@ def test_what_is_too_large_is_not_even_kept(tmp_path: Path, owners: Owners) -> N
             device.verification.take_envelope(b"x" * 100_000)
         with pytest.raises(MessageTooLarge):
             device.verification.take_file("timestamp.json", b"x" * 100_000)
-        device.state.close()
+        await device.close()
 
     asyncio.run(run())

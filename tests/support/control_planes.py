@@ -32,6 +32,7 @@ from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.presence import Presences
 from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
+from control_plane.fleet.retirement import Retirements
 from control_plane.fleet.revocation import Revocations
 from control_plane.store.access import AccessTokens
 from control_plane.store.certificates import Certificates
@@ -39,6 +40,7 @@ from control_plane.store.cohorts import CohortRows
 from control_plane.store.database import Database
 from control_plane.store.devices import Devices
 from control_plane.store.enrolment import Invitations
+from control_plane.store.retirement import RetirementRows
 from firmware_bundles.errors import NotFound
 from firmware_bundles.trust import envelopes, keys
 from firmware_bundles.wire.enrolment import Enrolment, EnrolmentRequest
@@ -107,9 +109,18 @@ class ControlPlane:
             clock=self.clock,
         )
         self.director = keys.generate()
-        self.assignments = Assignments(self.devices, self.director, self.sent, self.clock)
+        retirements = RetirementRows(self.database)
+        self.assignments = Assignments(
+            self.devices, self.director, self.sent, self.clock, retirement=retirements.find
+        )
+        self.retirements = Retirements(
+            retirements,
+            revoke=self.revocations.revoke,
+            push=self.assignments.push,
+            clock=self.clock,
+        )
         self.presences = Presences(self.devices, self.clock)
-        self.reports = Reports(self.devices, self.clock)
+        self.reports = Reports(self.devices, self.clock, self.retirements.confirmed)
         self.access = Access(self.tokens, bytes(32), self.clock)
         self.app = application.create(
             "0.0.0",
@@ -121,7 +132,13 @@ class ControlPlane:
                     server_url="https://server.example:8443",
                 ),
                 device_routes.router(
-                    self.access, self.devices, self.cohorts, self.revocations.revoke
+                    self.access,
+                    self.devices,
+                    self.cohorts,
+                    self.certificates,
+                    revoke=self.revocations.revoke,
+                    retire=self.retirements.retire,
+                    clock=self.clock,
                 ),
                 broker_routes.router(self.access, ca_pem=self.authority.chain_pem),
                 cohort_routes.router(self.access, self.cohorts),

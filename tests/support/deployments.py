@@ -39,6 +39,8 @@ from firmware_bundles.wire.messages import (
 from support import filled
 
 S = DeploymentState
+# States of devices that lost their power: closed when the test is over.
+OPENED: list[State] = []
 FAMILY = "digits"
 
 
@@ -207,6 +209,7 @@ class Device:
         if not path.exists():
             state_schema.prepare(path)
         self.state = State.open(path)
+        OPENED.append(self.state)
         self.store = ChunkStore(folder / "chunks")
         self.permission = Permission(None)
         self.crashed = asyncio.Event()

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from control_plane.store import schema
 from firmware_bundles import chunks, manifest
@@ -126,6 +126,21 @@ def decide(database: Database, rollout_id: str, *why: str, **values: object) -> 
         "gates": [],
     }
     _insert(database, schema.decision, row | values)
+
+
+def misbehave(database: Database) -> None:
+    """Let three of the devices stand otherwise with the fleet than the rest."""
+    noted = {"device_id": "device-0", "message": "why", "last": NOW}
+    for code, count in (("trust.signature_invalid", 4), ("device.storage_full", 9)):
+        _insert(database, schema.detection, {**noted, "code": code, "count": count})
+    greedy = {**noted, "code": "access.subscription_exceeded", "count": 2}
+    _insert(database, schema.misconduct, greedy)
+    changes = {"device-1": {"retiring": NOW}, "device-2": {"revoked": NOW, "retired": NOW}}
+    with database.transaction() as connection:
+        for name, values in changes.items():
+            connection.execute(
+                update(schema.device).where(schema.device.c.id == name).values(values)
+            )
 
 
 def _insert(database: Database, table: Table, row: Mapping[str, Any]) -> None:

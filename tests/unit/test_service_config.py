@@ -39,6 +39,8 @@ def test_an_unknown_setting_is_named_with_the_nearest(tmp_path: Path) -> None:
         ({"tick_s": 0.0}, {}),
         ({}, {"SHOAL_TICK_S": "nan"}),
         ({"log_level": "loud"}, {}),
+        ({"certificate_days": 29}, {}),
+        ({}, {"SHOAL_CERTIFICATE_DAYS": "91"}),
         ({}, {"SHOAL_CONFIG": "/nowhere/shoal.toml"}),
     ],
 )

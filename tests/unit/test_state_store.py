@@ -130,6 +130,15 @@ def test_floors_of_an_earlier_agent_are_kept(path: Path) -> None:
     state.close()
 
 
+async def opened(path: Path) -> State:
+    """Open a state as the core does."""
+    children = Children(s_max=60)
+    try:
+        return await daemon.open_state(path, children)
+    finally:
+        await children.stop()
+
+
 @pytest.mark.parametrize("damage", [b"", b"not a database at all" * 100])
 def test_damage_is_noticed(path: Path, damage: bytes) -> None:
     """An empty or foreign file is StateDamaged; so is a missing one."""
@@ -154,10 +163,7 @@ def test_a_state_with_an_unreadable_record_is_replaced_too(path: Path) -> None:
     state._connection.execute("INSERT INTO deployment VALUES ('digits', 1, '{}')")
     state.close()
 
-    async def open_state() -> State:
-        return await daemon.open_state(path, Children(s_max=60))
-
-    state = asyncio.run(open_state())
+    state = asyncio.run(opened(path))
     assert state.is_damaged()
     assert state.records() == {}
     state.close()
@@ -171,10 +177,7 @@ def test_a_lost_state_is_replaced_and_marked(path: Path, is_there: bool) -> None
     else:
         path.unlink()
 
-    async def open_state() -> State:
-        return await daemon.open_state(path, Children(s_max=60))
-
-    state = asyncio.run(open_state())
+    state = asyncio.run(opened(path))
     assert state.is_damaged()
     assert [each.code for each in state.detections()] == [StateDamaged.code]
     state.close()
@@ -203,7 +206,7 @@ def test_what_cannot_be_opened_now_is_no_damage(path: Path) -> None:
 
     async def open_state() -> None:
         async with asyncio.timeout(0.3):
-            await daemon.open_state(path, Children(s_max=60))
+            await opened(path)
 
     with pytest.raises(TimeoutError):
         asyncio.run(open_state())
