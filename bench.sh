@@ -36,6 +36,6 @@ done
 prepare_environment
 status=0
 for name in "${names[@]}"; do
-    PYTHONPATH=tests run_group .venv/bin/python -m "benchmarks.$name" "${options[@]}" || status=1
+    PYTHONPATH=tests:scripts/demo run_group .venv/bin/python -m "benchmarks.$name" "${options[@]}" || status=1
 done
 exit "$status"

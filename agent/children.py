@@ -92,7 +92,14 @@ class Children:
     async def _start(self) -> Process:
         self._requests = 0
         self._child = await asyncio.create_subprocess_exec(
-            self._python, "-I", "-m", "agent.task", stdin=PIPE, stdout=PIPE, limit=ANSWER_BYTES_MAX
+            self._python,
+            "-I",
+            "-m",
+            "agent.task",
+            stdin=PIPE,
+            stdout=PIPE,
+            limit=ANSWER_BYTES_MAX,
+            process_group=0,  # Ctrl-C at a terminal is the core's to hear
         )
         return self._child
 

@@ -55,7 +55,9 @@ class Config:
     battery_percent_min: float | None = None
     is_mains_needed: bool = False
     temperature_c_max: float | None = None
+    worker: str = "child"
     worker_patience_s: float = 60.0
+    worker_watchdog_s: float = 30.0
     task_s_max: float = 60.0
     telemetry_in_flight_max: int = 8
     telemetry_retry_s: float = 10.0
@@ -80,6 +82,8 @@ class Settings(NamedTuple):
     origins: dict[str, str]
 
 
+# Who starts the inference worker: the core itself, or a service manager with a unit for it.
+WORKERS: Final = ("child", "unit")
 # The smallest and largest value of each number.
 _RANGES: Final[dict[str, tuple[float, float]]] = {
     "keepalive_s": (5, 3600),
@@ -92,6 +96,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "chunk_window": (1, CHUNK_WINDOW_MAX),
     "chunk_stall_s": (0.1, 3600),
     "worker_patience_s": (1, 3600),
+    "worker_watchdog_s": (1, 600),
     "task_s_max": (1, 600),
     "telemetry_in_flight_max": (1, 64),
     "telemetry_retry_s": (0.5, 3600),
@@ -194,6 +199,8 @@ def _convert(name: str, value: object, origin: str) -> object:
         if not isinstance(value, str) or not value:
             raise ConfigInvalid(f"{name} must be a path, not {value!r:.80} ({origin})")
         return Path(value)
+    if name == "worker":
+        return _worker(value, origin)
     if name in _TEXTS:
         return _text(name, value, origin)
     if name == "is_mains_needed":
@@ -212,6 +219,13 @@ def _convert(name: str, value: object, origin: str) -> object:
     if not low <= number <= high:
         raise ConfigInvalid(f"{name} must be {low:g} to {high:g}, not {number} ({origin})")
     return number
+
+
+def _worker(value: object, origin: str) -> object:
+    if value not in WORKERS:
+        names = " or ".join(WORKERS)
+        raise ConfigInvalid(f"worker must be {names}, not {value!r:.80} ({origin})")
+    return value
 
 
 def _text(name: str, value: object, origin: str) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import random
 import secrets
 import ssl
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -42,6 +43,7 @@ _HANGUPS_MAX: Final = 2
 _SILENCE_S_MAX: Final = 10.0
 _SILENCE_LOOPBACK_S_MAX: Final = 1.0
 _STOP_S_MAX: Final = 2.0
+_THREAD: Final = "paho-mqtt-client-"  # how paho calls its own
 
 
 class Message(NamedTuple):
@@ -83,6 +85,12 @@ class Connection:
     def is_up(self) -> bool:
         """Whether the broker has accepted this device and not gone since."""
         return self._is_up
+
+    def fault(self) -> str:
+        """Return what is wrong with paho's thread, which would be silent for ever, or nothing."""
+        name = f"{_THREAD}{self._identity.device}"
+        is_dead = self._client is not None and all(t.name != name for t in threading.enumerate())
+        return "the connection's thread ended" if is_dead else ""
 
     def start(self) -> None:
         """Begin to connect; tries for ever. Raises StateDamaged if the identity is unusable."""

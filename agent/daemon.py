@@ -28,12 +28,13 @@ from agent.deployment.steps import Steps
 from agent.deployment.updater import Updater
 from agent.deployment.verification import Known, Verification
 from agent.hellos import Hellos
-from agent.inference import control
 from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
+from agent.inference.worker_client import WorkerClient
 from agent.leaving import Leaving
 from agent.local_actions import LOCK_NAME, STATE_NAME, LocalActions
 from agent.local_control import SOCKET_NAME, LocalControl
 from agent.metering import Meter
+from agent.notify import Notifier
 from agent.renewal import Renewal
 from agent.reports import DETECTION_PAUSE_S, Reports
 from agent.store import damage
@@ -85,15 +86,16 @@ async def run(config: Config) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log.unhandled("core"))
+    notifier = Notifier.from_environment(os.environ)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, _end, notifier, stopping)
     async with AsyncExitStack() as stack:
         # Another agent's sockets must not be taken from it.
         stack.callback(os.close, locks.hold(config.state_dir / LOCK_NAME, "agent"))
         identities.sweep(config.state_dir)
-        supervisor = Supervisor(config.state_dir, config.run_dir, on_event=_log_worker)
-        stack.push_async_callback(supervisor.stop)
-        await supervisor.start()
+        worker = await _worker(config, stack)
+        stack.callback(asyncio.create_task(notifier.beat()).cancel)
+        notifier.ready("starting")
         identity = await _until(stopping, load_identity(config.state_dir, config.key_file))
         if identity is None:
             return
@@ -105,7 +107,7 @@ async def run(config: Config) -> None:
         stack.callback(state.close)
         usage = metering.open_usage(config.state_dir / metering.NAME)
         stack.callback(usage.close)
-        core = Core(config, identity, state, children, _Inference(config, supervisor), usage)
+        core = Core(config, identity, state, children, worker, usage, notifier)
         await core.run(stopping)
     log.event("stopped")
 
@@ -119,6 +121,27 @@ def _check_enrolled(state_dir: Path) -> None:
         raise
 
 
+def _end(notifier: Notifier, stopping: asyncio.Event) -> None:
+    notifier.stopping()
+    stopping.set()
+
+
+async def _worker(config: Config, stack: AsyncExitStack) -> WorkerClient:
+    """Start the worker, unless it is a unit of its own, and return how to speak to it."""
+    path = config.run_dir / CONTROL_SOCKET
+    if config.worker == "unit":
+        return WorkerClient(path)
+    supervisor = Supervisor(
+        config.state_dir,
+        config.run_dir,
+        on_event=_log_worker,
+        watchdog_s=config.worker_watchdog_s,
+    )
+    stack.push_async_callback(supervisor.stop)
+    await supervisor.start()
+    return WorkerClient(path, lambda: supervisor.deaths)
+
+
 class Core:
     """The parts, once the state is open."""
 
@@ -128,10 +151,12 @@ class Core:
         identity: Identity,
         state: State,
         children: Children,
-        worker: _Inference,
+        worker: WorkerClient,
         usage: Usage,
+        notifier: Notifier,
     ) -> None:
         self._identity = identity
+        self._notifier = notifier
         self._state = state
         self._clock = clock = Clock(state.time_floor())
         incarnation = secrets.token_hex(8)
@@ -199,6 +224,7 @@ class Core:
             self._updater.start()
         await self._local.start()
         self._connection.start()
+        self._notifier.watch(self._connection.fault)
         parts = [
             self._verification.run(),
             self._downloads.watch(),
@@ -262,6 +288,7 @@ class Core:
         self._verification.connection_changed(is_up=is_up)
         self._downloads.connection_changed(is_up=is_up)
         self._forwarder.connection_changed(is_up)
+        self._notifier.status("connected to the broker" if is_up else "waiting for the broker")
         if is_up:
             self._hellos.ask()
             self._reports.ask()
@@ -294,23 +321,6 @@ class Core:
         except StateDamaged as damaged:
             log.event("state-damaged", reason=damaged.message)
         self._reports.ask(DETECTION_PAUSE_S)
-
-
-class _Inference:
-    """The worker as deployments see it: its control socket and its supervisor."""
-
-    def __init__(self, config: Config, supervisor: Supervisor) -> None:
-        self._path = config.run_dir / CONTROL_SOCKET
-        self._supervisor = supervisor
-
-    async def ask(self, request: control.Request, timeout_s: float) -> control.Response:
-        return await control.call(self._path, request, timeout_s)
-
-    async def status(self) -> control.StatusAnswer:
-        return await control.status(self._path)
-
-    def deaths(self) -> int:
-        return self._supervisor.deaths
 
 
 def _downloads(

@@ -162,7 +162,9 @@ def _worker(config: Config) -> Check:
     try:
         answer = asyncio.run(control.status(config.run_dir / CONTROL_SOCKET, _TIMEOUT_S))
     except ShoalError as error:
-        return Check("worker", Result.WARNING, error.message, "Start 'shoal-agent run'.")
+        is_unit = config.worker == "unit"
+        start = "systemctl start shoal-inference" if is_unit else "shoal-agent run"
+        return Check("worker", Result.WARNING, error.message, f"Start it: '{start}'.")
     ready = sorted(name for name, family in answer.families.items() if family.ready)
     return Check("worker", Result.OK, f"serves {', '.join(ready) or 'no model yet'}")
 

@@ -1,7 +1,8 @@
 """Keeps the worker alive where no service manager does: demo, tests, containers.
 
-The contract is systemd's socket activation (sd_listen_fds(3)): the sockets are bound once, outlive
-every worker, and queue what arrives while none is there. What the worker does stands in `worker`.
+The contract is systemd's: the sockets are bound once, outlive every worker, and queue what arrives
+while none is there (sd_listen_fds(3)); a worker whose heartbeat stops is killed (sd_notify(3)).
+What the worker does stands in `worker`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from agent.inference.watchdog import NOTIFY_SOCKET, Watchdog
 from firmware_bundles.errors import ConfigInvalid, WorkerUnavailable
 
 INFERENCE_SOCKET: Final = "inference.sock"
 CONTROL_SOCKET: Final = "control.sock"
+WATCHDOG_S_DEFAULT: Final = 30.0
 
 _PATH_BYTES_MAX: Final = 100  # sun_path holds 108, on some systems 104
 _BACKLOG: Final = 1024
@@ -36,8 +39,9 @@ _STOP_S_MAX: Final = 5.0
 class Supervisor:
     """Starts the worker of `state_dir` on sockets in `run_dir`, and again when it dies.
 
-    `deaths` counts the ends that nobody asked for. `on_event(name, facts)` hears of each start and
-    death. A worker ends by itself when its supervisor is gone.
+    `deaths` counts the ends that nobody asked for, also of a worker that was silent for longer than
+    `watchdog_s` and killed for it. `on_event(name, facts)` hears of each start and death. A worker
+    ends by itself when its supervisor is gone.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Supervisor:
         run_dir: Path,
         python: str = sys.executable,
         on_event: Callable[[str, dict[str, object]], None] | None = None,
+        watchdog_s: float = WATCHDOG_S_DEFAULT,
     ) -> None:
         self.deaths = 0
         self.pid: int | None = None
@@ -53,6 +58,7 @@ class Supervisor:
         self._run_dir = run_dir
         self._python = python
         self._on_event = on_event or (lambda _name, _facts: None)
+        self._watchdog = Watchdog(run_dir / NOTIFY_SOCKET, watchdog_s)
         self._sockets: list[socket.socket] = []
         self._task: asyncio.Task[None] | None = None
         # The worker reads the other end: its end of file tells that this process is gone.
@@ -67,6 +73,7 @@ class Supervisor:
             self._run_dir.mkdir(parents=True, exist_ok=True)
             for name, mode in ((INFERENCE_SOCKET, 0o660), (CONTROL_SOCKET, 0o600)):
                 self._sockets.append(_bind(self._run_dir / name, mode))
+            self._watchdog.open()
         except OSError as error:
             raise WorkerUnavailable(
                 f"the worker's sockets in {self._run_dir} cannot be bound: {error.strerror}"
@@ -84,6 +91,7 @@ class Supervisor:
         for each in self._sockets:
             _unbind(each)
         self._sockets = []
+        self._watchdog.close()
         for descriptor in self._lifeline or ():
             os.close(descriptor)
         self._lifeline = None
@@ -109,13 +117,22 @@ class Supervisor:
         self.pid = pid
         self._on_event("worker_started", {"pid": pid})
         ending = asyncio.create_task(_end_of(pid))
+        watching = asyncio.create_task(self._watch(pid, ending))
         try:
             return await asyncio.shield(ending)
         except asyncio.CancelledError:
             await _terminate(pid, ending)
             raise
         finally:
+            watching.cancel()
             self.pid = None
+
+    async def _watch(self, pid: int, ending: asyncio.Task[int]) -> None:
+        """Kill a worker that hangs; SIGKILL, because one that is stopped hears nothing else."""
+        silent_s = await self._watchdog.silence()
+        if not ending.done():
+            self._on_event("worker_hung", {"pid": pid, "silent_s": round(silent_s, 3)})
+            os.kill(pid, signal.SIGKILL)
 
     def _spawn(self) -> int:
         assert self._lifeline is not None
@@ -129,6 +146,7 @@ class Supervisor:
         environment = {
             "OPENBLAS_NUM_THREADS": "1",  # its threads cost memory and do nothing here
             **os.environ,
+            **self._watchdog.environment,
             "LISTEN_FDS": str(len(self._sockets)),
             "LISTEN_FDNAMES": "inference:control",
         }
@@ -141,6 +159,8 @@ class Supervisor:
             arguments,
             environment,
             file_actions=inherited,
+            # Ctrl-C at a terminal is the core's to hear: it ends the worker in order.
+            setpgroup=0,
             setsigmask=(),
             setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM),
         )

@@ -2,8 +2,9 @@
 
     LISTEN_FDS=2 LISTEN_FDNAMES=inference:control python -m agent.inference.worker --state-dir DIR
 
-Sockets come as under sd_listen_fds(3): 3 the endpoint, 4 the control socket, by name. The worker
-serves what the slots' pointers name and records into the spool, without the core's help.
+Sockets come as under sd_listen_fds(3), by name: any number for the endpoint, one for control. Who
+started the worker, systemd or the core, hears its heartbeat (`agent.notify`). The worker serves
+what the slots' pointers name and records into the spool, without the core's help.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import uvicorn
 
@@ -32,6 +33,7 @@ from agent.inference.control_server import ControlServer
 from agent.inference.protocol import Endpoint
 from agent.inference.registry import Registry
 from agent.inference.settings import Settings, load
+from agent.notify import Notifier
 from agent.store import buffer
 from agent.store.buffer import Buffer
 from agent.telemetry.feedback import Feedback
@@ -58,21 +60,46 @@ def event(name: str, /, **facts: object) -> None:
 class _Server(uvicorn.Server):
     """Leaves signals to this module: what was answered is sealed after the last answer."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        self._ending = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether to take no more requests, and to finish those that are there."""
+        return self._ending.is_set()
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        if value:
+            self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Wait for the end; uvicorn's own loop looks for it ten times a second."""
+        await self._ending.wait()
+
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
 
 
-def inherited(environ: Mapping[str, str]) -> dict[str, socket.socket]:
-    """Return the listening sockets that this process was started with, by name.
+class Sockets(NamedTuple):
+    """What a worker listens on: any number of sockets of the endpoint, and one for the core."""
 
-    Raises ConfigInvalid when there are none, or they are no sockets.
+    inference: list[socket.socket]
+    control: socket.socket
+
+
+def inherited(environ: Mapping[str, str]) -> Sockets:
+    """Return the listening sockets that this process was started with.
+
+    Raises ConfigInvalid when some are missing, or they are no sockets.
     """
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     count = environ.get("LISTEN_FDS", "0")
     if environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()) or not count.isdigit():
         count = "0"
-    found = {}
+    found: dict[str, list[socket.socket]] = {}
     for descriptor, name in zip(range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)), names):  # noqa: B905 - more sockets than names are possible
         try:
             is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
@@ -81,17 +108,22 @@ def inherited(environ: Mapping[str, str]) -> dict[str, socket.socket]:
         if not is_socket:
             raise ConfigInvalid(f"descriptor {descriptor} ({name}) is no inherited socket")
         os.set_inheritable(descriptor, False)
-        found[name] = socket.socket(fileno=descriptor)
+        found.setdefault(name, []).append(socket.socket(fileno=descriptor))
     if not {"inference", "control"} <= set(found):
         raise ConfigInvalid(
             "the sockets 'inference' and 'control' were not handed down (LISTEN_FDS)",
             hint="The worker is started by the agent or by its systemd unit.",
         )
-    return found
+    return Sockets(found["inference"], found["control"][0])
 
 
 async def serve(
-    state_dir: Path, sockets: dict[str, socket.socket], settings: Settings, *, watch_stdin: bool
+    state_dir: Path,
+    sockets: Sockets,
+    settings: Settings,
+    notifier: Notifier,
+    *,
+    watch_stdin: bool,
 ) -> None:
     """Serve until SIGTERM, SIGINT or, with `watch_stdin`, the end of standard input."""
     asyncio.get_running_loop().set_exception_handler(log.unhandled("worker"))
@@ -126,15 +158,19 @@ async def serve(
 
     stopping = asyncio.Event()
     recording = asyncio.create_task(recorder.run(stopping))
-    await control.start(sockets.pop("control"))
-    _end_on_signals(server, watch_stdin=watch_stdin)
+    notifier.watch(lambda: "the recorder ended" if recording.done() else "")
+    beating = asyncio.create_task(notifier.beat())
+    await control.start(sockets.control)
+    _end_on_signals(server, notifier, watch_stdin=watch_stdin)
     gc.collect()
     gc.freeze()
     event("ready", incarnation=recorder.incarnation, pid=os.getpid())
-    await server.serve(sockets=list(sockets.values()))
+    notifier.ready(f"serves {', '.join(registry.serving) or 'no model yet'}")
+    await server.serve(sockets=sockets.inference)
     await control.close()
     stopping.set()
     await recording
+    beating.cancel()
     sealing.close()
     reading.close()
     os.close(lock)
@@ -172,10 +208,11 @@ def _server(endpoint: Endpoint) -> _Server:
     return _Server(config)
 
 
-def _end_on_signals(server: _Server, *, watch_stdin: bool) -> None:
+def _end_on_signals(server: _Server, notifier: Notifier, *, watch_stdin: bool) -> None:
     loop = asyncio.get_running_loop()
 
     def end() -> None:
+        notifier.stopping()
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -208,14 +245,22 @@ def main() -> int:
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--until-stdin-closes", action="store_true")
     options = parser.parse_args()
-    os.umask(0o027)  # predictions are nobody else's business
+    # Predictions are nobody else's business; whether the group may write, the unit's UMask says.
+    os.umask(os.umask(0o027) | 0o007)
+    notifier = Notifier.from_environment(os.environ)
     try:
         settings = load(os.environ)
         _limit(settings)
         sockets = inherited(os.environ)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(
-                serve(options.state_dir, sockets, settings, watch_stdin=options.until_stdin_closes)
+                serve(
+                    options.state_dir,
+                    sockets,
+                    settings,
+                    notifier,
+                    watch_stdin=options.until_stdin_closes,
+                )
             )
     except ShoalError as error:
         event("failed", code=error.code, why=error.message, hint=error.hint or None)

@@ -6,16 +6,23 @@ worker imports it. Statements stand in `buffer`.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import sqlite_utils
 
 VERSION = 1
+_MODE = 0o660
 
 
 def migrate(path: Path) -> None:
-    """Bring the database at `path` to the present version; a newer one is left as it is."""
+    """Bring the database at `path` to the present version; a newer one is left as it is.
+
+    The group may write as far as the umask lets it: the core is another user where the worker is a
+    unit of its own. SQLite would not allow it, and gives its side files the mode of the database.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE))
     database = sqlite_utils.Database(path)
     database.conn.execute("PRAGMA auto_vacuum = NONE")
     database.enable_wal()

@@ -23,6 +23,8 @@ from firmware_bundles.wire.messages import Acknowledgement, Segment, SegmentKey
 from firmware_bundles.wire.topics import Down, Up
 
 _POLL_S: Final = 0.5
+# A change that the files do not show is found this late.
+_LOOK_S_MAX: Final = 10.0
 _ACKNOWLEDGEMENTS_MAX: Final = 1024
 
 
@@ -59,6 +61,8 @@ class Forwarder:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._buffer: Buffer | None = None
         self._file: int | None = None
+        self._seen: list[tuple[int, int, int]] = []
+        self._looked = float("-inf")
 
     def acknowledged(self, payload: bytes) -> None:
         """Take an acknowledgement as it arrived; it is checked before it is believed."""
@@ -74,19 +78,25 @@ class Forwarder:
     async def run(self, stop: asyncio.Event) -> None:
         """Forward until `stop`. Waits as long as there is no buffer."""
         self._loop = asyncio.get_running_loop()
+        ending = asyncio.ensure_future(stop.wait())
+        ending.add_done_callback(lambda _: self._wake.set())
         try:
             while not stop.is_set():
+                is_asked = self._wake.is_set()
                 self._wake.clear()
                 # The worker may hold the database for a moment: never wait in the loop's thread.
                 try:
-                    await asyncio.to_thread(self._round)
+                    if self._is_changed() or self._in_flight or is_asked:
+                        await asyncio.to_thread(self._round)
                 except (buffer.DatabaseError, OSError) as error:
                     log.event("buffer-failed", reason=str(error))
+                    self._looked = float("-inf")
                     self._close()  # the worker may put another one in its place
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_POLL_S):
-                        await _first(stop, self._wake)
+                        await self._wake.wait()
         finally:
+            ending.cancel()
             self._close()
 
     def _rouse(self) -> None:
@@ -102,6 +112,15 @@ class Forwarder:
             self._answers.popleft()
         if self._is_up:
             self._send_waiting(store)
+
+    def _is_changed(self) -> bool:
+        """Return whether the buffer may hold something new: to look at two files is cheap."""
+        seen = [_look(self._path.with_name(self._path.name + side)) for side in ("", "-wal")]
+        now = time.monotonic()
+        is_changed = seen != self._seen or now - self._looked >= _LOOK_S_MAX
+        if is_changed:
+            self._seen, self._looked = seen, now
+        return is_changed
 
     def _open(self) -> Buffer | None:
         if self._buffer is not None and self._file != _file(self._path):
@@ -141,6 +160,7 @@ class Forwarder:
             if sent is not None and now - sent < self._retry_s:
                 continue
             if not self._send(self._topic, codec.seal(self._key, self._topic, segment)):
+                self._looked = float("-inf")  # the next round tries again
                 return
             in_flight[segment.key] = now
             self.sent += 1
@@ -153,19 +173,17 @@ def _file(path: Path) -> int | None:
     return None
 
 
+def _look(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is written."""
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return (0, 0, 0)
+
+
 def _parse(store: Buffer, stored: Stored) -> Segment | None:
     try:
         return codec.decode(Segment, stored.body)
     except ShoalError as error:  # damaged on this disk: keep it for a person, go on with the rest
         store.park_number(stored.number, f"{error.code}: {error.message}")
         return None
-
-
-async def _first(*events: asyncio.Event) -> None:
-    """Return when one of the events is set."""
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in waiting:
-            each.cancel()

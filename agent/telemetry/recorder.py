@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,6 +37,8 @@ from firmware_bundles.sketches.layout import layout_of
 Reals = NDArray[np.float32]
 
 _RECOVER_AGAIN_S: Final = 60.0
+# How late the window of an idle device may be sealed.
+_IDLE_S_MAX: Final = 5.0
 _ROTATE_BYTES: Final = 1024 * 1024
 _NOTHING: Final = np.zeros(0, dtype=np.float32)
 
@@ -100,6 +103,7 @@ class Recorder:
         self._window_since: float | None = None
         self._rows_dropped = 0
         self._is_synced = True
+        self._wake = asyncio.Event()
 
     @property
     def last_sequence(self) -> int:
@@ -169,11 +173,14 @@ class Recorder:
     async def run(self, stop: asyncio.Event) -> None:
         """Recover what dead incarnations left, then sync and seal until `stop`, then seal all."""
         loop = asyncio.get_running_loop()
+        ending = asyncio.ensure_future(stop.wait())
+        ending.add_done_callback(lambda _: self._wake.set())
         recover_at: float | None = time.monotonic()
         while not stop.is_set():
             if recover_at is not None and time.monotonic() >= recover_at:
                 is_done = await loop.run_in_executor(self._thread, self._recover)
                 recover_at = None if is_done else time.monotonic() + _RECOVER_AGAIN_S
+            await self._until_used(stop)
             try:
                 async with asyncio.timeout(self._pace.flush_s):
                     await stop.wait()
@@ -182,6 +189,15 @@ class Recorder:
         await self._flush(is_last=True)
         self._thread.shutdown()
         self._journal.close()
+
+    async def _until_used(self, stop: asyncio.Event) -> None:
+        """Sleep while there is nothing to sync or seal: an idle device wakes for windows only."""
+        self._wake.clear()
+        has_work = not self._is_synced or self._pending_rows or self._rows_dropped
+        if not has_work and not stop.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_IDLE_S_MAX):
+                    await self._wake.wait()
 
     async def _flush(self, *, is_last: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -266,7 +282,7 @@ class Recorder:
     def _append(self, recording: Recording, record: bytes) -> None:
         """Write a row, and before the first of its model in a file, what the model is."""
         if self._pending_bytes + len(record) > self._pace.journal_bytes_max:
-            self._rows_dropped += 1
+            self._drop()
             return
         try:
             if not recording.is_declared:
@@ -274,10 +290,15 @@ class Recorder:
                 recording.is_declared = True
             self._journal.append(record)
         except OSError:
-            self._rows_dropped += 1
+            self._drop()
             return
         self._is_synced = False
+        self._wake.set()
         if not self._pending_rows:
             self._pending_since = time.monotonic()
         self._pending_rows += 1
         self._pending_bytes += len(record)
+
+    def _drop(self) -> None:
+        self._rows_dropped += 1
+        self._wake.set()

@@ -13,25 +13,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from support import benchmark
+from support import benchmark, process_cost
 from support.benchmark import Limit, Report
 
 _DEMO = Path(__file__).parents[2] / "scripts" / "demo" / "main.py"
 _SECONDS_MAX = 90.0
 _CORE_MB_MAX = 30.0
-_BARE = """
-import asyncio, sqlite3, ssl, msgspec, paho.mqtt.client
-for line in open("/proc/self/smaps_rollup"):
-    if line.startswith("Pss:"):
-        print(int(line.split()[1]) / 1024)
-"""
 
 
 def _bare_core_mb() -> float:
-    ended = subprocess.run(
-        [sys.executable, "-c", _BARE], capture_output=True, text=True, check=True
-    )
-    return float(ended.stdout)
+    with process_cost.bare_core() as bare:
+        return process_cost.memory_mb(bare)["Pss"]
 
 
 def _run_demonstration() -> tuple[int, dict[str, Any]]:

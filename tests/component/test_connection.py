@@ -165,6 +165,23 @@ async def until(condition: Callable[[], object], s_max: float = 10.0) -> None:
             await asyncio.sleep(0.01)
 
 
+def test_a_connection_whose_thread_ended_has_a_fault(tmp_path: Path) -> None:
+    """While it tries in vain all is well; without the thread it would never try again."""
+
+    async def run() -> None:
+        connection = Device(free_port(), tmp_path).connection
+        assert connection.fault() == ""
+        connection.start()
+        assert connection.fault() == ""
+        assert connection._client is not None
+        await asyncio.to_thread(connection._client.loop_stop)
+        assert connection.fault() == "the connection's thread ended"
+        await connection.stop()
+        assert connection.fault() == ""
+
+    asyncio.run(run())
+
+
 @pytest.mark.needs("mosquitto")
 def test_presence_tells_of_coming_and_going(mosquitto: Mosquitto, tmp_path: Path) -> None:
     """Retained, of one connection; an orderly stop says offline."""

@@ -26,6 +26,7 @@ from agent.deployment import slots
 from agent.inference import control
 from agent.inference.control import SelfTest, SelfTestAnswer, Swap, Unload
 from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
+from agent.inference.worker_client import WorkerClient
 from agent.store.buffer import Buffer
 from firmware_bundles import golden
 from firmware_bundles.errors import (
@@ -235,6 +236,27 @@ def test_a_worker_ends_when_its_supervisor_is_gone(tmp_path: Path) -> None:
         os.close(lifeline[1])
         device.supervisor._lifeline = (lifeline[0], os.open(os.devnull, os.O_WRONLY))
         workers.wait_until(lambda: device.supervisor.deaths == 1)
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    """One that is stopped falls silent, is killed, and the next one answers; nobody asked for it.
+
+    Ctrl-C at a terminal is not among what may stop it: it is in another process group.
+    """
+    Sample("v1").put(tmp_path, "A")
+    with workers.device(tmp_path) as device, device.running(watchdog_s=1):
+        core = WorkerClient(device.run_dir / CONTROL_SOCKET)
+        incarnation = asyncio.run(core.status()).incarnation
+        assert core.deaths() == 0
+        pid = device.supervisor.pid
+        assert pid is not None
+        assert os.getpgid(pid) == pid != os.getpgid(0)
+        os.kill(pid, signal.SIGSTOP)
+        with device.client() as client:
+            assert client.post(INFER, json=infer(images(1)[0])).status_code == 200
+        assert device.supervisor.deaths == 1
+        assert asyncio.run(core.status()).incarnation != incarnation
+        assert core.deaths() == 1  # as a core counts it that started no worker
 
 
 def test_a_worker_that_is_not_there_is_told_so(tmp_path: Path) -> None:

@@ -6,7 +6,12 @@ import os
 import shutil
 
 # The program's name -> its Debian package.
-PACKAGES = {"chromium": "chromium", "mosquitto": "mosquitto"}
+PACKAGES = {
+    "chromium": "chromium",
+    "mosquitto": "mosquitto",
+    "setpriv": "util-linux",
+    "systemd-analyze": "systemd",
+}
 
 # Daemons live where an ordinary user's PATH does not look.
 _DAEMON_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")

@@ -20,7 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.inference import control
-from agent.inference.supervisor import CONTROL_SOCKET, INFERENCE_SOCKET, Supervisor
+from agent.inference.supervisor import (
+    CONTROL_SOCKET,
+    INFERENCE_SOCKET,
+    WATCHDOG_S_DEFAULT,
+    Supervisor,
+)
 
 READY_S_MAX = 30.0
 
@@ -35,10 +40,10 @@ class Device:
         self._loop: asyncio.AbstractEventLoop
 
     @contextmanager
-    def running(self, **settings: float) -> Iterator[None]:
+    def running(self, watchdog_s: float = WATCHDOG_S_DEFAULT, **settings: float) -> Iterator[None]:
         """Supervise a worker with these settings; its end is orderly."""
         with _environment({f"SHOAL_INFERENCE_{name.upper()}": settings[name] for name in settings}):
-            self.supervisor = Supervisor(self.state_dir, self.run_dir)
+            self.supervisor = Supervisor(self.state_dir, self.run_dir, watchdog_s=watchdog_s)
             self._loop = asyncio.new_event_loop()
             thread = threading.Thread(target=self._loop.run_forever)
             thread.start()

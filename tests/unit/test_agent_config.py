@@ -41,6 +41,8 @@ def test_the_state_directory_may_come_from_the_environment(tmp_path: Path) -> No
         ("chunk_window = 1.5", "chunk_window must be a whole number"),
         ("chunk_window = 99", "chunk_window must be 1 to 16"),
         ("run_dir = 3", "run_dir must be a path"),
+        ("worker = 'thread'", "worker must be child or unit"),
+        ("worker = 1", "worker must be child or unit"),
         ("report_s =", "is not TOML"),
         ("keepalive_s = inf", "keepalive_s must be a whole number"),
         ("report_s = " + "[" * 30_000, "is not TOML"),
