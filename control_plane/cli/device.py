@@ -21,7 +21,10 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _ROWS_PER_PAGE = 500
 _LIST = ("id", "is_online", "serving", "labels", "agent_version")
 _SHOW = ("id", "access", "is_online", "seen", "labels", "agent_version", "inventory", "buffer")
-_REPORTED = ("family", "state", "serving_version", "generation", "rollout_id", "fault_code")
+_REPORTED = (
+    "family", "state", "serving_version", "generation", "rollout_id", "fault_code", "patch_bytes",
+    "chunk_bytes",
+)  # fmt: skip
 _DETECTED = ("code", "count", "message")
 
 
