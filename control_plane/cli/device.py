@@ -26,7 +26,10 @@ _SHOW = (
     "id", "access", "certificate", "is_online", "seen", "labels", "agent_version", "inventory",
     "buffer",
 )  # fmt: skip
-_REPORTED = ("family", "state", "serving_version", "generation", "rollout_id", "fault_code")
+_REPORTED = (
+    "family", "state", "serving_version", "generation", "rollout_id", "fault_code", "patch_bytes",
+    "chunk_bytes",
+)  # fmt: skip
 _DETECTED = ("code", "count", "message")
 
 

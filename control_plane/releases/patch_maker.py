@@ -45,10 +45,14 @@ class PatchMaker:
         self._clock = clock
         # Pairs without any file to make a patch of leave no row.
         self._barren: set[Pair] = set()
+        self._is_checked = False
 
     def tick(self) -> None:
         """Forget what is of no use any more, and make one pair's patches."""
         made = self._store.rows()
+        if not self._is_checked:
+            self._is_checked = True
+            made = self._check(made)
         fleet = patch_plan.Fleet(self._store.running(), self._store.wanted())
         plan = patch_plan.plan(self._registry.list(), fleet, made, self._bytes_max)
         if plan.drop:
@@ -66,6 +70,13 @@ class PatchMaker:
             self._barren.add(pair)
         if any(row.content for row in rows):
             self._announce()
+
+    def _check(self, made: list[PatchRow]) -> list[PatchRow]:
+        """Forget at start what has lost its chunks, as after a restore: it is made again."""
+        lost = frozenset(row.pair for row in made if self._chunks.missing(row.chunks))
+        if lost:
+            self._drop(lost, made)
+        return [row for row in made if row.pair not in lost]
 
     def _make(self, pair: Pair) -> Iterator[PatchRow]:
         """Yield what came out for each file that both releases have in different versions."""

@@ -69,7 +69,7 @@ class Publisher:
         cleared only at the announcement after the next.
         """
         wanted = dict.fromkeys(self._wanted_chunks())
-        patched = {digest for row in self._patches.rows() for digest in row.chunks}
+        patched = self._patch_chunks()
         for digest in (*wanted, *sorted(patched)):
             if digest not in self._said_chunks:
                 self._publish(topics.chunk(digest), self._chunks.get(digest), retain=True)
@@ -91,6 +91,11 @@ class Publisher:
             self._publish(topics.repository_file(name), b"", retain=True)
         self._retired = self._said_files - set(files)
         self._said_files = set(files)
+
+    def _patch_chunks(self) -> set[str]:
+        """Return the chunks of whole patches; one that has lost some holds up no release."""
+        whole = (r.chunks for r in self._patches.rows() if not self._chunks.missing(r.chunks))
+        return {digest for digests in whole for digest in digests}
 
     def _wanted_chunks(self) -> Iterator[str]:
         for row in self._releases.list():

@@ -179,6 +179,19 @@ def test_a_release_whose_chunks_are_gone_holds_nothing_up(making: Making) -> Non
     }
 
 
+def test_a_patch_that_lost_its_chunks_is_made_again(making: Making) -> None:
+    """As after a restore; meanwhile it holds up no announcement."""
+    making.put("2", "head")
+    making.maker.tick()
+    (row,) = making.patches.rows()
+    making.chunk_files.remove(row.chunks[0])
+    making.publisher.announce()
+    assert row.chunks[0] not in making.retained_chunks()
+    making.make_maker(1_000_000).tick()
+    assert making.chunk_files.missing(row.chunks) == []
+    assert set(row.chunks) <= making.retained_chunks()
+
+
 def test_what_came_by_patch_is_added_up(making: Making) -> None:
     """Over the devices that serve the release and told of its download."""
     making.put("2", "head")
