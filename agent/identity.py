@@ -70,7 +70,7 @@ def load(state_dir: Path) -> Identity:
     directory = state_dir / FOLDER
     try:
         facts = msgspec.json.decode(_read(directory / FACTS), type=Facts)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateDamaged(f"{directory / FACTS} cannot be read: {error}") from error
     for name in MODES:
         if not (directory / name).exists():

@@ -169,10 +169,11 @@ def _classes(outputs: tuple[Tensor, ...], scores: str) -> int:
 
 
 def _labels(path: Path | None) -> tuple[str, ...]:
-    return () if path is None else _parse_labels(_read(path), str(path))
+    return () if path is None else parse_labels(_read(path), str(path))
 
 
-def _parse_labels(data: bytes, what: str) -> tuple[str, ...]:
+def parse_labels(data: bytes, what: str) -> tuple[str, ...]:
+    """Return the names of the classes, one a line; `what` names the file. Raises InputError."""
     try:
         labels = tuple(line.strip() for line in data.decode().splitlines())
     except UnicodeDecodeError as error:
@@ -186,7 +187,7 @@ def _bundle_labels(bundle: Bundle) -> tuple[str, ...]:
     classification = bundle.manifest.classification
     if classification is None:
         return ()
-    labels = _parse_labels(bundle.file_bytes(classification.labels), classification.labels)
+    labels = parse_labels(bundle.file_bytes(classification.labels), classification.labels)
     classes = _classes(bundle.manifest.outputs, classification.scores)
     if len(labels) != classes:
         raise BundleError(f"{classification.labels} names {len(labels)} classes, not {classes}")
