@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STATE_NAME: Final = "state.db"
+# What the library raises for certificates and keys that cannot be read.
+UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+
 _ANSWER_BYTES_MAX: Final = 1024 * 1024
 _TIMEOUT_S: Final = 30.0
 
@@ -94,7 +97,7 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     if path.exists():
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except UNREADABLE as error:
             raise StateDamaged(
                 f"{path} is no private key", hint="Remove it, and enrol again."
             ) from error
@@ -181,7 +184,7 @@ def check_certificate(answer: Enrolment, key: ec.EllipticCurvePrivateKey) -> Non
     try:
         certificate = x509.load_pem_x509_certificate(answer.certificate.encode())
         is_own = is_for(certificate, answer.device, key)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise Malformed(f"the server sent no certificate: {error}") from error
     if not is_own:
         raise Malformed("the server sent a certificate of another device")
@@ -191,7 +194,7 @@ def check_certificate(answer: Enrolment, key: ec.EllipticCurvePrivateKey) -> Non
 def is_for(certificate: x509.Certificate, device: str, key: ec.EllipticCurvePrivateKey) -> bool:
     """Whether a certificate is for this name and key.
 
-    Raises ValueError, TypeError or UnsupportedAlgorithm: a name and a key are read only here.
+    Raises what UNREADABLE holds: a name and a key are read only here.
     """
     names = [each.value for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     return names == [device] and certificate.public_key() == key.public_key()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httpx
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -74,7 +74,7 @@ def _load(identity: Identity) -> _Present:
             (identity.directory / identities.CERTIFICATE).read_bytes()
         )
         key = load_pem_private_key(identity.key_path.read_bytes(), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except enrolment.UNREADABLE as error:
         raise StateDamaged(f"the identity cannot be read: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise StateDamaged(f"{identity.key_path} is no P-256 key")
@@ -132,7 +132,7 @@ def parse_certificates(body: bytes) -> list[x509.Certificate]:
     try:
         data = base64.b64decode(b"".join(body.split()), validate=True)
         return list(pkcs7.load_der_pkcs7_certificates(data))
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except enrolment.UNREADABLE as error:
         raise Malformed(f"the server answered with no certificates: {error}") from error
 
 
@@ -144,7 +144,7 @@ def own_certificate(
         for certificate in issued:
             if enrolment.is_for(certificate, device, key):
                 return certificate
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except enrolment.UNREADABLE as error:
         raise Malformed(f"the server sent a certificate that cannot be read: {error}") from error
     raise Malformed("the server sent a certificate of another device")
 
@@ -159,6 +159,6 @@ def _roots(identity: Identity) -> list[x509.Certificate]:
 def _is_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*enrolment.UNREADABLE, InvalidSignature):
         return False
     return True

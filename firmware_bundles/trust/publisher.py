@@ -241,9 +241,10 @@ def _family_key(role: Targets, family: str) -> Key:
     keyids = role.delegations.roles[family].keyids
     if len(keyids) != 1:
         raise TrustError(f"family {family!r:.40} has {len(keyids)} keys, one was expected")
-    if (key := role.delegations.keys.get(keyids[0])) is None:
+    (keyid,) = keyids
+    if keyid not in role.delegations.keys:
         raise TrustError(f"family {family!r:.40} has a key that the role does not hold")
-    return key
+    return role.delegations.keys[keyid]
 
 
 def _root(data: bytes) -> Root:

@@ -7,7 +7,12 @@ import json
 from typing import Final, NamedTuple
 
 from support.hostile.bundle_parsers import _arrays
-from support.hostile.trust_parsers import _certificate_der, _certificates_der, _key_der
+from support.hostile.trust_parsers import (
+    _certificate_der,
+    _certificates_der,
+    _key_der,
+    _request_der,
+)
 from support.hostile.wire_parsers import owners
 
 _DEEP: Final = b"[" * 100_000
@@ -32,6 +37,12 @@ def _root_without_a_key() -> bytes:
 def _targets_without_a_key() -> bytes:
     targets = json.loads(owners().roles["targets"])
     targets["signed"]["delegations"]["keys"] = {}
+    return json.dumps(targets).encode()
+
+
+def _targets_with_keys_by_name() -> bytes:
+    targets = json.loads(owners().roles["targets"])
+    targets["signed"]["delegations"]["roles"][0]["keyids"] = {"": ""}
     return json.dumps(targets).encode()
 
 
@@ -92,6 +103,11 @@ def all_of_them() -> list[Regression]:
             "renewed certificates, DER",
             _certificates_der().replace(_SIGNED_DATA, b"\x06\x09\xaa\x86\x48", 1),
         ),
+        Regression(
+            "signing request of another version",
+            "signing request, DER",
+            _request_der().replace(b"\x02\x01\x00", b"\x02\x01\x01", 1),
+        ),
         Regression("certificate with a broken key", "issued certificate, DER", off_curve),
         Regression(
             "certificate of an unknown curve",
@@ -105,6 +121,11 @@ def all_of_them() -> list[Regression]:
         ),
         Regression(
             "root without a key of its own", "root that is handed in", _root_without_a_key()
+        ),
+        Regression(
+            "family with keys by name",
+            "targets role that is handed in",
+            _targets_with_keys_by_name(),
         ),
         Regression(
             "family without its key", "targets role that is handed in", _targets_without_a_key()

@@ -232,6 +232,10 @@ def _certificates_der() -> bytes:
     return pkcs7.serialize_certificates([_certificate()], Encoding.DER)
 
 
+def _request_der() -> bytes:
+    return _request(Encoding.DER)
+
+
 def _key_der() -> bytes:
     return _key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
@@ -323,7 +327,7 @@ PARSERS: Final = (
     Parser(
         name="signing request, DER",
         parse=_parse_request,
-        make_seeds=lambda: [_request(Encoding.DER)],
+        make_seeds=lambda: [_request_der()],
     ),
     Parser(
         name="signing request, PEM",
@@ -333,7 +337,7 @@ PARSERS: Final = (
     Parser(
         name="renewal body",
         parse=_parse_est,
-        make_seeds=lambda: [base64.encodebytes(_request(Encoding.DER))],
+        make_seeds=lambda: [base64.encodebytes(_request_der())],
     ),
     Parser(
         name="renewed certificates",
