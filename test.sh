@@ -4,7 +4,8 @@
 #   ./test.sh [--require-all] [--long] [pytest arguments]
 #
 #   --require-all  a test whose system program is missing fails instead of being skipped
-#   --long         full sizes of the tests that have a short and a long form
+#   --long         full sizes of the tests that have a short and a long form; hostile input: at least
+#                  100,000 cases against every parser of foreign bytes, in about ten minutes
 #
 # The checks are style, types and who imports whom. Given pytest arguments that name files or tests,
 # it still runs them first: they take seconds.

@@ -22,8 +22,9 @@ from agent.task_messages import (
     Refusal,
     Request,
     frame,
+    parse_answer,
 )
-from firmware_bundles.errors import TaskFailed, from_code
+from firmware_bundles.errors import Malformed, TaskFailed, from_code
 
 IDLE_S_DEFAULT: Final = 5.0
 _REQUESTS_MAX: Final = 16
@@ -80,7 +81,7 @@ class Children:
         except (OSError, EOFError) as error:
             ended = await self._how_it_ended()
             raise TaskFailed(f"task {verb} gave no readable answer: {ended}") from error
-        except msgspec.DecodeError as error:
+        except Malformed as error:
             raise TaskFailed(f"task {verb} gave no readable answer: {error}") from error
         finally:
             self._requests += 1
@@ -111,9 +112,8 @@ class Children:
         await child.stdin.drain()
         length = int.from_bytes(await child.stdout.readexactly(LENGTH_BYTES), "big")
         if length > ANSWER_BYTES_MAX:
-            raise msgspec.DecodeError(f"{length} bytes are too many")
-        said: Answer = msgspec.json.decode(await child.stdout.readexactly(length), type=Answer)
-        return said
+            raise Malformed(f"{length} bytes are too many")
+        return parse_answer(await child.stdout.readexactly(length))
 
     async def _how_it_ended(self) -> str:
         if self._child is None:

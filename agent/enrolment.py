@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STATE_NAME: Final = "state.db"
+# What the library raises for certificates and keys that cannot be read.
+UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+
 _ANSWER_BYTES_MAX: Final = 1024 * 1024
 _TIMEOUT_S: Final = 30.0
 _KEY_MODE: Final = identities.MODES[identities.KEY]
@@ -78,7 +82,7 @@ def enrol(
             inventory=inventory.facts(),
         )
         answer = _ask(server, request, ca)
-        _check_certificate(answer, key)
+        check_certificate(answer, key)
         is_other_fleet = _is_other_root(present / identities.ROOT, answer.root)
         _keep(staged, server, answer)
         _prepare(state_dir, is_other_fleet=is_other_fleet)
@@ -118,7 +122,7 @@ def _load(path: Path) -> ec.EllipticCurvePrivateKey:
     identities.check_private(path)
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise StateDamaged(f"{path} is no private key", hint=_KEY_HINT) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise StateDamaged(f"{path} is no P-256 key", hint=_KEY_HINT)
@@ -165,12 +169,17 @@ def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
         raise ServerUnreachable(f"{server} answered with status {response.status_code}")
     if not response.is_success:
         raise refusal(response)
-    if len(response.content) > _ANSWER_BYTES_MAX:
-        raise Malformed(f"{server} answered {len(response.content)} bytes, too many")
+    return parse_answer(response.content)
+
+
+def parse_answer(body: bytes) -> Enrolment:
+    """Read the answer to a request for enrolment. Raises Malformed."""
+    if len(body) > _ANSWER_BYTES_MAX:
+        raise Malformed(f"the server answered {len(body)} bytes, too many")
     try:
-        return msgspec.json.decode(response.content, type=Enrolment)
-    except msgspec.DecodeError as error:
-        raise Malformed(f"{server} answered something else than an enrolment: {error}") from error
+        return msgspec.json.decode(body, type=Enrolment)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"the server answered something else than an enrolment: {error}") from error
 
 
 class _Problem(msgspec.Struct):
@@ -186,22 +195,31 @@ def refusal(response: httpx.Response) -> ShoalError:
     """Return the error that the server meant by an answer of 3xx or 4xx."""
     try:
         problem = msgspec.json.decode(response.content[:_ANSWER_BYTES_MAX], type=_Problem)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return EnrolmentRefused(f"the server answered with status {response.status_code}")
     message = problem.message or problem.detail or "the server refused"
     return from_code(problem.code, message, problem.hint)
 
 
-def _check_certificate(answer: Enrolment, key: ec.EllipticCurvePrivateKey) -> None:
+def check_certificate(answer: Enrolment, key: ec.EllipticCurvePrivateKey) -> None:
     """Refuse a certificate that is not for this key and name, before anything is replaced."""
     try:
         certificate = x509.load_pem_x509_certificate(answer.certificate.encode())
-    except ValueError as error:
+        is_own = is_for(certificate, answer.device, key)
+    except UNREADABLE as error:
         raise Malformed(f"the server sent no certificate: {error}") from error
-    names = [each.value for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if certificate.public_key() != key.public_key() or names != [answer.device]:
+    if not is_own:
         raise Malformed("the server sent a certificate of another device")
     identities.parse_broker(answer.broker)
+
+
+def is_for(certificate: x509.Certificate, device: str, key: ec.EllipticCurvePrivateKey) -> bool:
+    """Whether a certificate is for this name and key.
+
+    Raises what UNREADABLE holds: a name and a key are read only here.
+    """
+    names = [each.value for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    return names == [device] and certificate.public_key() == key.public_key()
 
 
 def _keep(directory: Path, server: str, answer: Enrolment) -> None:

@@ -107,7 +107,7 @@ def load(state_dir: Path, key_file: Path | None = None) -> Identity:
     directory = folder(state_dir)
     try:
         facts = msgspec.json.decode(_read(directory / FACTS), type=Facts)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateDamaged(f"{directory / FACTS} cannot be read: {error}") from error
     for name in MODES:
         path = key_file if name == KEY and key_file else directory / name

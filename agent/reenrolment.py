@@ -7,7 +7,6 @@ and again in `renewal`. The key stays the same: a power cut leaves either certif
 from __future__ import annotations
 
 import base64
-import binascii
 import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -20,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     pkcs7,
 )
-from cryptography.x509.oid import NameOID
 
 from agent import enrolment
 from agent import identity as identities
@@ -78,7 +76,7 @@ def _load(identity: Identity) -> _Present:
             (identity.directory / identities.CERTIFICATE).read_bytes()
         )
         key = load_pem_private_key(identity.key_path.read_bytes(), None)
-    except ValueError as error:
+    except enrolment.UNREADABLE as error:
         raise StateDamaged(f"the identity cannot be read: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise StateDamaged(f"{identity.key_path} is no P-256 key")
@@ -106,7 +104,7 @@ def _ask(identity: Identity, present: _Present, *, is_shown: bool) -> list[x509.
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise ServerUnreachable(f"{identity.server} did not answer: {error}") from error
     roots = _roots(identity)
-    certificate = _own(issued, identity.device, present.key)
+    certificate = own_certificate(issued, identity.device, present.key)
     for between in authorities:
         if _is_issued(certificate, between) and any(_is_issued(between, root) for root in roots):
             return [certificate, *([between] if between not in roots else [])]
@@ -126,22 +124,30 @@ def _certificates(response: httpx.Response) -> list[x509.Certificate]:
         raise ServerUnreachable(f"{response.url} answered with status {response.status_code}")
     if not response.is_success:
         raise enrolment.refusal(response)
-    if len(response.content) > _ANSWER_BYTES_MAX:
-        raise Malformed(f"{response.url} answered {len(response.content)} bytes, too many")
+    return parse_certificates(response.content)
+
+
+def parse_certificates(body: bytes) -> list[x509.Certificate]:
+    """Read the certificates of an EST answer (RFC 7030, section 4.1.3). Raises Malformed."""
+    if len(body) > _ANSWER_BYTES_MAX:
+        raise Malformed(f"the server answered {len(body)} bytes, too many")
     try:
-        data = base64.b64decode(b"".join(response.content.split()), validate=True)
+        data = base64.b64decode(b"".join(body.split()), validate=True)
         return list(pkcs7.load_der_pkcs7_certificates(data))
-    except (ValueError, binascii.Error) as error:
-        raise Malformed(f"{response.url} answered with no certificates: {error}") from error
+    except enrolment.UNREADABLE as error:
+        raise Malformed(f"the server answered with no certificates: {error}") from error
 
 
-def _own(
+def own_certificate(
     issued: list[x509.Certificate], device: str, key: ec.EllipticCurvePrivateKey
 ) -> x509.Certificate:
-    for certificate in issued:
-        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        if certificate.public_key() == key.public_key() and [n.value for n in names] == [device]:
-            return certificate
+    """Return the certificate that is for this name and key. Raises Malformed."""
+    try:
+        for certificate in issued:
+            if enrolment.is_for(certificate, device, key):
+                return certificate
+    except enrolment.UNREADABLE as error:
+        raise Malformed(f"the server sent a certificate that cannot be read: {error}") from error
     raise Malformed("the server sent a certificate of another device")
 
 
@@ -155,6 +161,6 @@ def _roots(identity: Identity) -> list[x509.Certificate]:
 def _is_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*enrolment.UNREADABLE, InvalidSignature):
         return False
     return True

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from firmware_bundles.errors import Malformed
 from firmware_bundles.identifiers import Digest, Family
 from firmware_bundles.manifest import FileEntry
 from firmware_bundles.trust.floors import Mark
@@ -171,3 +172,12 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
 
 
 Answer = Allowed | Admitted | Signed | Prepared | Renewed | FetchedChunks | Applied | Refusal
+
+
+def parse_answer(body: bytes) -> Answer:
+    """Read what a task answered. Raises Malformed."""
+    try:
+        answer: Answer = msgspec.json.decode(body, type=Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"a task's answer cannot be read: {error}") from error
+    return answer

@@ -30,14 +30,17 @@ _INFLATED_BYTES_MAX: Final = 4 * limits.FILE_BYTES_MAX
 
 def load(path: Path) -> dict[str, NDArray[np.generic]]:
     """Return the arrays of a .npz file. Raises InputError, OSError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _INFLATED_BYTES_MAX:
-                raise InputError(f"{path} holds more than {_INFLATED_BYTES_MAX} bytes of arrays")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"{path} is no .npz file of plain arrays: {error}") from error
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            file.seek(0)
+            if size <= _INFLATED_BYTES_MAX:
+                with np.load(file, allow_pickle=False) as arrays:
+                    return {name: arrays[name] for name in arrays.files}
+        except Exception as error:  # a damaged file makes these libraries raise almost anything
+            raise InputError(f"{path} is no .npz file of plain arrays: {error!s:.200}") from error
+    raise InputError(f"{path} holds more than {_INFLATED_BYTES_MAX} bytes of arrays")
 
 
 def reals_of(

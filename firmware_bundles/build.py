@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -129,13 +130,12 @@ def verify_bundle(directory: Path) -> Bundle:
     listed = {entry.name for entry in document.files} | {manifest.MANIFEST_NAME}
     if extra := sorted(path.name for path in directory.iterdir() if path.name not in listed):
         raise BundleError(f"{directory} holds {extra[0]!r:.80}, which its manifest does not list")
-    for entry in document.files:
-        _check_file(directory / entry.name, entry)
-    _check_model(document, model_facts.read(bundle.file_bytes(document.model)))
-    _check_golden(document, golden.parse(bundle.file_bytes(document.golden.file)))
-    labels = _bundle_labels(bundle)
+    files = {entry.name: _checked(directory / entry.name, entry) for entry in document.files}
+    _check_model(document, model_facts.read(files[document.model]))
+    _check_golden(document, golden.parse(files[document.golden.file]))
+    labels = _bundle_labels(document, files)
     if document.baseline:
-        baseline = sketch_codec.parse_baseline(bundle.file_bytes(document.baseline))
+        baseline = sketch_codec.parse_baseline(files[document.baseline])
         if baseline.labels != labels:
             raise BundleError(f"the baseline knows the classes {baseline.labels}, not {labels}")
     return bundle
@@ -169,10 +169,11 @@ def _classes(outputs: tuple[Tensor, ...], scores: str) -> int:
 
 
 def _labels(path: Path | None) -> tuple[str, ...]:
-    return () if path is None else _parse_labels(_read(path), str(path))
+    return () if path is None else parse_labels(_read(path), str(path))
 
 
-def _parse_labels(data: bytes, what: str) -> tuple[str, ...]:
+def parse_labels(data: bytes, what: str) -> tuple[str, ...]:
+    """Return the names of the classes, one a line; `what` names the file. Raises InputError."""
     try:
         labels = tuple(line.strip() for line in data.decode().splitlines())
     except UnicodeDecodeError as error:
@@ -182,12 +183,12 @@ def _parse_labels(data: bytes, what: str) -> tuple[str, ...]:
     return labels
 
 
-def _bundle_labels(bundle: Bundle) -> tuple[str, ...]:
-    classification = bundle.manifest.classification
+def _bundle_labels(document: Manifest, files: Mapping[str, bytes]) -> tuple[str, ...]:
+    classification = document.classification
     if classification is None:
         return ()
-    labels = _parse_labels(bundle.file_bytes(classification.labels), classification.labels)
-    classes = _classes(bundle.manifest.outputs, classification.scores)
+    labels = parse_labels(files[classification.labels], classification.labels)
+    classes = _classes(document.outputs, classification.scores)
     if len(labels) != classes:
         raise BundleError(f"{classification.labels} names {len(labels)} classes, not {classes}")
     return labels
@@ -231,19 +232,22 @@ def _entry(name: str, data: bytes) -> FileEntry:
         raise BundleTooLarge(
             f"file {name} has {len(data)} bytes; 1 to {limits.FILE_BYTES_MAX} are allowed"
         )
-    return FileEntry(
-        name=name,
-        length=len(data),
-        digest=chunks.digest_of(data),
-        chunks=tuple(chunk.digest for chunk in chunks.cut(data)),
-    )
+    if len(data) <= limits.CHUNK_BYTES_MAX:
+        digest = chunks.digest_of(data)
+        return FileEntry(name=name, length=len(data), digest=digest, chunks=(digest,))
+    with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter: two at once
+        whole = beside.submit(chunks.digest_of, data)
+        pieces = chunks.digests_of(data)
+    return FileEntry(name=name, length=len(data), digest=whole.result(), chunks=pieces)
 
 
-def _check_file(path: Path, entry: FileEntry) -> None:
+def _checked(path: Path, entry: FileEntry) -> bytes:
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{path} is listed in the manifest, but is no file")
-    if _entry(entry.name, _read(path)) != entry:
+    data = _read(path)
+    if _entry(entry.name, data) != entry:
         raise BundleError(f"{path} is not the file that the manifest describes")
+    return data
 
 
 def _check_model(document: Manifest, facts: ModelFacts) -> None:
@@ -265,8 +269,9 @@ def _check_golden(document: Manifest, vectors: GoldenVectors) -> None:
 
 
 def _read(path: Path, bytes_max: int = limits.FILE_BYTES_MAX) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(bytes_max + 1)
+    with path.open("rb", buffering=0) as file:
+        size = path.stat().st_size
+        data = file.read(min(size, bytes_max) + 1)
     if len(data) > bytes_max:
         raise BundleTooLarge(f"{path} is larger than {bytes_max} bytes")
     return data
@@ -277,7 +282,8 @@ def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         for name, data in files.items():
-            durable.write(temporary / name, data)
+            durable.write_new(temporary / name, data)
+        durable.sync_directory(temporary)
         temporary.chmod(0o755)
         temporary.rename(out)
     except BaseException:

@@ -40,6 +40,13 @@ def cut(data: bytes) -> Iterator[Chunk]:
         yield Chunk(digest_of(piece), piece)
 
 
+def digests_of(data: bytes) -> tuple[str, ...]:
+    """Return the digests of the chunks of a file, in order; no chunk is copied."""
+    view = memoryview(data)
+    starts = range(0, len(data), CHUNK_BYTES_MAX)
+    return tuple(digest_of(view[start : start + CHUNK_BYTES_MAX]) for start in starts)
+
+
 def verify(digest: str, data: bytes) -> None:
     """Raise ChunkCorrupt unless `data` is the chunk called `digest`."""
     if len(data) > CHUNK_BYTES_MAX or digest_of(data) != digest:

@@ -12,6 +12,7 @@ import pytest
 from support import programs
 
 TESTS = Path(__file__).parent
+HOSTILE_CASES = "hostile_cases"  # the property in which a test says how many inputs it tried
 SKIPPED_FOR = "needs "  # how the reason of a skip for a missing program begins
 
 # How fast a busy machine makes examples says nothing about the code.
@@ -62,7 +63,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which suites were skipped for a missing program, and the command that gets it."""
+    """Say how much hostile input was tried, and which suites were skipped for want of a program."""
+    _tell_hostile_cases(terminalreporter)
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for report in terminalreporter.stats.get("skipped", []):
         *_, reason = report.longrepr
@@ -73,6 +75,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for (suite, reason), count in sorted(counts.items()):
         program, _, command = reason.partition(": ")
         terminalreporter.line(f"tests/{suite}: {count} need {program}; get it: {command}")
+
+
+def _tell_hostile_cases(reporter: pytest.TerminalReporter) -> None:
+    passed = reporter.stats.get("passed", [])
+    counts = [dict(report.user_properties).get(HOSTILE_CASES, 0) for report in passed]
+    if any(counts):
+        parsers = len(
+            {report.location[2].partition("[")[2] for report in passed if report.user_properties}
+        )
+        reporter.section("hostile input")
+        reporter.line(f"{sum(counts):,} cases against {parsers} parsers")
 
 
 @pytest.fixture(scope="session")

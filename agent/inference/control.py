@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from firmware_bundles.errors import WorkerUnavailable, from_code
+from firmware_bundles.errors import Malformed, WorkerUnavailable, from_code
 from firmware_bundles.identifiers import Digest, Family, Incarnation, ModelVersion
 from firmware_bundles.wire.messages import BufferFacts, Count
 
@@ -122,14 +122,23 @@ async def call(path: Path, request: Request, timeout_s: float = 10.0) -> Respons
     try:
         async with asyncio.timeout(timeout_s):
             line = await _exchange(path, msgspec.json.encode(request) + b"\n")
-        answer: Line = msgspec.json.decode(line, type=Line)
-    except (OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+        answer = parse_line(line)
+    except (OSError, TimeoutError, ValueError, Malformed) as error:
         what = type(request).__name__
         raise WorkerUnavailable(
             f"the inference worker did not answer {what}: {str(error) or type(error).__name__}"
         ) from error
     if isinstance(answer, Refusal):
         raise from_code(answer.code, answer.message, answer.hint)
+    return answer
+
+
+def parse_line(line: bytes) -> Line:
+    """Read what a worker, or a self-test's child, answered. Raises Malformed."""
+    try:
+        answer: Line = msgspec.json.decode(line, type=Line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"the answer cannot be read: {error}") from error
     return answer
 
 

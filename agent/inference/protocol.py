@@ -39,7 +39,9 @@ Send = Callable[[Message], Awaitable[None]]
 _encode = msgspec.json.Encoder().encode
 
 
-class _Told(msgspec.Struct):
+class Told(msgspec.Struct):
+    """The truth about one prediction: its id, and the name or index of its class."""
+
     id: str
     label: str | int
 
@@ -190,11 +192,7 @@ class Endpoint:
             raise Refused(500, error.message) from error
 
     async def _tell(self, serving: Serving, scope: Message, receive: Receive) -> object:
-        body = await _body(scope, receive)
-        try:
-            told = msgspec.json.decode(body, type=_Told)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Refused(400, f"the body is not feedback: {error}") from error
+        told = parse_feedback(await _body(scope, receive))
         try:
             is_recorded = self._feedback.tell(
                 serving.recording, serving.model.bundle.labels, told.id, told.label
@@ -204,6 +202,14 @@ class Endpoint:
         except ShoalError as error:
             raise Refused(400, error.message) from error
         return {"id": told.id, "recorded": is_recorded}
+
+
+def parse_feedback(body: bytes) -> Told:
+    """Read the body of feedback. Raises Refused."""
+    try:
+        return msgspec.json.decode(body, type=Told)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, f"the body is not feedback: {error}") from error
 
 
 async def _body(scope: Message, receive: Receive) -> bytes:

@@ -18,8 +18,8 @@ from typing import Final
 import msgspec
 
 from agent.deployment import slots
-from agent.inference.control import Line, Refusal, SelfTest, SelfTestAnswer
-from firmware_bundles.errors import SelfTestFailed, ShoalError, from_code
+from agent.inference.control import Line, Refusal, SelfTest, SelfTestAnswer, parse_line
+from firmware_bundles.errors import Malformed, SelfTestFailed, ShoalError, from_code
 
 MEMORY_BYTES_MAX: Final = 2 * 1024**3
 
@@ -64,8 +64,8 @@ def _verdict(status: int, output: bytes, complaint: bytes) -> SelfTestAnswer:
     if status < 0:
         raise SelfTestFailed(f"the self-test died by {signal.Signals(-status).name}")
     try:
-        answer: Line = msgspec.json.decode(output[:_OUTPUT_BYTES_MAX], type=Line)
-    except msgspec.DecodeError as error:
+        answer = parse_line(output[:_OUTPUT_BYTES_MAX])
+    except Malformed as error:
         last = complaint.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise SelfTestFailed(
             f"the self-test ended with status {status}: {last[-_REASON_CHARS_MAX:]}"

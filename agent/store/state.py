@@ -113,7 +113,7 @@ class State:
             rows = self._connection.execute("SELECT family, record FROM deployment").fetchall()
         try:
             return {family: msgspec.json.decode(text, type=Record) for family, text in rows}
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StateDamaged(f"a deployment's record cannot be read: {error}") from error
 
     def save(self, record: Record) -> None:

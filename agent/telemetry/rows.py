@@ -94,6 +94,8 @@ def encode_label(row: LabelRow) -> bytes:
 
 def parse(record: bytes) -> Row:
     """Return the row of a record. Raises Malformed; the journal's checksum makes that a bug."""
+    if not record:
+        raise Malformed("a record of the journal is empty")
     try:
         if record[0] == _PREDICTION:
             return _prediction(record)
@@ -102,7 +104,7 @@ def parse(record: bytes) -> Row:
             return LabelRow(model, sequence, time_us, named.hex(), *rest)
         if record[0] == _MODEL:
             return msgspec.msgpack.decode(record[1:], type=ModelRow)
-    except (struct.error, ValueError, msgspec.DecodeError) as error:
+    except (struct.error, ValueError, msgspec.DecodeError, RecursionError) as error:
         raise Malformed(f"a record of the journal cannot be read: {error}") from error
     raise Malformed(f"the journal has a record of kind {record[0]}")
 

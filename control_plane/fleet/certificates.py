@@ -118,7 +118,9 @@ def parse_request(request: bytes) -> x509.CertificateSigningRequest:
         parsed = (x509.load_pem_x509_csr if is_text else x509.load_der_x509_csr)(request)
         public_key = parsed.public_key()
         is_proven = parsed.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (
+        ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion,
+    ) as error:  # fmt: skip
         raise Malformed(f"the signing request cannot be read: {error}", hint=_CSR_HINT) from error
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
         public_key.curve, ec.SECP256R1

@@ -132,16 +132,25 @@ class _Document:
             line = key.start_mark.line
             if not isinstance(key, yaml.ScalarNode):
                 raise _refused(line, place, "a key has to be a word")
-            if key.value in result:
-                raise _refused(line, place, f"{key.value!r:.60} is given twice")
-            name = f"{place}.{key.value}" if place else key.value
-            result[key.value] = self._plain(value, name)
+            word = self._text(key, place)
+            if word in result:
+                raise _refused(line, place, f"{word!r:.60} is given twice")
+            name = f"{place}.{word}" if place else word
+            result[word] = self._plain(value, name)
             self._lines[name] = line
         return result
 
+    def _text(self, node: yaml.Node, place: str) -> str:
+        text: str = node.value
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # half of a pair that "\\ud800" and its like stand for
+            raise _refused(node.start_mark.line, place, "there is half a character") from error
+        return text
+
     def _scalar(self, node: yaml.Node, place: str) -> object:
         if node.tag in _TEXT_TAGS:
-            return node.value
+            return self._text(node, place)
         try:
             return self._loader.construct_object(node)
         except (ValueError, LookupError) as error:

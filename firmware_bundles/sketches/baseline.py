@@ -131,15 +131,10 @@ def _feature_columns(inputs: Mapping[str, Reals], features: Reals, bins: int) ->
     ]
     count = len(names)
     watched = np.unique(np.linspace(0, count - 1, min(count, FEATURES_MAX)).astype(int)).tolist()
+    edges = _edges_of_columns(features[:, watched], bins)
     return [
-        _column(
-            names[at],
-            ColumnKind.FEATURE,
-            at,
-            features[:, at],
-            _quantile_edges(features[:, at], bins),
-        )
-        for at in watched
+        _column(names[at], ColumnKind.FEATURE, at, features[:, at], edges[place])
+        for place, at in enumerate(watched)
     ]
 
 
@@ -148,11 +143,10 @@ def _answer_columns(scores: Reals, labels: Sequence[str], bins: int) -> list[Col
         return []
     confidence = scores.max(axis=1)
     classes = np.arange(len(labels) + 1, dtype=np.float32) - np.float32(0.5)
+    edges = _edges_of_columns(scores[:, :FEATURES_MAX], bins)
     return [
         *(
-            _column(
-                label, ColumnKind.SCORE, at, scores[:, at], _quantile_edges(scores[:, at], bins)
-            )
+            _column(label, ColumnKind.SCORE, at, scores[:, at], edges[at])
             for at, label in enumerate(labels[:FEATURES_MAX])
         ),
         _column(
@@ -181,17 +175,30 @@ def _column(name: str, kind: ColumnKind, position: int, values: Reals, edges: Re
     )
 
 
-def _quantile_edges(values: Reals, bins: int) -> Reals:
-    """Edges of about equally filled bins.
+def _edges_of_columns(values: Reals, bins: int) -> list[Reals]:
+    """Return the edges of each column; all at once where no value is missing."""
+    if np.isfinite(values).all():
+        edges = _edges(values.astype(np.float32), bins)
+        return [np.unique(edges[:, at]) for at in range(values.shape[1])]
+    return [_quantile_edges(values[:, at], bins) for at in range(values.shape[1])]
 
-    The last stands just above the largest value, which is in range.
-    """
+
+def _quantile_edges(values: Reals, bins: int) -> Reals:
     finite = values[np.isfinite(values)].astype(np.float32)
     if not len(finite):
         finite = np.zeros(1, dtype=np.float32)
-    inner = np.quantile(finite, np.linspace(0, 1, bins + 1)[1:-1]).astype(np.float32)
-    top = np.nextafter(finite.max(), np.float32(np.inf), dtype=np.float32)
-    return np.unique(np.concatenate(([finite.min()], inner, [top])).astype(np.float32) + 0.0)
+    return np.unique(_edges(finite[:, None], bins))
+
+
+def _edges(values: Reals, bins: int) -> Reals:
+    """Edges of about equally filled bins for each column of finite values, rising.
+
+    The last stands just above the largest value, which is in range.
+    """
+    inner = np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1], axis=0)
+    top = np.nextafter(values.max(axis=0), np.float32(np.inf), dtype=np.float32)
+    edges: Reals = np.vstack((values.min(axis=0), inner, top)).astype(np.float32) + np.float32(0.0)
+    return edges
 
 
 def _scale(values: Reals) -> float:

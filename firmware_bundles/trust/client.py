@@ -201,7 +201,7 @@ def _read_memory(directory: Path) -> _Memory:
         return msgspec.json.decode(path.read_bytes(), type=_Memory)
     except FileNotFoundError as error:
         raise InputError(f"{directory} holds no {_MEMORY_FILE}; 'init' makes it") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TrustError(f"the floors in {path} are damaged; 'init' begins anew") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner, Key, Signer
@@ -50,7 +51,7 @@ def decode_private(pem: bytes, passphrase: bytes | None, what: str) -> CryptoSig
     """Return the key of a PKCS#8 PEM; `what` names it in errors. Raises InputError."""
     try:
         private = serialization.load_pem_private_key(pem, passphrase)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InputError(
             f"{what} cannot be opened: wrong passphrase, or no PKCS#8 key",
             hint="The passphrase comes from --passphrase-file, SHOAL_KEY_PASSPHRASE or a prompt.",

@@ -141,10 +141,13 @@ def next_terms(
 def root_keys(root: bytes) -> dict[str, tuple[int, tuple[Key, ...]]]:
     """Return threshold and keys of each role that a root names, not verified. Raises TrustError."""
     signed = _root(root)
-    return {
-        name: (role.threshold, tuple(signed.keys[keyid] for keyid in role.keyids))
-        for name, role in signed.roles.items()
-    }
+    try:
+        return {
+            name: (role.threshold, tuple(signed.keys[keyid] for keyid in role.keyids))
+            for name, role in signed.roles.items()
+        }
+    except KeyError as error:
+        raise TrustError(f"the root names the key {error} and does not hold it") from error
 
 
 def family_keys(targets: bytes) -> dict[str, Key]:
@@ -238,7 +241,10 @@ def _family_key(role: Targets, family: str) -> Key:
     keyids = role.delegations.roles[family].keyids
     if len(keyids) != 1:
         raise TrustError(f"family {family!r:.40} has {len(keyids)} keys, one was expected")
-    return role.delegations.keys[keyids[0]]
+    (keyid,) = keyids
+    if keyid not in role.delegations.keys:
+        raise TrustError(f"family {family!r:.40} has a key that the role does not hold")
+    return role.delegations.keys[keyid]
 
 
 def _root(data: bytes) -> Root:

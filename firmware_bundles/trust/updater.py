@@ -73,7 +73,10 @@ class GuardedUpdater(Updater):
         super()._persist_metadata(rolename, data)
 
     def _persist_file(self, filename: str, data: bytes) -> None:
-        durable.write(Path(filename), data)
+        """Write durably what is new: python-tuf hands over the anchor again in each run."""
+        path = Path(filename)
+        if not path.is_file() or path.read_bytes() != data:
+            durable.write(path, data)
 
     def _mark(self, role: str) -> Mark:
         return _mark_of(self._trusted_set.root, role, self._trusted_set[role].version)

@@ -78,8 +78,11 @@ def chunk(digest: str) -> str:
 
 def repository_file(name: str) -> str:
     """Return the topic that retains a file of the models repository; its name becomes one level."""
-    quoted = quote(name, safe="").replace("+", "%2B")
-    if not name or len(name) > _FILE_NAME_CHARS_MAX or "\0" in name:
+    try:
+        quoted = quote(name, safe="").replace("+", "%2B")
+    except UnicodeEncodeError:
+        quoted = ""
+    if not quoted or len(name) > _FILE_NAME_CHARS_MAX or "\0" in name:
         raise UnknownMessage(f"repository file name {name!r:.80} cannot be a topic level")
     return f"{_ROOT}/repo/metadata/{quoted}"
 

@@ -1,0 +1,266 @@
+"""The table of parsers: what clients, children and disks tell a device."""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+import zlib
+from contextlib import closing
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from agent import config, enrolment, identity, task, task_messages
+from agent.deployment import slots
+from agent.deployment.lifecycle import Record
+from agent.inference import control, control_server, protocol, selftest, tensors
+from agent.inference.quantization import Port
+from agent.inference.served import _real
+from agent.inference.tensors import Refused
+from agent.store import journal, state, state_schema
+from agent.telemetry import feedback, rows
+from firmware_bundles import golden
+from firmware_bundles.errors import ShoalError
+from firmware_bundles.manifest import Tensor
+from support.hostile.bundle_parsers import _golden
+from support.hostile.inputs import Form
+from support.hostile.parser import Parser, from_file, in_folder, text_of
+from support.hostile.trust_parsers import _key
+from support.hostile.wire_parsers import DIGEST, FAULT, INCARNATION, owners
+from support.owners import NOW
+
+_PORTS: Final = (
+    Port(Tensor(name="image", datatype="INT8", shape=(1, 2, 2), scale=0.5, zero_point=-3)),
+    Port(Tensor(name="flag", datatype="BOOL", shape=(1,))),
+    Port(Tensor(name="count", datatype="UINT64", shape=(1,))),
+    Port(Tensor(name="half", datatype="FP16", shape=(1,))),
+)
+_OUTPUTS: Final = frozenset({"probs", "class"})
+_REFUSALS: Final = (ShoalError, Refused)
+
+
+def _inference_body() -> bytes:
+    inputs = (
+        {"name": "image", "shape": [1, 2, 2], "datatype": "FP32", "data": [0, 1.5, 2, 3]},
+        {"name": "flag", "shape": [1], "datatype": "BOOL", "data": [True]},
+        {"name": "count", "shape": [1], "datatype": "UINT64", "data": [7]},
+        {"name": "half", "shape": [1], "datatype": "FP16", "data": [0.5]},
+    )
+    return msgspec.json.encode({"id": "1", "inputs": inputs, "outputs": [{"name": "probs"}]})
+
+
+def _told(data: bytes) -> object:
+    told = protocol.parse_feedback(data)
+    return feedback._parse(told.id), feedback._index(told.label, ("a", "b"))
+
+
+def _feedback_bodies() -> list[bytes]:
+    name = f"{INCARNATION}-3"
+    return [msgspec.json.encode({"id": name, "label": label}) for label in ("a", 1)]
+
+
+def _golden_values(data: bytes) -> object:
+    vectors = golden.parse(data)
+    port = Port(Tensor(name="x", datatype="FP32", shape=(1, 2)))
+    return _real(vectors.inputs, port, vectors.rows)
+
+
+def _journal(path: Path) -> object:
+    return [rows.parse(each.payload) for each in journal.read(journal.JournalFile("", 1, path))]
+
+
+def _records() -> list[bytes]:
+    scores = np.array([0.1, 0.9], dtype=np.float32)
+    prediction = rows.PredictionRow(0, 1, 5, 1, 100, scores, scores)
+    return [
+        rows.encode_model(rows.ModelRow(index=0, family="digits", digest=DIGEST, baseline=b"x")),
+        rows.encode_prediction(prediction),
+        rows.encode_label(rows.LabelRow(0, 2, 6, INCARNATION, 1, 1, -1)),
+    ]
+
+
+def _journal_file() -> bytes:
+    frames = (struct.pack("<II", len(record), zlib.crc32(record)) + record for record in _records())
+    return b"".join(frames)
+
+
+def _state_record(folder: Path, data: bytes) -> object:
+    """A record that damage or an older version left in the database."""
+    path = folder / "state.db"
+    path.write_bytes(_empty_state(folder))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO deployment VALUES ('digits', 1, CAST(? AS TEXT))", (data,))
+    opened = state.State.open(path)
+    try:
+        return opened.records()
+    finally:
+        opened.close()
+
+
+_made: dict[str, bytes] = {}
+
+
+def _empty_state(folder: Path) -> bytes:
+    if "state" not in _made:
+        path = folder / "made.db"
+        state_schema.prepare(path)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+        _made["state"] = path.read_bytes()
+    return _made["state"]
+
+
+def _state_file(folder: Path, data: bytes) -> object:
+    path = folder / "state.db"
+    path.write_bytes(data)
+    opened = state.State.open(path)
+    try:
+        return opened.records(), opened.floors()
+    finally:
+        opened.close()
+
+
+def _state_seeds() -> list[bytes]:
+    return [in_folder(lambda folder, _: _empty_state(folder))(b"")]
+
+
+def _record() -> bytes:
+    order = owners().order("1")
+    record = Record(
+        family="digits", generation=1, model=order.model, rollout="r-1", arm=order.arm,
+        policy=order.policy, slot="A", previous=None, fault=FAULT,
+    )  # fmt: skip
+    return msgspec.json.encode(record)
+
+
+def _identity(folder: Path, data: bytes) -> object:
+    place = folder / identity.FOLDER
+    place.mkdir()
+    for name in identity.MODES:
+        (place / name).write_bytes(b"x")
+    (place / identity.FACTS).write_bytes(data)
+    return identity.load(folder)
+
+
+def _facts() -> bytes:
+    facts = identity.Facts(device="dev-1", server="https://host", broker="mqtts://host:8883")
+    return msgspec.json.encode(facts)
+
+
+def _settings(folder: Path, data: bytes) -> object:
+    (folder / config.FILE_NAME).write_bytes(data)
+    return config.load(folder, {}, MappingProxyType({}))
+
+
+def _pointer(folder: Path, data: bytes) -> object:
+    (folder / "digits").mkdir()
+    (folder / "digits" / slots.POINTER_NAME).write_bytes(data)
+    return slots.serving(folder, "digits")
+
+
+def _task_request() -> bytes:
+    request = task_messages.Renew(state_dir="/tmp/x", now=NOW)  # noqa: S108 - only a text
+    return msgspec.json.encode(request)
+
+
+def _admit() -> bytes:
+    request = task_messages.Admit(
+        metadata_dir="/x", root=b"{}", files={"timestamp.json": b"{}"}, envelope=b"{}",
+        device="dev-1", generations={"digits": 1}, nonce=None, now=NOW, time_floor=NOW,
+    )  # fmt: skip
+    return msgspec.json.encode(request)
+
+
+def _task_answers() -> list[bytes]:
+    answers = (
+        task_messages.Admitted(marks={}, proved=NOW),
+        task_messages.Signed(envelope=b"{}"),
+        task_messages.Renewed(is_new=False, due=NOW, expires=NOW),
+        task_messages.Refusal(code="trust.expired", message="x"),
+    )
+    return [msgspec.json.encode(answer) for answer in answers]
+
+
+def _worker_lines() -> list[bytes]:
+    family = control.FamilyStatus(digest=DIGEST, version="v1")
+    lines: tuple[control.Line, ...] = (
+        control.StatusAnswer(incarnation=INCARNATION, families={"digits": family}),
+        _tested(),
+        control.Done(family=family),
+        control.Refusal(code="device.slot_broken", message="x"),
+    )
+    return [msgspec.json.encode(line) for line in lines]
+
+
+def _tested() -> control.SelfTestAnswer:
+    return control.SelfTestAnswer(
+        digest=DIGEST, runtime="x", rows=3, difference_lsb_max=1.0, difference_absolute_max=0.1,
+        latency_us_p50=5.0, latency_us_max=9.0, memory_bytes_peak=1000,
+    )  # fmt: skip
+
+
+def _requests() -> list[bytes]:
+    asked: tuple[control.Request, ...] = (
+        control.Status(), control.SelfTest("digits", "A"), control.Swap("digits"),
+    )  # fmt: skip
+    return [msgspec.json.encode(each) for each in asked]
+
+
+def _json(name: str, parse: Any, seeds: Any, **more: Any) -> Parser:  # noqa: ANN401 - Parser's own
+    return Parser(name=name, parse=parse, make_seeds=seeds, form=Form.JSON, **more)
+
+
+PARSERS: Final = (
+    _json(
+        "inference request",
+        lambda data: tensors.take(data, _PORTS, _OUTPUTS),
+        lambda: [_inference_body()],
+        refusals=_REFUSALS,
+    ),
+    _json("feedback", _told, _feedback_bodies, refusals=_REFUSALS),
+    Parser(
+        name="golden values",
+        parse=_golden_values,
+        make_seeds=lambda: [_golden()],
+        form=Form.MSGPACK,
+    ),
+    Parser(name="journal", parse=from_file(_journal), make_seeds=lambda: [_journal_file()]),
+    Parser(name="record of the journal", parse=rows.parse, make_seeds=_records),
+    _json("deployment's record", in_folder(_state_record), lambda: [_record()], cost=10),
+    Parser(name="state database", parse=in_folder(_state_file), make_seeds=_state_seeds, cost=10),
+    _json("identity", in_folder(_identity), lambda: [_facts()], cost=3),
+    Parser(
+        name="broker's address",
+        parse=lambda data: identity.parse_broker(text_of(data)),
+        make_seeds=lambda: [b"mqtts://host:8883", b"mqtt://127.0.0.1", b"mqtts://[::1]:1"],
+    ),
+    Parser(
+        name="settings of the agent",
+        parse=in_folder(_settings),
+        make_seeds=lambda: [b"keepalive_s = 30\nchunk_window = 8\nhello_jitter_s = 0.5\n"],
+        cost=2,
+    ),
+    Parser(name="slot's pointer", parse=in_folder(_pointer), make_seeds=lambda: [b"A\n"], cost=3),
+    Parser(
+        name="device's key",
+        parse=from_file(enrolment._key),
+        make_seeds=lambda: [in_folder(_made_key)(b"")],
+    ),
+    _json("task's request", task._parse, lambda: [_task_request(), _admit()]),
+    _json("task's answer", task_messages.parse_answer, _task_answers),
+    _json("worker's request", control_server._parse, _requests),
+    _json("worker's answer", control.parse_line, _worker_lines),
+    _json(
+        "self-test's answer",
+        lambda data: selftest._verdict(0, data, data),
+        lambda: [msgspec.json.encode(_tested())],
+    ),
+)
+
+
+def _made_key(folder: Path, _data: bytes) -> bytes:
+    enrolment._keep_key(folder / "key", _key())
+    return (folder / "key").read_bytes()

@@ -1,0 +1,110 @@
+"""The table of parsers: bundles, models, chunks, and what owners hand over."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from firmware_bundles import arrays, build, chunks, golden, limits, manifest, model_facts
+from firmware_bundles.identifiers import Digest, parse
+from support.bundles import SAMPLES, Sample
+from support.hostile.inputs import Form
+from support.hostile.parser import Parser, from_file, text_of
+
+
+def _sample_manifest() -> bytes:
+    return manifest.encode(Sample().manifest())
+
+
+def _model() -> bytes:
+    return (SAMPLES / "v1" / "model.tflite").read_bytes()
+
+
+def _golden() -> bytes:
+    vector = golden.RealArray(shape=(2, 2), data=bytes(16))
+    return golden.encode(
+        golden.GoldenVectors(inputs={"x": vector}, outputs={"y": vector}, labels=(0, 1))
+    )
+
+
+def _arrays() -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, x=np.zeros((4, 2), dtype=np.float32), label=np.zeros(4, dtype=int))
+    return stream.getvalue()
+
+
+def _zipped(data: bytes) -> bytes:
+    """One array as a .npz file has it, in an archive whose checksums are right."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("x.npy", data)
+    return stream.getvalue()
+
+
+def _array() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((4, 2), dtype=np.float32))
+    return stream.getvalue()
+
+
+def _load_zipped(data: bytes) -> object:
+    return from_file(arrays.load)(_zipped(data))
+
+
+def _chunk(data: bytes) -> bytes:
+    """A topic's digest and the bytes that came on it."""
+    digest, body = parse(Digest, text_of(data[:64]), "digest"), data[64:]
+    chunks.verify(digest, body)
+    return chunks.join(digest, [body])
+
+
+def _chunk_seeds() -> list[bytes]:
+    bodies = (b"abc", b"\0", bytes(limits.CHUNK_BYTES_MAX))
+    return [chunks.digest_of(body).encode() + body for body in bodies]
+
+
+def _joined(data: bytes) -> bytes:
+    """A file's digest, then the lengths of its chunks, then their bytes."""
+    entry = msgspec.msgpack.encode(chunks.digest_of(b"abc" * 9))
+    pieces = [data[start : start + 3] for start in range(0, len(data), 3)]
+    return chunks.join(msgspec.msgpack.decode(entry, type=str), pieces)
+
+
+PARSERS: Final = (
+    Parser(
+        name="manifest",
+        parse=manifest.parse,
+        encode=manifest.encode,
+        make_seeds=lambda: [_sample_manifest()],
+        form=Form.JSON,
+    ),
+    Parser(
+        name="golden vectors",
+        parse=golden.parse,
+        encode=golden.encode,
+        make_seeds=lambda: [_golden(), Sample().files["golden.msgpack"]],
+        form=Form.MSGPACK,
+    ),
+    Parser(name="model", parse=model_facts.read, make_seeds=lambda: [_model()]),
+    Parser(name="chunk", parse=_chunk, make_seeds=_chunk_seeds),
+    Parser(name="joined chunks", parse=_joined, make_seeds=lambda: [b"abc" * 9]),
+    Parser(
+        name="arrays of an owner",
+        parse=from_file(arrays.load),
+        make_seeds=lambda: [_arrays()],
+    ),
+    Parser(
+        name="array of an owner, zipped",
+        parse=_load_zipped,
+        make_seeds=lambda: [_array()],
+    ),
+    Parser(
+        name="labels of a bundle",
+        parse=lambda data: build.parse_labels(data, "labels.txt"),
+        make_seeds=lambda: [b"zero\none\ntwo\n"],
+    ),
+)

@@ -1,0 +1,48 @@
+"""All parsers of foreign bytes. A new parser is a row in one of the parts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from support.hostile import (
+    agent_parsers,
+    bundle_parsers,
+    control_plane_parsers,
+    trust_parsers,
+    wire_parsers,
+)
+from support.hostile.parser import Parser
+
+PARSERS: Final[tuple[Parser, ...]] = (
+    *wire_parsers.PARSERS,
+    *bundle_parsers.PARSERS,
+    *trust_parsers.PARSERS,
+    *agent_parsers.PARSERS,
+    *control_plane_parsers.PARSERS,
+)
+
+_OWN_FILE: Final = "a file that this control plane wrote, in its own folder"
+_OWN_ROW: Final = "a row that this control plane wrote, in its own database"
+_OWN_KEY: Final = "a key that the caller holds already"
+_OUT: Final = "makes bytes, reads none of others"
+_CALLS: Final = "hands on to a parser of the table"
+
+# Readers that need no row, each with the reason.
+EXEMPT: Final[dict[str, str]] = {
+    "agent.children.Children._converse": _CALLS,
+    "agent.task.main": _CALLS,
+    "agent.telemetry.forwarder._parse": _CALLS,
+    "agent.reenrolment._load": "the device's own certificate and key, which it checked and kept",
+    "agent.reenrolment._roots": "authorities that the operator handed over at enrolment",
+    "control_plane.api.est.router": _OWN_FILE,
+    "control_plane.api.est.router.<locals>.renew": "a certificate that this control plane issued",
+    "control_plane.api.est.shown": "a certificate that TLS has verified",
+    "control_plane.broker.amqtt._configuration": "settings of a library, from its own dictionary",
+    "control_plane.fleet.authority.Authority.load_or_create": _OWN_FILE,
+    "control_plane.fleet.authority._load_key": _OWN_FILE,
+    "control_plane.store.devices._order": _OWN_ROW,
+    "control_plane.store.rollouts._loaded": _OWN_ROW,
+    "firmware_bundles.trust.envelopes.device_key": "a key from a request that was parsed before",
+    "firmware_bundles.trust.envelopes.device_signer": _OWN_KEY,
+    "firmware_bundles.trust.keys.encode_private": _OUT,
+}
