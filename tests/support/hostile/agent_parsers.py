@@ -28,7 +28,6 @@ from firmware_bundles.manifest import Tensor
 from support.hostile.bundle_parsers import _golden
 from support.hostile.inputs import Form
 from support.hostile.parser import Parser, from_file, in_folder, text_of
-from support.hostile.trust_parsers import _key
 from support.hostile.wire_parsers import DIGEST, FAULT, INCARNATION, owners
 from support.owners import NOW
 
@@ -213,6 +212,11 @@ def _json(name: str, parse: Any, seeds: Any, **more: Any) -> Parser:  # noqa: AN
     return Parser(name=name, parse=parse, make_seeds=seeds, form=Form.JSON, **more)
 
 
+def _loaded_key(path: Path) -> object:
+    path.chmod(0o600)  # one that others may read is refused unread
+    return enrolment._load(path)
+
+
 PARSERS: Final = (
     _json(
         "inference request",
@@ -246,7 +250,7 @@ PARSERS: Final = (
     Parser(name="slot's pointer", parse=in_folder(_pointer), make_seeds=lambda: [b"A\n"], cost=3),
     Parser(
         name="device's key",
-        parse=from_file(enrolment._key),
+        parse=from_file(_loaded_key),
         make_seeds=lambda: [in_folder(_made_key)(b"")],
     ),
     _json("task's request", task._parse, lambda: [_task_request(), _admit()]),
@@ -262,5 +266,5 @@ PARSERS: Final = (
 
 
 def _made_key(folder: Path, _data: bytes) -> bytes:
-    enrolment._keep_key(folder / "key", _key())
+    enrolment._make(folder / "key")
     return (folder / "key").read_bytes()
