@@ -155,8 +155,7 @@ class Core:
         usage: Usage,
         notifier: Notifier,
     ) -> None:
-        self._identity = identity
-        self._notifier = notifier
+        self._identity, self._notifier = identity, notifier
         self._state = state
         self._clock = clock = Clock(state.time_floor())
         incarnation = secrets.token_hex(8)

@@ -197,12 +197,7 @@ class _Service:
             patches=stores.patches.of_device,
             retirement=stores.retirements.find,
         )
-        self._retirements = Retirements(
-            stores.retirements,
-            revoke=self._revocations.revoke,
-            push=self._assignments.push,
-            clock=clock,
-        )
+        self._retirements = self._make_retirements()
         executor = Executor(stores.rollouts, self._assignments.push, clock)
         self._ticker = Ticker(
             [
@@ -281,6 +276,14 @@ class _Service:
             self._authority,
             install=self._install_revocations,
             evict=eviction.evict,
+            clock=self._clock,
+        )
+
+    def _make_retirements(self) -> Retirements:
+        return Retirements(
+            self._stores.retirements,
+            revoke=self._revocations.revoke,
+            push=self._assignments.push,
             clock=self._clock,
         )
 

@@ -83,8 +83,7 @@ def serve(
         "patch_bytes_max": patch_bytes_max,
         "log_level": log_level,
     }
-    loaded = settings.load(flags, os.environ, config)
-    service.run(loaded, _say, wants_admin_token=new_admin_token)
+    service.run(settings.load(flags, os.environ, config), _say, wants_admin_token=new_admin_token)
 
 
 def _say(text: str) -> None:
