@@ -58,7 +58,8 @@ class Port:
     def store(self, values: Reals) -> Stored:
         """Return what the model stores for real values, saturated at the ends of its type."""
         if self.is_quantized:
-            steps = values * self._inverse
+            with np.errstate(over="ignore"):  # what is too large saturates below
+                steps = values * self._inverse
             steps += self._zero_point
             np.rint(steps, out=steps)
             np.maximum(steps, self._low, out=steps)

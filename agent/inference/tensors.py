@@ -173,10 +173,11 @@ def _values(given: _Input | _LooseInput, port: Port) -> tuple[Stored, Reals]:
 
 
 def _finite(data: list[float], port: Port) -> Reals:
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         values = np.array(data, dtype=np.float32)
-    # Cheap, and only a hint: squares may overflow where the values do not.
-    if not isfinite(values.dot(values)) and not np.isfinite(values).all():
+        # Cheap, and only a hint: squares may overflow where the values do not.
+        is_tame = isfinite(values.dot(values))
+    if not is_tame and not np.isfinite(values).all():
         raise Refused(400, f"input {port.name!r} has a value that does not fit FP32")
     return values
 

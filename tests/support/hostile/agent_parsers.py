@@ -8,13 +8,13 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
 
-from agent import config, enrolment, identity, task, task_messages
-from agent.deployment import slots
+from agent import config, enrolment, identity, local_control, task, task_messages
+from agent.deployment import conditions, slots
 from agent.deployment.lifecycle import Record
 from agent.inference import control, control_server, protocol, selftest, tensors
 from agent.inference.quantization import Port
@@ -24,7 +24,9 @@ from agent.store import journal, state, state_schema
 from agent.telemetry import feedback, rows
 from firmware_bundles import golden
 from firmware_bundles.errors import ShoalError
+from firmware_bundles.identifiers import parse
 from firmware_bundles.manifest import Tensor
+from firmware_bundles.wire.messages import WINDOW_PATTERN
 from support.hostile.bundle_parsers import _golden
 from support.hostile.inputs import Form
 from support.hostile.parser import Parser, from_file, in_folder, text_of
@@ -208,6 +210,20 @@ def _requests() -> list[bytes]:
     return [msgspec.json.encode(each) for each in asked]
 
 
+def _local_requests() -> list[bytes]:
+    asked: tuple[local_control.Request, ...] = (
+        local_control.MarkSlot(family="digits", slot="other", mark="bad"),
+        local_control.RollBack(family="digits"),
+    )
+    return [msgspec.json.encode(each) for each in asked]
+
+
+def _window(data: bytes) -> object:
+    """What an assignment's pattern lets through."""
+    kind = Annotated[str, msgspec.Meta(pattern=WINDOW_PATTERN)]
+    return conditions.parse_window(parse(kind, text_of(data), "window"))
+
+
 def _json(name: str, parse: Any, seeds: Any, **more: Any) -> Parser:  # noqa: ANN401 - Parser's own
     return Parser(name=name, parse=parse, make_seeds=seeds, form=Form.JSON, **more)
 
@@ -255,6 +271,12 @@ PARSERS: Final = (
     ),
     _json("task's request", task._parse, lambda: [_task_request(), _admit()]),
     _json("task's answer", task_messages.parse_answer, _task_answers),
+    _json("request at the device", local_control._parse, _local_requests),
+    Parser(
+        name="maintenance window",
+        parse=_window,
+        make_seeds=lambda: [b"sat,sun 22:00-05:00", b"00:00-23:59"],
+    ),
     _json("worker's request", control_server._parse, _requests),
     _json("worker's answer", control.parse_line, _worker_lines),
     _json(

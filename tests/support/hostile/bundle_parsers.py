@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import io
 import zipfile
+from functools import cache
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from firmware_bundles import arrays, build, chunks, golden, limits, manifest, model_facts
+from firmware_bundles import (
+    arrays,
+    build,
+    chunks,
+    golden,
+    limits,
+    manifest,
+    model_facts,
+    patches,
+)
 from firmware_bundles.identifiers import Digest, parse
 from support.bundles import SAMPLES, Sample
 from support.hostile.inputs import Form
@@ -74,7 +84,39 @@ def _joined(data: bytes) -> bytes:
     return chunks.join(msgspec.msgpack.decode(entry, type=str), pieces)
 
 
+_INDEXED_BYTES: Final = 2 * limits.CHUNK_BYTES_MAX + 1
+_SOURCE: Final = bytes(range(256)) * 40
+_TARGET: Final = bytes((each + 1) % 256 for each in _SOURCE) + b"more"
+
+
+@cache
+def _patch() -> bytes:
+    return patches.create(_SOURCE, _TARGET)
+
+
+def _header_end() -> int:
+    return 2 + int.from_bytes(_patch()[:2], "big")
+
+
+def _patched(data: bytes) -> list[bytes]:
+    digest = chunks.digest_of(_TARGET)
+    made = patches.apply(io.BytesIO(data), io.BytesIO(_SOURCE), digest=digest, length=len(_TARGET))
+    return list(made)
+
+
+def _patched_by(header: bytes) -> list[bytes]:
+    """A header of any content, with its own length before it and a good difference behind."""
+    return _patched(len(header).to_bytes(4, "big")[-2:] + header + _patch()[_header_end() :])
+
+
 PARSERS: Final = (
+    Parser(name="patch", parse=_patched, make_seeds=lambda: [_patch()]),
+    Parser(
+        name="header of a patch",
+        parse=_patched_by,
+        make_seeds=lambda: [_patch()[2 : _header_end()]],
+        form=Form.MSGPACK,
+    ),
     Parser(
         name="manifest",
         parse=manifest.parse,
@@ -90,6 +132,13 @@ PARSERS: Final = (
         form=Form.MSGPACK,
     ),
     Parser(name="model", parse=model_facts.read, make_seeds=lambda: [_model()]),
+    Parser(
+        name="index of chunks",
+        parse=lambda data: chunks.parse_index(data, _INDEXED_BYTES),
+        encode=msgspec.json.encode,
+        make_seeds=lambda: [chunks.pack(bytes(_INDEXED_BYTES)).chunks[-1].data],
+        form=Form.JSON,
+    ),
     Parser(name="chunk", parse=_chunk, make_seeds=_chunk_seeds),
     Parser(name="joined chunks", parse=_joined, make_seeds=lambda: [b"abc" * 9]),
     Parser(
