@@ -20,6 +20,7 @@ from agent.clock import Clock
 from agent.connection import Connection, Message, tls_context
 from agent.deployment import conditions
 from agent.deployment.chunk_store import ChunkStore
+from agent.deployment.collection import Collection
 from agent.deployment.downloads import Downloads
 from agent.deployment.fetching import Fetching
 from agent.deployment.mirrors import Mirrors
@@ -156,12 +157,13 @@ class Core:
             clock=clock,
             slots_root=slots_root,
         )
+        self._collection = Collection(connection, self._downloads, self._detect)
         self._verification = Verification(
             identity,
             state=state,
             children=children,
             clock=clock,
-            line=connection,
+            collection=self._collection,
             known=lambda: Known(self._updater.known_generations(), self._hellos.nonce),
             on_assignment=self._admitted,
             detect=self._refused,
@@ -202,6 +204,7 @@ class Core:
             ended.cancel()
             await self._local.close()
             await self._updater.stop()
+            await self._collection.stop()
             await self._connection.stop()
             for task in tasks:
                 task.cancel()
@@ -222,9 +225,9 @@ class Core:
         if digest := topics.parse_chunk(topic):
             self._take_chunk(digest, payload)
         elif topic == topics.REPOSITORY_HINT:
-            self._verification.take_hint(payload)
+            self._collection.take_hint(payload)
         elif name := topics.parse_repository_file(topic):
-            self._verification.take_file(name, payload)
+            self._collection.take_file(name, payload)
         else:
             match topics.parse_down(topic, self._identity.device):
                 case topics.Down.ASSIGNMENT:
@@ -242,7 +245,7 @@ class Core:
         arriving.add_done_callback(self._arriving.discard)
 
     def _connection_changed(self, is_up: bool) -> None:  # noqa: FBT001 - the one fact of a callback
-        self._verification.connection_changed(is_up=is_up)
+        self._collection.connection_changed(is_up=is_up)
         self._downloads.connection_changed(is_up=is_up)
         self._forwarder.connection_changed(is_up)
         if is_up:

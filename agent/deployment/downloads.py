@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from agent import log
-from firmware_bundles.errors import ChunkCorrupt, ShoalError, TransferTooSlow
+from firmware_bundles.errors import ChunkCorrupt, ChunkMissing, ShoalError, TransferTooSlow
 from firmware_bundles.limits import (
     DOWNLOAD_S_DEFAULT,
     FILTERS_PER_SUBSCRIBE_MAX,

@@ -19,6 +19,7 @@ from tuf.api.serialization.json import JSONSerializer
 from firmware_bundles import limits
 from firmware_bundles.errors import ConflictError, InputError, SignatureInvalid, TrustError
 from firmware_bundles.trust import roles
+from firmware_bundles.wire import repository_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -306,7 +307,7 @@ def _targets(data: bytes) -> Targets:
 
 
 def _read(data: bytes) -> Metadata[Any]:
-    if len(data) > limits.REPOSITORY_FILE_BYTES_MAX:
+    if len(data) > limits.TARGETS_BYTES_MAX:
         raise TrustError(f"a repository file has {len(data)} bytes, too many")
     try:
         return Metadata.from_bytes(data)
@@ -323,9 +324,10 @@ def _sign(signed: RoleT, signers: Iterable[Signer]) -> bytes:
     for signer in signers:
         metadata.sign(signer, append=True)
     data = metadata.to_bytes(_SERIALIZER)
-    if len(data) > limits.REPOSITORY_FILE_BYTES_MAX:
+    most = repository_files.bytes_max(f"{signed.type}.json")
+    if len(data) > most:
         raise InputError(
-            f"the role would have {len(data)} bytes; at most "
-            f"{limits.REPOSITORY_FILE_BYTES_MAX} fit one message"
+            f"the role would have {len(data)} bytes; devices take at most {most}",
+            hint="Fewer releases fit one family: begin another one.",
         )
     return data

@@ -47,12 +47,11 @@ if TYPE_CHECKING:
 _ORIGIN: Final = "memory:///"
 _DIRECTOR_KEYS_FILE: Final = "director-keys"
 _TOP_ROLES: Final = ("root", "timestamp", "snapshot", "targets")
-_FILE_BYTES_MAX: Final = limits.REPOSITORY_FILE_BYTES_MAX
 _CONFIG: Final = UpdaterConfig(
-    root_max_length=_FILE_BYTES_MAX,
-    timestamp_max_length=_FILE_BYTES_MAX,
-    snapshot_max_length=_FILE_BYTES_MAX,
-    targets_max_length=_FILE_BYTES_MAX,
+    root_max_length=limits.ROOT_BYTES_MAX,
+    timestamp_max_length=limits.TIMESTAMP_BYTES_MAX,
+    snapshot_max_length=limits.SNAPSHOT_BYTES_MAX,
+    targets_max_length=limits.TARGETS_BYTES_MAX,
     prefix_targets_with_hash=False,
 )
 
