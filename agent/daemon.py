@@ -129,6 +129,7 @@ class Core:
         self._connection = connection = Connection(
             identity,
             config,
+            clock=clock,
             on_message=self._route,
             on_change=self._connection_changed,
             on_sent=meter.sent,
@@ -387,7 +388,7 @@ async def load_identity(state_dir: Path) -> Identity:
         try:
             identity = identities.load(state_dir)
             if identity.broker.is_tls:
-                tls_context(identity)
+                tls_context(identity, Clock())
         except (StateDamaged, ConfigInvalid) as error:
             log.event("identity-damaged", reason=error.message, hint=error.hint or None)
         else:

@@ -16,6 +16,7 @@ import pytest
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from agent.clock import Clock
 from agent.config import Config
 from agent.connection import Connection, Message
 from agent.deployment.chunk_store import ChunkStore
@@ -123,7 +124,7 @@ class Device:
         identity = Identity(folder, DEVICE, "", Broker("127.0.0.1", port, False), b"", b"")
         config = Config(state_dir=folder, run_dir=folder, reconnect_s_min=0.05, reconnect_s_max=0.2)
         self.connection = Connection(
-            identity, config, on_message=self._received, on_change=self._changed
+            identity, config, clock=Clock(), on_message=self._received, on_change=self._changed
         )
         self.downloads = Downloads(
             self.store,
