@@ -55,4 +55,6 @@ TEXT_CHARS_MAX: Final = 512
 
 # Trust.
 ASSIGNMENT_LIFE_S: Final = 600
+# Generations follow the time in seconds; one years ahead would leave no room for a newer one.
+GENERATION_AHEAD_S_MAX: Final = 366 * 86400
 CLOCK_SKEW_S_MAX: Final = 300

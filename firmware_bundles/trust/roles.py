@@ -19,6 +19,8 @@ from firmware_bundles.identifiers import Digest, TargetPath
 
 ROOT_KEYS: Final = 3
 ROOT_THRESHOLD: Final = 2
+TARGETS_KEYS: Final = 3
+TARGETS_THRESHOLD: Final = 2
 TIMESTAMP_FILE: Final = "timestamp.json"
 DIRECTOR_KEYS_PATH: Final = "director/keys.json"
 TERMS_FIELD: Final = "shoal"

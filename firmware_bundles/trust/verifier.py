@@ -22,6 +22,7 @@ from firmware_bundles.errors import (
     AssignmentForeign,
     AssignmentReplayed,
     DigestMismatch,
+    Malformed,
     MetadataExpired,
     MetadataMissing,
     ReleaseBelowFloor,
@@ -183,6 +184,8 @@ def admit(
         raise AssignmentReplayed("an assignment answers a hello that this device did not say last")
     fresh = [order for order in assignment.orders if _is_fresh(order, generations)]
     for order in fresh:
+        if order.generation > assignment.issued + limits.GENERATION_AHEAD_S_MAX:
+            raise Malformed(f"generation {order.generation} leaves no room for a newer one")
         _check_order(repository, order)
     return msgspec.structs.replace(assignment, orders=tuple(fresh))
 

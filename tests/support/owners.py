@@ -47,14 +47,15 @@ class Owners:
         self.director_keys = keys.encode_public_list([public["director"]])
         self.root = publisher.create_root(
             [self.signers[f"root-{number}"] for number in (1, 2, 3)],
-            targets_key=self.signers["targets"].public_key,
+            targets_keys=[self.signers["targets"].public_key],
+            targets_threshold=1,
             snapshot_key=public["snapshot"],
             timestamp_key=public["timestamp"],
             now=self.now,
         )
         self.roots = [self.root]
         self.roles["targets"] = publisher.create_targets(
-            self.signers["targets"],
+            [self.signers["targets"]],
             families={name: self.signers[name].public_key for name in self.families},
             director_keys=self.director_keys,
             now=self.now,
