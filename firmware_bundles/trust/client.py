@@ -161,6 +161,7 @@ class _FolderUpdater(GuardedUpdater):
     """Keeps the newest root as root.json only, which is where the next run begins."""
 
     def _persist_root(self, version: int, data: bytes) -> None:  # noqa: ARG002 - python-tuf's
+        self._count_root_keys()
         path = Path(self._dir, _ROOT_FILE)
         if not path.exists() or path.read_bytes() != data:
             self._persist_file(str(path), data)
