@@ -46,6 +46,7 @@ class Collection:
         self._wanted: frozenset[str] | None = None
         self._indexed: frozenset[str] = frozenset()
         self._joining: dict[str, tuple[int, asyncio.Task[None]]] = {}
+        self._is_dropped = False
         self._changed = asyncio.Event()
 
     @property
@@ -88,6 +89,9 @@ class Collection:
 
     async def whole(self) -> None:
         """Wait until every file that the hint names is there, or for as long as makes sense."""
+        if self._is_dropped:
+            self._is_dropped = False
+            self._ask_again(self._missing())
         try:
             async with asyncio.timeout(WAIT_S_MAX):
                 while self._wanted is None or self._missing():
@@ -96,9 +100,7 @@ class Collection:
         except TimeoutError:
             missing = self._missing()
             log.event("metadata-incomplete", missing=",".join(missing) or "hint")
-            filters = [topics.repository_file(name) for name in missing]
-            self._line.unsubscribe(filters)
-            self._subscribe(filters)  # what is retained comes once more
+            self._ask_again(missing)
         self._changed.clear()
 
     async def change(self) -> None:
@@ -106,6 +108,11 @@ class Collection:
         with suppress(TimeoutError):
             async with asyncio.timeout(WAIT_S_MAX):
                 await self._changed.wait()
+
+    def drop(self) -> None:
+        """Forget all files, for they were refused; the next to need them asks for them anew."""
+        self._files.clear()
+        self._is_dropped = True
 
     async def stop(self) -> None:
         """End what is being fetched."""
@@ -147,6 +154,12 @@ class Collection:
                 f"with {name!r:.80} the models repository has more than "
                 f"{REPOSITORY_BYTES_MAX} bytes"
             )
+
+    def _ask_again(self, names: Iterable[str]) -> None:
+        filters = [topics.repository_file(name) for name in names]
+        for start in range(0, len(filters), FILTERS_PER_SUBSCRIBE_MAX):
+            self._line.unsubscribe(filters[start : start + FILTERS_PER_SUBSCRIBE_MAX])
+        self._subscribe(filters)  # what is retained comes once more
 
     def _missing(self) -> list[str]:
         return sorted((self._wanted or frozenset()) - self._files.keys())

@@ -81,6 +81,11 @@ class Verification:
             envelope = await self._envelopes.get()
             try:
                 admitted = await self._admit(envelope)
+            except ShoalError as error:
+                self._collection.drop()
+                self._detect(error)
+                continue
+            try:
                 self._accept(admitted)
             except ShoalError as error:
                 self._detect(error)

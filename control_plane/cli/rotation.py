@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from control_plane.cli import ceremonies
 from firmware_bundles.errors import InputError
-from firmware_bundles.trust import key_folder, keys, publisher
+from firmware_bundles.trust import key_folder, keys, publisher, roles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -77,7 +77,7 @@ def rotate(
             _plan_online(change, name, key)
             ids[name] = key.keyid
             continue
-        file = name if key_folder.role_of(name) else key_folder.family_name(name)
+        file = name if roles.role_of(name) else key_folder.family_name(name)
         fresh = key_folder.successor(folder, file, passphrase)
         _plan_own(change, present, name, fresh, former.get(name))
         own.append(file)
@@ -148,7 +148,7 @@ def _former(present: _Present, wanted: Iterable[str], lost: Sequence[str]) -> di
     for role in _NUMBERED:
         named = [key.keyid for key in present.named(role)]
         here = {name: each.public_key.keyid for name, each in present.held.items()}
-        mine = [name for name in wanted if key_folder.role_of(name) == role]
+        mine = [name for name in wanted if roles.role_of(name) == role]
         found |= {name: here[name] for name in mine if here.get(name) in named}
         missing = [name for name in mine if name not in found]
         left = [keyid for keyid in named if keyid not in here.values()]
@@ -157,7 +157,8 @@ def _former(present: _Present, wanted: Iterable[str], lost: Sequence[str]) -> di
         if len(left) < len(missing) or (len(left) > len(missing) > 0):
             raise InputError(
                 f"which key {missing[0]} was cannot be told: its file is not in this folder",
-                hint="Name the lost key: --key-id ID, as 'shoal keys show' prints it.",
+                hint="Name the lost key by --key-id: "
+                + (", ".join(keyid[:12] for keyid in left) or "none is left over"),
             )
         found |= dict(zip(missing, left, strict=False))
     return found
@@ -176,7 +177,7 @@ def _plan_own(
     """Note one new key of the owners, unless it was taken before and only the answer was lost."""
     key = fresh.public_key
     change.fresh.append(fresh)
-    role = key_folder.role_of(name)
+    role = roles.role_of(name)
     if role is None:
         if publisher.family_keys(present.targets)[name].keyid != key.keyid:
             change.families[name] = fresh
@@ -221,7 +222,7 @@ def _next_family(api: Api, present: _Present, family: str, fresh: Signer, now: f
 
 
 def _roots(present: _Present) -> list[Signer]:
-    return [each for name, each in present.held.items() if key_folder.role_of(name) == "root"]
+    return [each for name, each in present.held.items() if roles.role_of(name) == "root"]
 
 
 def _targets_signers(present: _Present, root: bytes, fresh: Iterable[Signer]) -> list[Signer]:

@@ -119,12 +119,6 @@ def numbered(role: str, count: int) -> tuple[str, ...]:
     return tuple(f"{role}-{number}" for number in range(1, count + 1))
 
 
-def role_of(name: str) -> str | None:
-    """Return the role of a numbered key's name, None for the name of another key."""
-    role, _, number = name.rpartition("-")
-    return role if role in {"root", "targets"} and number.isdecimal() else None
-
-
 def family_name(family: str) -> str:
     """Return the name of a family's key. Raises Malformed."""
     return _family_key(parse(Family, family, "model family"))
@@ -152,7 +146,7 @@ def _sign(
 ) -> Beginning:
     director_keys = keys.encode_public_list([online["director"]])
     held = {
-        role: [signer for name, signer in signers.items() if role_of(name) == role]
+        role: [signer for name, signer in signers.items() if roles.role_of(name) == role]
         for role in ("root", "targets")
     }
     return Beginning(

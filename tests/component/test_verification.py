@@ -223,6 +223,23 @@ def test_a_lost_cache_is_filled_again_from_the_first_root(tmp_path: Path, owners
     asyncio.run(run())
 
 
+def test_what_was_refused_is_asked_for_again(tmp_path: Path, owners: Owners) -> None:
+    """Once a broker says the truth again, no new connection is needed to hear it."""
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        files = owners.seal()
+        device.publish({**files, "1.targets.json": b"{}"})
+        envelope = owners.assignment(owners.order("1"))
+        assert await device.verdict(envelope) != "admitted"
+        topic = topics.repository_file("1.targets.json")
+        device.retained[topic] = files["1.targets.json"]
+        assert await device.verdict(envelope) == "admitted"
+        device.state.close()
+
+    asyncio.run(run())
+
+
 def test_without_the_repository_the_own_cache_is_verified_again(
     tmp_path: Path, owners: Owners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
