@@ -317,6 +317,7 @@ def test_a_role_larger_than_a_message_comes_whole(mosquitto: Mosquitto, tmp_path
         Releases(service.database),
         service.chunk_files,
         publisher.publish,
+        service.patches,
     ).announce()
 
     async def run() -> dict[str, bytes]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from agent.children import Children
 from agent.clock import Clock
-from agent.deployment.collection import Collection
 from agent.deployment.chunk_store import ChunkStore
-from agent.deployment.downloads import Downloads
+from agent.deployment.collection import Collection
+from agent.deployment.downloads import Downloads, Line
 from agent.deployment.verification import Known, Verification
 from agent.identity import Broker, Identity
 from agent.store import state_schema
@@ -21,6 +21,17 @@ from firmware_bundles.wire.messages import Assignment, RepositoryHint
 from support.owners import NOW, Owners
 
 NONCE = "ab" * 16
+
+
+class _Mute:
+    """A session on which nothing is asked of the control plane."""
+
+    def __init__(self, line: Line) -> None:
+        self.subscribe, self.unsubscribe = line.subscribe, line.unsubscribe
+
+    def publish(self, topic: str, payload: bytes) -> bool:  # noqa: ARG002 - the session's
+        """Say nothing."""
+        return False
 
 
 class Device:
@@ -40,7 +51,7 @@ class Device:
         self._changed = asyncio.Event()
         self.downloads = Downloads(
             ChunkStore(folder / "chunks"),
-            self,
+            _Mute(self),
             device="dev-1",
             window=8,
             stall_s=30,
