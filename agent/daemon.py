@@ -159,16 +159,7 @@ class Core:
             slots_root=slots_root,
         )
         self._collection = Collection(connection, self._downloads, self._detect)
-        self._verification = Verification(
-            identity,
-            state=state,
-            children=children,
-            clock=clock,
-            collection=self._collection,
-            known=lambda: Known(self._updater.known_generations(), self._hellos.nonce),
-            on_assignment=self._admitted,
-            detect=self._refused,
-        )
+        self._verification = self._verifying(identity, children)
         self._forwarder = Forwarder(
             config.state_dir / "spool" / "buffer.db",
             identity.device,
@@ -182,6 +173,18 @@ class Core:
         self._renewal = Renewal(config, children, clock)
         self._arriving: set[asyncio.Task[None]] = set()
         log.event("started", device=identity.device, incarnation=incarnation)
+
+    def _verifying(self, identity: Identity, children: Children) -> Verification:
+        return Verification(
+            identity,
+            state=self._state,
+            children=children,
+            clock=self._clock,
+            collection=self._collection,
+            known=lambda: Known(self._updater.known_generations(), self._hellos.nonce),
+            on_assignment=self._admitted,
+            detect=self._refused,
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run all parts until `stopping` is set, then stop in order."""
