@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from firmware_bundles.limits import CLOCK_SKEW_S_MAX
 from firmware_bundles.trust import times
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ class Clock:
         return self._floor + max(0.0, self._elapsed() - self._since)
 
     def is_suspect(self) -> bool:
-        """Return whether the machine's clock contradicts what is proved."""
+        """Return whether the machine's clock contradicts what is proved, by more than its skew."""
         own, floor = self._source(), self.floor()
-        return own < floor or (self._is_vouched and times.is_broken(own, floor))
+        return own < floor - CLOCK_SKEW_S_MAX or (self._is_vouched and times.is_broken(own, floor))
 
     def raise_floor(self, proved: float, *, is_fresh: bool = False) -> float:
         """Take note of a signed time and return the proved floor.

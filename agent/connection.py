@@ -21,7 +21,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent import identity as identities
-from agent import log
+from agent import log, tls
 from firmware_bundles.errors import BrokerUnreachable, StateDamaged
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import Presence
@@ -29,6 +29,7 @@ from firmware_bundles.wire.messages import Presence
 if TYPE_CHECKING:
     from paho.mqtt.reasoncodes import ReasonCode
 
+    from agent.clock import Clock
     from agent.config import Config
     from agent.identity import Identity
 
@@ -64,12 +65,14 @@ class Connection:
         identity: Identity,
         config: Config,
         *,
+        clock: Clock,
         on_message: Callable[[Message], None],
         on_change: Callable[[bool], None],
         on_sent: Callable[[str, bytes], None] = lambda _topic, _payload: None,
     ) -> None:
         self._identity = identity
         self._config = config
+        self._clock = clock
         self._on_message = on_message
         self._on_change = on_change
         self._on_sent = on_sent
@@ -159,7 +162,7 @@ class Connection:
         self._nonce = secrets.token_hex(16)
         client.will_set(*self._presence(is_online=False), qos=1, retain=True)
         if self._identity.broker.is_tls:
-            client.tls_set_context(tls_context(self._identity))
+            client.tls_set_context(tls_context(self._identity, self._clock))
         self._jitter(client)
         client.on_socket_open = self._guarded(self._reached)
         client.on_connect = self._guarded(self._connected)
@@ -299,8 +302,11 @@ def _close(client: mqtt.Client) -> None:
     client.loop_stop()
 
 
-def tls_context(identity: Identity) -> ssl.SSLContext:
-    """Return how this device speaks TLS. Raises StateDamaged if its files cannot be used."""
+def tls_context(identity: Identity, clock: Clock) -> ssl.SSLContext:
+    """Return how this device speaks TLS: the broker's certificates must outlive the clock's floor.
+
+    Raises StateDamaged if the device's files cannot be used.
+    """
     try:
         context = ssl.create_default_context(
             ssl.Purpose.SERVER_AUTH, cafile=identity.directory / identities.CA
@@ -309,4 +315,4 @@ def tls_context(identity: Identity) -> ssl.SSLContext:
         context.load_cert_chain(identity.directory / identities.CERTIFICATE, identity.key_path)
     except (OSError, ssl.SSLError) as error:
         raise StateDamaged(f"the identity cannot be used for TLS: {error}") from error
-    return context
+    return tls.hold_against(context, clock.floor)

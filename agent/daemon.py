@@ -20,6 +20,7 @@ from agent.clock import Clock
 from agent.connection import Connection, Message, tls_context
 from agent.deployment import conditions
 from agent.deployment.chunk_store import ChunkStore
+from agent.deployment.collection import Collection
 from agent.deployment.downloads import Downloads
 from agent.deployment.fetching import Fetching
 from agent.deployment.mirrors import Mirrors
@@ -164,6 +165,7 @@ class Core:
         self._connection = connection = Connection(
             identity,
             config,
+            clock=clock,
             on_message=self._route,
             on_change=self._connection_changed,
             on_sent=meter.sent,
@@ -193,16 +195,8 @@ class Core:
             clock=clock,
             slots_root=slots_root,
         )
-        self._verification = Verification(
-            identity,
-            state=state,
-            children=children,
-            clock=clock,
-            line=connection,
-            known=lambda: Known(self._updater.known_generations(), self._hellos.nonce),
-            on_assignment=self._admitted,
-            detect=self._refused,
-        )
+        self._collection = Collection(connection, self._downloads, self._detect)
+        self._verification = self._verifying(identity, children)
         self._forwarder = Forwarder(
             config.state_dir / "spool" / "buffer.db",
             identity.device,
@@ -216,6 +210,18 @@ class Core:
         self._renewal = Renewal(config, children, clock)
         self._arriving: set[asyncio.Task[None]] = set()
         log.event("started", device=identity.device, incarnation=incarnation)
+
+    def _verifying(self, identity: Identity, children: Children) -> Verification:
+        return Verification(
+            identity,
+            state=self._state,
+            children=children,
+            clock=self._clock,
+            collection=self._collection,
+            known=lambda: Known(self._updater.known_generations(), self._hellos.nonce),
+            on_assignment=self._admitted,
+            detect=self._refused,
+        )
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run all parts until `stopping` is set, then stop in order."""
@@ -244,6 +250,7 @@ class Core:
             ended.cancel()
             await self._local.close()
             await self._updater.stop()
+            await self._collection.stop()
             await self._connection.stop()
             for task in tasks:
                 task.cancel()
@@ -264,9 +271,9 @@ class Core:
         if digest := topics.parse_chunk(topic):
             self._take_chunk(digest, payload)
         elif topic == topics.REPOSITORY_HINT:
-            self._verification.take_hint(payload)
+            self._collection.take_hint(payload)
         elif name := topics.parse_repository_file(topic):
-            self._verification.take_file(name, payload)
+            self._collection.take_file(name, payload)
         else:
             match topics.parse_down(topic, self._identity.device):
                 case topics.Down.ASSIGNMENT:
@@ -284,7 +291,7 @@ class Core:
         arriving.add_done_callback(self._arriving.discard)
 
     def _connection_changed(self, is_up: bool) -> None:  # noqa: FBT001 - the one fact of a callback
-        self._verification.connection_changed(is_up=is_up)
+        self._collection.connection_changed(is_up=is_up)
         self._downloads.connection_changed(is_up=is_up)
         self._forwarder.connection_changed(is_up)
         self._notifier.status("connected to the broker" if is_up else "waiting for the broker")
@@ -413,7 +420,7 @@ async def load_identity(state_dir: Path, key_file: Path | None = None) -> Identi
         try:
             identity = identities.load(state_dir, key_file)
             if identity.broker.is_tls:
-                tls_context(identity)
+                tls_context(identity, Clock())
         except (StateDamaged, ConfigInvalid) as error:
             log.event("identity-damaged", reason=error.message, hint=error.hint or None)
         else:

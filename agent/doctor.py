@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import agent
 from agent import identity as identities
 from agent import inventory
+from agent.clock import Clock
+from agent.connection import tls_context
 from agent.deployment import slots
 from agent.inference import control
 from agent.inference.supervisor import CONTROL_SOCKET
@@ -49,7 +52,7 @@ def examine(config: Config) -> list[Check]:
     identity, enrolled = _enrolled(config)
     checks = [_package(), _runtime(), enrolled]
     if identity is not None:
-        checks += [_modes(identity), _state(config), _broker(identity)]
+        checks += [_modes(identity), _state(config), _clock(config), _broker(identity)]
     return [*checks, _worker(config), *_slots(config)]
 
 
@@ -137,16 +140,31 @@ def _state(config: Config) -> Check:
     return Check("state", Result.OK, str(config.state_dir / "state.db"))
 
 
+def _clock(config: Config) -> Check:
+    try:
+        state = State.open(config.state_dir / "state.db")
+        clock = Clock(state.time_floor())
+        state.close()
+    except ShoalError:
+        clock = Clock()
+    if clock.is_suspect():
+        proved = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(clock.floor()))
+        return Check(
+            "clock",
+            Result.WARNING,
+            f"this machine's clock is late: signed times prove {proved}",
+            "Set the clock; until then signed times are used.",
+        )
+    return Check("clock", Result.OK, "contradicts no signed time")
+
+
 def _broker(identity: Identity) -> Check:
     broker = identity.broker
     where = f"{broker.host}:{broker.port}"
     try:
         with socket.create_connection((broker.host, broker.port), _TIMEOUT_S) as plain:
             if broker.is_tls:
-                context = ssl.create_default_context(cafile=identity.directory / identities.CA)
-                context.load_cert_chain(
-                    identity.directory / identities.CERTIFICATE, identity.key_path
-                )
+                context = tls_context(identity, Clock())
                 context.wrap_socket(plain, server_hostname=broker.host).close()
     except (OSError, ssl.SSLError) as error:
         return Check(

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agent import identity as identities
-from agent import inventory
+from agent import inventory, tls
+from agent.clock import Clock
 from agent.deployment import retirement
 from agent.store import damage, state_schema
 from agent.store.state import State
@@ -150,7 +151,7 @@ def signing_request(
 
 def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
     try:
-        trusted = ssl.create_default_context(cafile=ca)
+        trusted = tls.hold_against(ssl.create_default_context(cafile=ca), Clock().now)
     except (OSError, ssl.SSLError) as error:
         raise InputError(f"--ca {ca} holds no readable certificate: {error}") from error
     try:
@@ -163,7 +164,7 @@ def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerUnreachable(
             f"{server} did not answer: {error}",
-            hint="Check the address, and that --ca is the certificate of its authority.",
+            hint="Check the address, that --ca is the certificate of its authority, and the clock.",
         ) from error
     if response.is_server_error:
         raise ServerUnreachable(f"{server} answered with status {response.status_code}")

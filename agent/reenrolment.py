@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs7,
 )
 
-from agent import enrolment
+from agent import enrolment, tls
 from agent import identity as identities
 from agent.task_messages import Renewed
 from firmware_bundles import durable
@@ -62,7 +62,7 @@ def renew(state_dir: Path, now: float, key_file: Path | None = None) -> Renewed:
     present = _load(identity)
     if now < present.due:
         return Renewed(is_new=False, due=present.due, expires=present.expires)
-    chain = _ask(identity, present, is_shown=now < present.expires)
+    chain = _ask(identity, present, now)
     pem = b"".join(each.public_bytes(Encoding.PEM) for each in chain)
     path = identity.directory / identities.CERTIFICATE
     durable.write(path, pem, mode=identities.MODES[identities.CERTIFICATE])
@@ -83,13 +83,14 @@ def _load(identity: Identity) -> _Present:
     return _Present(certificate, key)
 
 
-def _ask(identity: Identity, present: _Present, *, is_shown: bool) -> list[x509.Certificate]:
+def _ask(identity: Identity, present: _Present, now: float) -> list[x509.Certificate]:
     """Return the new certificate and those between it and the root, checked."""
+    is_shown = now < present.expires
     request = enrolment.signing_request(present.key, identity.device).public_bytes(Encoding.DER)
     try:
         with httpx.Client(
             base_url=identity.server,
-            verify=_tls(identity, is_shown=is_shown),
+            verify=_tls(identity, now, is_shown=is_shown),
             timeout=_TIMEOUT_S,
             trust_env=False,
         ) as client:
@@ -111,12 +112,12 @@ def _ask(identity: Identity, present: _Present, *, is_shown: bool) -> list[x509.
     raise Malformed("the server sent a certificate of an authority that is not ours")
 
 
-def _tls(identity: Identity, *, is_shown: bool) -> ssl.SSLContext:
+def _tls(identity: Identity, now: float, *, is_shown: bool) -> ssl.SSLContext:
     """Return the context of the connection; an expired certificate would end it, so none then."""
     context = ssl.create_default_context(cafile=identity.directory / identities.CA)
     if is_shown:
         context.load_cert_chain(identity.directory / identities.CERTIFICATE, identity.key_path)
-    return context
+    return tls.hold_against(context, lambda: now)
 
 
 def _certificates(response: httpx.Response) -> list[x509.Certificate]:

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from agent import inventory, log
 from agent.deployment import retirement, slots
 from agent.task_messages import Signed, SignReport
-from firmware_bundles.errors import ShoalError, WorkerUnavailable
+from firmware_bundles.errors import ClockSuspect, ShoalError, WorkerUnavailable
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.messages import (
@@ -68,6 +68,7 @@ class Reports:
         self._worker = worker
         self._clock = clock
         self._slots_root = slots_root
+        self._is_clock_suspect = False
         self._asked = asyncio.Event()
 
     def ask(self, pause_s: float = PAUSE_S) -> None:
@@ -95,7 +96,16 @@ class Reports:
             is_sent = send(topic, signed.envelope)
             log.event("report", counter=report.counter, sent=str(is_sent).lower())
 
+    def _look_at_clock(self) -> None:
+        """Tell of a clock that is wrong, once each time that it becomes so."""
+        was_suspect, self._is_clock_suspect = self._is_clock_suspect, self._clock.is_suspect()
+        if self._is_clock_suspect and not was_suspect:
+            error = ClockSuspect("this machine's clock contradicts times that were signed")
+            log.event("clock-suspect", code=error.code, judged_by=f"{self._clock.now():.0f}")
+            self._state.detect(error.code, error.message, self._clock.now())
+
     async def _make(self, records: Mapping[str, Record]) -> Report:
+        self._look_at_clock()
         status: StatusAnswer | None = None
         try:
             status = await self._worker.status()

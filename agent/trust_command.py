@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import httpx
 
+from firmware_bundles import limits
 from firmware_bundles.errors import InputError, NotFound, ShoalError, TransferError
 from firmware_bundles.trust import client
 
@@ -94,9 +95,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _init(options: argparse.Namespace) -> None:
     with options.root_file.open("rb") as file:
-        root = file.read(client.ROOT_BYTES_MAX + 1)
-    if len(root) > client.ROOT_BYTES_MAX:
-        raise InputError(f"{options.root_file} has more than {client.ROOT_BYTES_MAX} bytes")
+        root = file.read(limits.ROOT_BYTES_MAX + 1)
+    if len(root) > limits.ROOT_BYTES_MAX:
+        raise InputError(f"{options.root_file} has more than {limits.ROOT_BYTES_MAX} bytes")
     print(f"trusted root {client.init(options.metadata_dir, root)}")
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from agent import tls
+from agent.clock import Clock
 from agent.task_messages import FetchChunks, FetchedChunks
 from firmware_bundles import chunks
 from firmware_bundles.errors import ChunkCorrupt, ChunkMissing, ServerUnreachable, ShoalError
@@ -41,7 +43,7 @@ def _trusted(ca: str) -> ssl.SSLContext:
     context = ssl.create_default_context()
     with suppress(OSError, ssl.SSLError):  # the system's authorities may do
         context.load_verify_locations(ca)
-    return context
+    return tls.hold_against(context, Clock().now)
 
 
 def _first(client: httpx.Client, urls: Sequence[str], digest: str) -> bytes:

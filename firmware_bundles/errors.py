@@ -225,6 +225,15 @@ class NotEnrolled(DeviceError):
     default_hint = "Run 'shoal-agent enrol --server URL --token TOKEN --ca FILE'."
 
 
+class ClockSuspect(DeviceError):
+    """The device's clock contradicts times that were signed; it judges by those.
+
+    Set the clock of the device, or look why it loses the time.
+    """
+
+    code = "device.clock_suspect"
+
+
 class SlotUnwritable(DeviceError):
     """A file of the agent cannot be written.
 

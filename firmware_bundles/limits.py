@@ -28,6 +28,14 @@ DOWNLOAD_S_DEFAULT: Final = 86_400.0
 RATE_BYTES_PER_S_DEFAULT: Final = 128
 REPOSITORY_FILE_BYTES_MAX: Final = 60 * 1024
 REPOSITORY_FILES_MAX: Final = 64
+# What tells of a larger file, and the most that a role may have (as for python-tuf's client).
+INDEX_BYTES_MAX: Final = 8 * 1024
+ROOT_BYTES_MAX: Final = 512_000
+TIMESTAMP_BYTES_MAX: Final = 16_384
+SNAPSHOT_BYTES_MAX: Final = 2_000_000
+TARGETS_BYTES_MAX: Final = 5_000_000
+# All files of a repository: a device verifies them in one request to a task.
+REPOSITORY_BYTES_MAX: Final = 10_000_000
 
 # Messages, whole payload.
 ASSIGNMENT_BYTES_MAX: Final = 16 * 1024
@@ -47,4 +55,6 @@ TEXT_CHARS_MAX: Final = 512
 
 # Trust.
 ASSIGNMENT_LIFE_S: Final = 600
+# Generations follow the time in seconds; one years ahead would leave no room for a newer one.
+GENERATION_AHEAD_S_MAX: Final = 366 * 86400
 CLOCK_SKEW_S_MAX: Final = 300

@@ -175,6 +175,12 @@ class ChunkStore:
             finally:
                 self._forget(path)
 
+    def forget(self, digests: Iterable[str]) -> None:
+        """Remove chunks that lie by themselves and are of no use any more."""
+        with self._lock, suppress(OSError):
+            for digest in digests:
+                (self._directory / digest).unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Remove everything: nothing is being fetched."""
         with self._lock:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from agent import log
-from firmware_bundles.errors import ChunkCorrupt, ShoalError, TransferTooSlow
+from firmware_bundles.errors import ChunkCorrupt, ChunkMissing, ShoalError, TransferTooSlow
 from firmware_bundles.limits import (
     DOWNLOAD_S_DEFAULT,
     FILTERS_PER_SUBSCRIBE_MAX,
@@ -216,6 +216,27 @@ class Downloads:
                 each.cancel()
             await asyncio.gather(*work, return_exceptions=True)
             self._leave(lacking, futures)
+
+    async def take(self, digests: Sequence[str]) -> list[bytes]:
+        """Fetch chunks out of the store again, for what is kept elsewhere.
+
+        Raises what `fetch` does, and ChunkMissing if one was lost meanwhile.
+        """
+        await self.fetch(digests)
+        return await asyncio.to_thread(self._take, digests)
+
+    def _take(self, digests: Sequence[str]) -> list[bytes]:
+        try:
+            return [self._store.read(digest) for digest in digests]
+        except OSError as error:
+            raise ChunkMissing(f"a chunk was lost after it arrived: {error.strerror}") from error
+        finally:
+            self._store.forget(digests)
+
+    def clear(self) -> None:
+        """Forget all chunks, unless some are just being fetched."""
+        if not self._waiting:
+            self._store.clear()
 
     def lacking(self, digests: Iterable[str]) -> list[str]:
         """Return those chunks that the store does not have, each once. Blocks."""

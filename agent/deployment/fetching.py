@@ -97,7 +97,7 @@ class Fetching:
 
     def clear(self) -> None:
         """Forget what was fetched: it lies in the slots, or nobody wants it."""
-        self._store.clear()
+        self._downloads.clear()
 
     async def _fetch(
         self, record: Record, digests: Sequence[str], pace: Pace, notes: Notes

@@ -1,7 +1,7 @@
 """From the retained repository files and an envelope to an assignment that may be carried out.
 
-All files that the hint names are collected first and verified afterwards, in a task. What is
-refused is detected and told in the next report; the running model is not touched.
+All files that the hint names are collected first (`collection`) and verified afterwards, in a task.
+What is refused is detected and told in the next report; the running model is not touched.
 """
 
 from __future__ import annotations
@@ -17,28 +17,21 @@ from firmware_bundles.errors import (
     TransferError,
     from_code,
 )
-from firmware_bundles.limits import (
-    ASSIGNMENT_BYTES_MAX,
-    FILTERS_PER_SUBSCRIBE_MAX,
-    REPOSITORY_FILE_BYTES_MAX,
-)
-from firmware_bundles.wire import codec, topics
-from firmware_bundles.wire.messages import Assignment, RepositoryHint
+from firmware_bundles.limits import ASSIGNMENT_BYTES_MAX
+from firmware_bundles.wire.messages import Assignment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent.children import Children
     from agent.clock import Clock
-    from agent.deployment.downloads import Line
+    from agent.deployment.collection import Collection
     from agent.identity import Identity
     from agent.store.state import State
 
 _ENVELOPES_WAITING_MAX: Final = 4
 _ENVELOPE_BYTES_MAX: Final = ASSIGNMENT_BYTES_MAX * 2
-_COLLECT_S_MAX: Final = 10.0
 _ATTEMPTS_MAX: Final = 3
-_TIMESTAMP: Final = "timestamp.json"
 
 
 class Known(NamedTuple):
@@ -49,7 +42,7 @@ class Known(NamedTuple):
 
 
 class Verification:
-    """Collects, asks the task, and hands on what was admitted."""
+    """Waits for the collection, asks the task, and hands on what was admitted."""
 
     def __init__(
         self,
@@ -58,7 +51,7 @@ class Verification:
         state: State,
         children: Children,
         clock: Clock,
-        line: Line,
+        collection: Collection,
         known: Callable[[], Known],
         on_assignment: Callable[[Assignment], None],
         detect: Callable[[ShoalError], None],
@@ -67,42 +60,11 @@ class Verification:
         self._state = state
         self._children = children
         self._clock = clock
-        self._line = line
+        self._collection = collection
         self._known = known
         self._on_assignment = on_assignment
         self._detect = detect
-        self._files: dict[str, bytes] = {}
-        self._wanted: frozenset[str] | None = None
-        self._changed = asyncio.Event()
         self._envelopes: asyncio.Queue[bytes] = asyncio.Queue(_ENVELOPES_WAITING_MAX)
-
-    def connection_changed(self, *, is_up: bool) -> None:
-        """Forget what was subscribed to: the retained hint will come again."""
-        if not is_up:
-            self._wanted = None
-
-    def take_hint(self, payload: bytes) -> None:
-        """Subscribe to the files that the hint names. Raises WireError for a broken hint."""
-        hint = codec.decode(RepositoryHint, payload)
-        wanted = frozenset(hint.files)
-        self._files = {name: data for name, data in self._files.items() if name in wanted}
-        new = sorted(wanted - (self._wanted or frozenset()))
-        self._wanted = wanted
-        filters = [topics.repository_file(name) for name in new]
-        for start in range(0, len(filters), FILTERS_PER_SUBSCRIBE_MAX):
-            self._line.subscribe(filters[start : start + FILTERS_PER_SUBSCRIBE_MAX])
-        self._changed.set()
-
-    def take_file(self, name: str, payload: bytes) -> None:
-        """Keep one retained file until the task reads it. Raises MessageTooLarge."""
-        if len(payload) > REPOSITORY_FILE_BYTES_MAX:
-            raise MessageTooLarge(f"repository file {name!r:.80} has {len(payload)} bytes")
-        if not payload or name not in (self._wanted or ()):
-            return
-        self._files[name] = payload
-        self._changed.set()
-        if name != _TIMESTAMP:  # the others never change under their names
-            self._line.unsubscribe([topics.repository_file(name)])
 
     def take_envelope(self, payload: bytes) -> None:
         """Queue an assignment's envelope; the oldest gives way when too many wait."""
@@ -119,6 +81,11 @@ class Verification:
             envelope = await self._envelopes.get()
             try:
                 admitted = await self._admit(envelope)
+            except ShoalError as error:
+                self._collection.drop()
+                self._detect(error)
+                continue
+            try:
                 self._accept(admitted)
             except ShoalError as error:
                 self._detect(error)
@@ -126,14 +93,13 @@ class Verification:
     async def _admit(self, envelope: bytes) -> task_messages.Admitted:
         """Ask the task; again when files were still on their way."""
         for attempt in range(1, _ATTEMPTS_MAX + 1):
-            await self._collect()
-            self._changed.clear()
+            await self._collection.whole()
             try:
                 request = self._request(envelope, may_use_cache=attempt == _ATTEMPTS_MAX)
                 return await self._children.run(request, task_messages.Admitted)
             except TransferError as error:
                 log.event("metadata-missing", attempt=attempt, reason=error.message)
-                await self._wait_for_change()
+                await self._collection.change()
         raise MetadataMissing("the models repository could not be collected whole")
 
     def _request(self, envelope: bytes, *, may_use_cache: bool) -> task_messages.Admit:
@@ -141,7 +107,7 @@ class Verification:
         return task_messages.Admit(
             metadata_dir=str(self._identity.directory.parent / "trust"),
             root=self._identity.root,
-            files=dict(self._files),
+            files=dict(self._collection.files),
             envelope=envelope,
             device=self._identity.device,
             generations=dict(known.generations),
@@ -161,21 +127,3 @@ class Verification:
             raise from_code(admitted.fault.code, admitted.fault.message)
         if admitted.assignment is not None:
             self._on_assignment(admitted.assignment)
-
-    async def _collect(self) -> None:
-        """Wait until every file that the hint names is there, or for as long as makes sense."""
-        try:
-            async with asyncio.timeout(_COLLECT_S_MAX):
-                while self._wanted is None or not self._wanted <= self._files.keys():
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            missing = sorted((self._wanted or frozenset()) - self._files.keys())
-            log.event("metadata-incomplete", missing=",".join(missing) or "hint")
-
-    async def _wait_for_change(self) -> None:
-        try:
-            async with asyncio.timeout(_COLLECT_S_MAX):
-                await self._changed.wait()
-        except TimeoutError:
-            return

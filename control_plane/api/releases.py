@@ -32,7 +32,7 @@ SignedText = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=limits.REPOSITORY_FILE_BYTES_MAX,
+        max_length=limits.TARGETS_BYTES_MAX,
         description="A file, byte for byte, as text.",
     ),
 ]

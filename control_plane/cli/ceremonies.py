@@ -1,13 +1,13 @@
-"""What owners do with their keys later: rotate, add and revoke families, withdraw releases.
+"""What owners do with their keys later: add and revoke families, withdraw releases.
 
 Private keys are read from the owners' folder and stay on this machine; what goes out is signed
-roles. Commands and their words stand in `keys` and `release`.
+roles. Commands and their words stand in `keys` and `release`, how keys are replaced in `rotation`.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from firmware_bundles.errors import InputError
 from firmware_bundles.trust import key_folder, keys, publisher, roles
@@ -18,26 +18,6 @@ if TYPE_CHECKING:
 
     from control_plane.cli.http import Api
     from firmware_bundles.trust.keys import Key, Signer
-
-ROOT_NAMES: Final = tuple(f"root-{number + 1}" for number in range(roles.ROOT_KEYS))
-ONLINE_NAMES: Final = ("snapshot", "timestamp", "director")
-
-
-def rotate(api: Api, folder: Path, name: str, passphrase: bytes) -> str:
-    """Give a role or a family a new key; return the new key's id. Raises InputError, TrustError."""
-    held = key_folder.signers(folder, passphrase)
-    if name in ONLINE_NAMES:
-        return _rotate_online(api, held, name)
-    own = name if name in (*ROOT_NAMES, "targets") else key_folder.family_name(name)
-    fresh = key_folder.successor(folder, own, passphrase)
-    if name in ROOT_NAMES:
-        _rotate_root_key(api, held, name, fresh)
-    elif name == "targets":
-        _rotate_targets(api, held, fresh)
-    else:
-        _rotate_family(api, held, name, fresh)
-    key_folder.settle(folder, own)
-    return fresh.public_key.keyid
 
 
 def add_family(api: Api, folder: Path, family: str, passphrase: bytes) -> str:
@@ -54,10 +34,10 @@ def add_family(api: Api, folder: Path, family: str, passphrase: bytes) -> str:
     if present is None:
         now = time.time()
         role = publisher.next_targets(
-            targets, _held(held, "targets"), families={family: fresh.public_key}, now=now
+            targets, _targets_signers(api, held), families={family: fresh.public_key}, now=now
         )
         first = publisher.create_family(fresh, now=now)
-        _send(api, targets=role, families={family: first})
+        send(api, targets=role, families={family: first})
     key_folder.settle(folder, name)
     return fresh.public_key.keyid
 
@@ -67,9 +47,9 @@ def revoke_family(api: Api, folder: Path, family: str, passphrase: bytes) -> Non
     held = key_folder.signers(folder, passphrase)
     targets = api.get_bytes("trust/targets")
     role = publisher.next_targets(
-        targets, _held(held, "targets"), revoked=[family], now=time.time()
+        targets, _targets_signers(api, held), revoked=[family], now=time.time()
     )
-    _send(api, targets=role)
+    send(api, targets=role)
 
 
 def change_terms(
@@ -102,73 +82,31 @@ def overview(api: Api) -> list[dict[str, object]]:
     return [*rows, _row("director", 1, directors)]
 
 
-def _rotate_online(api: Api, held: Mapping[str, Signer], name: str) -> str:
-    fresh = keys.parse_public(api.post(f"trust/online-keys/{name}/next", json={}))
-    if name == "director":
-        listed = keys.encode_public_list([fresh])
-        targets = publisher.next_targets(
-            api.get_bytes("trust/targets"),
-            _held(held, "targets"),
-            director_keys=listed,
-            now=time.time(),
+def targets_signers(
+    held: Mapping[str, Signer], threshold: int, named: Iterable[Key]
+) -> list[Signer]:
+    """Return enough keys to sign the list of families. Raises InputError if they are not here."""
+    wanted = {key.keyid for key in named}
+    found = [signer for signer in held.values() if signer.public_key.keyid in wanted]
+    if len(found) < threshold:
+        raise InputError(
+            f"{threshold} targets keys must sign, and {len(found)} of those named are in this "
+            "folder",
+            hint="Fetch the others from their places; which they are says: shoal keys show.",
         )
-        _send(api, targets=targets, director_keys=listed)
-    else:
-        _send(api, root=_next_root(api, held, {name: [fresh]}))
-    return fresh.keyid
+    return found[:threshold]
 
 
-def _rotate_root_key(api: Api, held: Mapping[str, Signer], name: str, fresh: Signer) -> None:
-    """Replace one root key by another; the others may be represented by their public halves."""
-    _, named = publisher.root_keys(api.get_bytes("trust/root"))["root"]
-    former = _held(held, name).public_key.keyid
-    if any(key.keyid == fresh.public_key.keyid for key in named):
-        return  # it was taken before, only the answer was lost
-    kept = [key for key in named if key.keyid != former]
-    if len(kept) == len(named):
-        raise InputError(f"{name} of this folder is no root key of this control plane")
-    signers = {**held, "next": fresh}
-    _send(api, root=_next_root(api, signers, {"root": [*kept, fresh.public_key]}))
-
-
-def _rotate_targets(api: Api, held: Mapping[str, Signer], fresh: Signer) -> None:
-    root = _next_root(api, held, {"targets": [fresh.public_key]})
-    targets = publisher.next_targets(api.get_bytes("trust/targets"), fresh, now=time.time())
-    _send(api, root=root, targets=targets)
-
-
-def _rotate_family(api: Api, held: Mapping[str, Signer], family: str, fresh: Signer) -> None:
-    """The old role is signed again by the new key, as the owners of targets know the old one."""
-    present = api.get_bytes("trust/targets")
-    former = publisher.family_keys(present).get(family)
-    if former is None:
-        raise InputError(f"the owners delegate to no family {family!r:.40}")
-    now = time.time()
-    targets = publisher.next_targets(
-        present, _held(held, "targets"), families={family: fresh.public_key}, now=now
-    )
-    role = publisher.next_terms(
-        api.get_bytes(f"trust/roles/{family}"), fresh, former=former, now=now
-    )
-    _send(api, targets=targets, families={family: role})
-
-
-def _next_root(api: Api, held: Mapping[str, Signer], changed: Mapping[str, list[Key]]) -> bytes:
-    signers = [signer for name, signer in held.items() if name in (*ROOT_NAMES, "next")]
-    return publisher.next_root(api.get_bytes("trust/root"), signers, keys=changed, now=time.time())
-
-
-def _held(held: Mapping[str, Signer], name: str) -> Signer:
-    if name not in held:
-        raise InputError(f"the key {name} is not in this folder", hint="Fetch it from its place.")
-    return held[name]
+def _targets_signers(api: Api, held: Mapping[str, Signer]) -> list[Signer]:
+    return targets_signers(held, *publisher.root_keys(api.get_bytes("trust/root"))["targets"])
 
 
 def _row(role: str, threshold: int, named: Iterable[Key]) -> dict[str, object]:
     return {"role": role, "threshold": threshold, "keys": [key.keyid for key in named]}
 
 
-def _send(api: Api, **change: bytes | Mapping[str, bytes]) -> None:
+def send(api: Api, **change: bytes | Mapping[str, bytes]) -> None:
+    """Hand in new roles; the control plane takes all of them or none."""
     body: dict[str, Any] = {
         name: value.decode()
         if isinstance(value, bytes)

@@ -9,9 +9,9 @@ from typing import Annotated, Final
 
 import typer
 
-from control_plane.cli import ceremonies, http, output, passphrase
+from control_plane.cli import ceremonies, http, output, passphrase, rotation
 from firmware_bundles.errors import Malformed, ShoalError
-from firmware_bundles.trust import key_folder, keys
+from firmware_bundles.trust import key_folder, keys, roles
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 KeyFolder = Annotated[Path, typer.Option("--keys", help="Folder that 'keys init' wrote.")]
@@ -22,6 +22,8 @@ _COLUMNS: Final[dict[str, Callable[[object], str]]] = {
         ", ".join(str(each)[:12] for each in value) if isinstance(value, list) else "-"
     ),
 }
+
+_ROTATED: Final[dict[str, Callable[[object], str]]] = {"rotated": str, "key": str}
 
 
 @app.callback()
@@ -34,25 +36,38 @@ def init_keys(
     *,
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
     family: Annotated[list[str], typer.Option(help="A model family, may be repeated.")],
+    targets_keys: Annotated[
+        int, typer.Option(help="Keys for the list of families and directors.")
+    ] = roles.TARGETS_KEYS,
+    targets_threshold: Annotated[
+        int, typer.Option(help="How many of them must sign it.")
+    ] = roles.TARGETS_THRESHOLD,
     passphrase_file: passphrase.PassphraseFile = None,
     passphrase_text: passphrase.PassphraseText = None,
 ) -> None:
     """Make the owners' keys and lay the root of trust at the control plane.
 
-    Three root keys of which two must sign, one key for the list of families, one for each family;
-    all encrypted with one passphrase (SHOAL_KEY_PASSPHRASE, --passphrase-file or a prompt). Move
-    the root keys to places of their own afterwards.
+    Three root keys of which two must sign, three targets keys for the list of families of which two
+    must sign, one key for each family; all encrypted with one passphrase (SHOAL_KEY_PASSPHRASE,
+    --passphrase-file or a prompt). Move root and targets keys to places of their own afterwards.
 
     \b
-    Example:
+    Examples:
       shoal keys init --out keys --family digits
+      shoal keys init --out keys --family digits --targets-keys 1 --targets-threshold 1
     """
     secret = passphrase.read(passphrase_file, passphrase_text, is_new=True)
     with http.connect() as api:
         document = api.get("trust/online-keys")
         online = {role: keys.parse_public(document[role]) for role in _online_roles(document)}
         beginning = key_folder.create(
-            out, families=family, online=online, passphrase=secret, now=time.time()
+            out,
+            families=family,
+            online=online,
+            passphrase=secret,
+            now=time.time(),
+            targets_keys=targets_keys,
+            targets_threshold=targets_threshold,
         )
         try:
             _upload(api, beginning)
@@ -95,31 +110,61 @@ def show() -> None:
 @app.command()
 def rotate(
     name: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            help="root-1, root-2, root-3, targets, snapshot, timestamp, director, or a family.",
+            help="NAME...: root-1, targets-2 and so on, root or targets for all of them, snapshot, "
+            "timestamp, director, or a family.",
             show_default=False,
         ),
+    ],
+    *,
+    folder: KeyFolder,
+    key_id: Annotated[
+        list[str] | None,
+        typer.Option(help="Id, or its beginning, of a root or targets key whose file is lost."),
+    ] = None,
+    passphrase_file: passphrase.PassphraseFile = None,
+    passphrase_text: passphrase.PassphraseText = None,
+) -> None:
+    """Replace keys by new ones; the former ones end as soon as devices know.
+
+    Two root keys sign what root names, the targets keys what families and directors are. All that
+    is named changes at once. A lost key needs no file: the others replace it. After an interruption
+    the same command goes on with the same new keys.
+
+    \b
+    Examples:
+      shoal keys rotate digits --keys keys
+      shoal keys rotate root-2 --keys keys
+      shoal keys rotate snapshot timestamp --keys keys
+    """
+    secret = passphrase.read(passphrase_file, passphrase_text, is_new=False)
+    with http.connect() as api:
+        ids = rotation.rotate(api, folder, name, secret, lost=key_id or ())
+    output.show([{"rotated": each, "key": ids[each]} for each in ids], _ROTATED, empty="-")
+
+
+@app.command()
+def renew(
+    name: Annotated[
+        list[str],
+        typer.Argument(help="NAME...: root, targets, or a family.", show_default=False),
     ],
     *,
     folder: KeyFolder,
     passphrase_file: passphrase.PassphraseFile = None,
     passphrase_text: passphrase.PassphraseText = None,
 ) -> None:
-    """Replace a key by a new one; the former one ends as soon as devices know.
-
-    Two root keys sign what root names, the targets key what families and directors are. After an
-    interruption the same command goes on with the same new key.
+    """Sign roles again as they are, before they end: root after two years, the others after one.
 
     \b
-    Examples:
-      shoal keys rotate digits --keys keys
-      shoal keys rotate timestamp --keys keys
+    Example:
+      shoal keys renew targets digits --keys keys
     """
     secret = passphrase.read(passphrase_file, passphrase_text, is_new=False)
     with http.connect() as api:
-        keyid = ceremonies.rotate(api, folder, name, secret)
-    output.show_one({"rotated": name, "key": keyid})
+        rotation.renew(api, folder, name, secret)
+    output.show_one({"renewed": name})
 
 
 @app.command("add-family")

@@ -8,13 +8,15 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec import UNSET
+
 from firmware_bundles import manifest
 from firmware_bundles.trust import publisher, roles
-from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire import codec, repository_files, topics
 from firmware_bundles.wire.messages import RepositoryHint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from control_plane.releases.chunk_files import ChunkFiles
     from control_plane.releases.repository import ModelsRepository
@@ -47,8 +49,9 @@ class Publisher:
         self._patches = patches
         self._said_patches: set[str] = set()
         self._said_chunks: set[str] = set()
-        self._said_files: set[str] = set()
-        self._retired: set[str] = set()
+        # The files that were said last, and those that left before that: each with its chunks.
+        self._said: dict[str, frozenset[str]] = {}
+        self._retired: dict[str, frozenset[str]] = {}
         self._turn = threading.Lock()
 
     def announce(self) -> None:
@@ -81,16 +84,38 @@ class Publisher:
         files = self._repository.files()
         if not files:
             return
-        for name in sorted(files, key=_publish_order):
-            self._publish(topics.repository_file(name), files[name], retain=True)
+        said = {name: self._say_file(name, files[name]) for name in sorted(files, key=_order)}
         hint = RepositoryHint(
-            root=publisher.describe(self._repository.root()).version, files=tuple(sorted(files))
+            root=publisher.describe(self._repository.root()).version,
+            files=tuple(sorted(files)),
+            indexed=tuple(sorted(name for name, digests in said.items() if digests)) or UNSET,
         )
         self._publish(topics.REPOSITORY_HINT, codec.encode(hint), retain=True)
-        for name in self._retired - set(files):
+        self._clear_retired(said)
+        self._retired = {name: self._said[name] for name in self._said.keys() - said.keys()}
+        self._said = said
+
+    def _say_file(self, name: str, data: bytes) -> frozenset[str]:
+        """Say a file, or its chunks and then their index; return the chunks' digests."""
+        travelling = repository_files.cut(data)
+        if travelling is None:
+            self._publish(topics.repository_file(name), data, retain=True)
+            return frozenset()
+        for digest, piece in travelling.pieces:
+            if digest not in self._said_chunks:
+                self._publish(topics.chunk(digest), piece, retain=True)
+                self._said_chunks.add(digest)
+        index = codec.encode(travelling.listing)
+        self._publish(topics.repository_file(name), index, retain=True)
+        return frozenset(travelling.listing.chunks)
+
+    def _clear_retired(self, said: Mapping[str, frozenset[str]]) -> None:
+        kept = frozenset[str]().union(*said.values(), *self._said.values())
+        for name in self._retired.keys() - said.keys():
             self._publish(topics.repository_file(name), b"", retain=True)
-        self._retired = self._said_files - set(files)
-        self._said_files = set(files)
+            for digest in self._retired[name] - kept:
+                self._publish(topics.chunk(digest), b"", retain=True)
+                self._said_chunks.discard(digest)
 
     def _patch_chunks(self) -> set[str]:
         """Return the chunks of whole patches; one that has lost some holds up no release."""
@@ -104,7 +129,7 @@ class Publisher:
                 yield row.digest
 
 
-def _publish_order(name: str) -> tuple[int, str]:
+def _order(name: str) -> tuple[int, str]:
     """Return a key that puts what refers after what it refers to (TUF 5.3 read backwards)."""
     last = {"targets.json": 1, "snapshot.json": 2, roles.TIMESTAMP_FILE: 3}
     return last.get(name.split(".", 1)[-1] if name[:1].isdigit() else name, 0), name

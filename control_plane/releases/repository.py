@@ -221,6 +221,12 @@ class ModelsRepository:
         )
         if len(kept) > limits.REPOSITORY_FILES_MAX:
             raise ConflictError(f"the repository would have {len(kept)} files, too many")
+        size = sum(map(len, kept.values()))
+        if size > limits.REPOSITORY_BYTES_MAX:
+            raise ConflictError(
+                f"the repository would have {size} bytes; devices take at most "
+                f"{limits.REPOSITORY_BYTES_MAX}"
+            )
         return kept
 
     def _settle(self, files: Mapping[str, bytes]) -> None:

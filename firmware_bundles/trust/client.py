@@ -16,7 +16,7 @@ from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata, Root
 from tuf.ngclient import FetcherInterface, UpdaterConfig
 
-from firmware_bundles import durable
+from firmware_bundles import durable, limits
 from firmware_bundles.errors import InputError, NotFound, TransferError, TrustError
 from firmware_bundles.trust import floors
 from firmware_bundles.trust.floors import Mark
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import TargetFile
 
-ROOT_BYTES_MAX: Final = 512_000
 _ROOT_FILE: Final = "root.json"
 _MEMORY_FILE: Final = "shoal-floors"
 _NAME_CHARS_MAX: Final = 200
-_CONFIG: Final = UpdaterConfig(root_max_length=ROOT_BYTES_MAX)
+_CONFIG: Final = UpdaterConfig(root_max_length=limits.ROOT_BYTES_MAX)
 
 
 class Fetch(Protocol):
@@ -162,6 +161,7 @@ class _FolderUpdater(GuardedUpdater):
     """Keeps the newest root as root.json only, which is where the next run begins."""
 
     def _persist_root(self, version: int, data: bytes) -> None:  # noqa: ARG002 - python-tuf's
+        self._count_root_keys()
         path = Path(self._dir, _ROOT_FILE)
         if not path.exists() or path.read_bytes() != data:
             self._persist_file(str(path), data)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from firmware_bundles.trust.keys import Key, Signer
 
+_TARGETS_KEYS_MAX: Final = 9
 _PRIVATE_MODE: Final = 0o600
 _NEXT_SUFFIX: Final = ".next.pem"
 _ROOT_FILE: Final = "root.json"
@@ -43,10 +44,13 @@ def create(
     online: Mapping[str, Key],
     passphrase: bytes,
     now: float,
+    targets_keys: int = roles.TARGETS_KEYS,
+    targets_threshold: int = roles.TARGETS_THRESHOLD,
 ) -> Beginning:
     """Make all keys, sign the first roles and write the folder. Raises InputError, OSError.
 
-    `online` holds the control plane's public keys: snapshot, timestamp and director.
+    `online` holds the control plane's public keys: snapshot, timestamp and director. Of
+    `targets_keys` keys, `targets_threshold` must sign the list of families.
     """
     for family in families:
         parse(Family, family, "model family")
@@ -54,9 +58,14 @@ def create(
         raise InputError("name at least one model family, each once")
     if folder.exists():
         raise InputError(f"{folder} exists already", hint="Keys are made once; name a new folder.")
-    names = [*(f"root-{number + 1}" for number in range(roles.ROOT_KEYS)), "targets"]
+    if not 1 <= targets_threshold <= targets_keys <= _TARGETS_KEYS_MAX:
+        raise InputError(
+            f"{targets_threshold} of {targets_keys} targets keys cannot be asked to sign",
+            hint=f"At most {_TARGETS_KEYS_MAX} keys, and no more signatures than keys.",
+        )
+    names = [*numbered("root", roles.ROOT_KEYS), *numbered("targets", targets_keys)]
     signers = {name: keys.generate() for name in (*names, *map(_family_key, families))}
-    beginning = _sign(signers, families, online, now)
+    beginning = _sign(signers, families, online, targets_threshold, now)
     private = {
         f"{name}.pem": keys.encode_private(signer, passphrase) for name, signer in signers.items()
     }
@@ -78,7 +87,8 @@ def read_beginning(folder: Path) -> Beginning:
 def signers(folder: Path, passphrase: bytes) -> dict[str, Signer]:
     """Return all private keys of a folder by name, successors left out. Raises InputError, OSError.
 
-    Names are root-1 to root-3, targets and family-NAME; keys that are kept elsewhere are not there.
+    Names are root-1 to root-3, targets-1 and so on, and family-NAME; keys that are kept elsewhere
+    are not there.
     """
     return {
         path.stem: keys.decode_private(path.read_bytes(), passphrase, f"key file {path}")
@@ -104,6 +114,11 @@ def settle(folder: Path, name: str) -> None:
     durable.sync_directory(folder)
 
 
+def numbered(role: str, count: int) -> tuple[str, ...]:
+    """Return the names of the keys of root or targets."""
+    return tuple(f"{role}-{number}" for number in range(1, count + 1))
+
+
 def family_name(family: str) -> str:
     """Return the name of a family's key. Raises Malformed."""
     return _family_key(parse(Family, family, "model family"))
@@ -123,19 +138,28 @@ def _family_key(family: str) -> str:
 
 
 def _sign(
-    signers: Mapping[str, Signer], families: Sequence[str], online: Mapping[str, Key], now: float
+    signers: Mapping[str, Signer],
+    families: Sequence[str],
+    online: Mapping[str, Key],
+    targets_threshold: int,
+    now: float,
 ) -> Beginning:
     director_keys = keys.encode_public_list([online["director"]])
+    held = {
+        role: [signer for name, signer in signers.items() if roles.role_of(name) == role]
+        for role in ("root", "targets")
+    }
     return Beginning(
         root=publisher.create_root(
-            [signers[f"root-{number + 1}"] for number in range(roles.ROOT_KEYS)],
-            targets_key=signers["targets"].public_key,
+            held["root"],
+            targets_keys=[signer.public_key for signer in held["targets"]],
+            targets_threshold=targets_threshold,
             snapshot_key=online["snapshot"],
             timestamp_key=online["timestamp"],
             now=now,
         ),
         targets=publisher.create_targets(
-            signers["targets"],
+            held["targets"],
             families={family: signers[_family_key(family)].public_key for family in families},
             director_keys=director_keys,
             now=now,

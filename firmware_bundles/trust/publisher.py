@@ -19,6 +19,7 @@ from tuf.api.serialization.json import JSONSerializer
 from firmware_bundles import limits
 from firmware_bundles.errors import ConflictError, InputError, SignatureInvalid, TrustError
 from firmware_bundles.trust import roles
+from firmware_bundles.wire import repository_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -48,18 +49,28 @@ def describe(data: bytes) -> Description:
 def create_root(
     root_signers: Sequence[Signer],
     *,
-    targets_key: Key,
+    targets_keys: Sequence[Key],
+    targets_threshold: int,
     snapshot_key: Key,
     timestamp_key: Key,
     now: float,
 ) -> bytes:
-    """Return the first root: ROOT_KEYS keys of which ROOT_THRESHOLD must sign its successor."""
+    """Return the first root: ROOT_KEYS keys of which ROOT_THRESHOLD must sign its successor.
+
+    Of `targets_keys`, `targets_threshold` must sign the list of families. Raises InputError.
+    """
+    if not 1 <= targets_threshold <= len(targets_keys):
+        raise InputError(
+            f"{targets_threshold} of {len(targets_keys)} targets keys cannot be asked to sign"
+        )
     assert len(root_signers) == roles.ROOT_KEYS
     root = roles.empty_root()
     root.expires = roles.expiry("root", now)
     for signer in root_signers:
         root.add_key(signer.public_key, "root")
-    root.add_key(targets_key, "targets")
+    for key in targets_keys:
+        root.add_key(key, "targets")
+    root.roles["targets"].threshold = targets_threshold
     root.add_key(snapshot_key, "snapshot")
     root.add_key(timestamp_key, "timestamp")
     return _sign(root, root_signers)
@@ -90,7 +101,7 @@ def next_root(
 
 def next_targets(
     current: bytes,
-    signer: Signer,
+    signers: Sequence[Signer],
     *,
     now: float,
     families: Mapping[str, Key] | None = None,
@@ -113,7 +124,7 @@ def next_targets(
         role.targets[path] = TargetFile.from_data(path, director_keys, ["sha256"])
     role.version += 1
     role.expires = roles.expiry("targets", now)
-    return _sign(role, [signer])
+    return _sign(role, signers)
 
 
 def next_terms(
@@ -157,14 +168,14 @@ def family_keys(targets: bytes) -> dict[str, Key]:
 
 
 def create_targets(
-    signer: Signer, *, families: Mapping[str, Key], director_keys: bytes, now: float
+    signers: Sequence[Signer], *, families: Mapping[str, Key], director_keys: bytes, now: float
 ) -> bytes:
     """Return the first targets role: a delegation for each family, and who may direct devices."""
     targets = Targets(version=1, expires=roles.expiry("targets", now))
     roles.delegate_families(targets, dict(families))
     path = roles.DIRECTOR_KEYS_PATH
     targets.targets[path] = TargetFile.from_data(path, director_keys, ["sha256"])
-    return _sign(targets, [signer])
+    return _sign(targets, signers)
 
 
 def create_family(signer: Signer, *, now: float) -> bytes:
@@ -312,7 +323,7 @@ def _targets(data: bytes) -> Targets:
 
 
 def _read(data: bytes) -> Metadata[Any]:
-    if len(data) > limits.REPOSITORY_FILE_BYTES_MAX:
+    if len(data) > limits.TARGETS_BYTES_MAX:
         raise TrustError(f"a repository file has {len(data)} bytes, too many")
     try:
         return Metadata.from_bytes(data)
@@ -329,9 +340,10 @@ def _sign(signed: RoleT, signers: Iterable[Signer]) -> bytes:
     for signer in signers:
         metadata.sign(signer, append=True)
     data = metadata.to_bytes(_SERIALIZER)
-    if len(data) > limits.REPOSITORY_FILE_BYTES_MAX:
+    most = repository_files.bytes_max(f"{signed.type}.json")
+    if len(data) > most:
         raise InputError(
-            f"the role would have {len(data)} bytes; at most "
-            f"{limits.REPOSITORY_FILE_BYTES_MAX} fit one message"
+            f"the role would have {len(data)} bytes; devices take at most {most}",
+            hint="Fewer releases fit one family: begin another one.",
         )
     return data

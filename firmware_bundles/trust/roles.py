@@ -19,6 +19,8 @@ from firmware_bundles.identifiers import Digest, TargetPath
 
 ROOT_KEYS: Final = 3
 ROOT_THRESHOLD: Final = 2
+TARGETS_KEYS: Final = 3
+TARGETS_THRESHOLD: Final = 2
 TIMESTAMP_FILE: Final = "timestamp.json"
 DIRECTOR_KEYS_PATH: Final = "director/keys.json"
 TERMS_FIELD: Final = "shoal"
@@ -96,10 +98,16 @@ def family_delegation(family: str) -> DelegatedRole:
     )
 
 
+def role_of(name: str) -> str | None:
+    """Return the role of an owners' key called root-1, targets-2 and so on, else None."""
+    role, _, number = name.rpartition("-")
+    return role if role in {"root", "targets"} and number.isdecimal() else None
+
+
 def delegate_families(targets: Targets, families: dict[str, Key]) -> None:
-    """Give each family its role and key. Raises InputError for a name that TUF needs itself."""
-    if taken := sorted(RESERVED_NAMES & set(families)):
-        raise InputError(f"a family cannot be called {taken[0]!r}: the repository uses that name")
+    """Give each family its role and key. Raises InputError for a name that TUF or a key has."""
+    if taken := sorted(name for name in families if name in RESERVED_NAMES or role_of(name)):
+        raise InputError(f"a family cannot be called {taken[0]!r}: that name is in use")
     targets.delegations = Delegations(
         keys={}, roles={family: family_delegation(family) for family in families}
     )

@@ -17,9 +17,9 @@ from firmware_bundles.trust import floors
 from firmware_bundles.trust.floors import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from tuf.api.metadata import Root
+    from tuf.api.metadata import Key, Role, Root, Targets
     from tuf.ngclient import FetcherInterface, UpdaterConfig
 
 _ONLINE_ROLES: Final = ("timestamp", "snapshot")
@@ -57,6 +57,25 @@ class GuardedUpdater(Updater):
         trusted = self._trusted_set
         return {role: self._mark(role) for role in trusted._trusted_set}  # noqa: SLF001
 
+    def _load_root(self) -> None:
+        self._count_root_keys()
+        super()._load_root()
+        self._count_root_keys()
+
+    def _persist_root(self, version: int, data: bytes) -> None:
+        self._count_root_keys()
+        super()._persist_root(version, data)
+
+    def _count_root_keys(self) -> None:
+        root = self._trusted_set.root
+        _count_each_key_once(root.roles.values(), root.keys)
+
+    def _load_targets(self, role: str, parent_role: str) -> Targets:
+        targets = super()._load_targets(role, parent_role)
+        if targets.delegations is not None and targets.delegations.roles is not None:
+            _count_each_key_once(targets.delegations.roles.values(), targets.delegations.keys)
+        return targets
+
     def _load_timestamp(self) -> None:
         """Forget timestamp and snapshot first if root gave them new keys (TUF 5.3.11)."""
         present = _mark_of(self._trusted_set.root, "timestamp", 0)
@@ -80,6 +99,16 @@ class GuardedUpdater(Updater):
 
     def _mark(self, role: str) -> Mark:
         return _mark_of(self._trusted_set.root, role, self._trusted_set[role].version)
+
+
+def _count_each_key_once(delegated: Iterable[Role], keys: Mapping[str, Key]) -> None:
+    """Leave one id of each key: python-tuf counts ids, and a threshold means different keys."""
+    for role in delegated:
+        found: dict[str, str] = {}
+        for keyid in role.keyids:
+            public = str(keys[keyid].keyval.get("public")) if keyid in keys else keyid
+            found.setdefault("".join(public.split()), keyid)
+        role.keyids = list(found.values())
 
 
 def _mark_of(root: Root, role: str, version: int) -> Mark:

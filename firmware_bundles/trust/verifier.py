@@ -22,6 +22,7 @@ from firmware_bundles.errors import (
     AssignmentForeign,
     AssignmentReplayed,
     DigestMismatch,
+    Malformed,
     MetadataExpired,
     MetadataMissing,
     ReleaseBelowFloor,
@@ -47,12 +48,11 @@ if TYPE_CHECKING:
 _ORIGIN: Final = "memory:///"
 _DIRECTOR_KEYS_FILE: Final = "director-keys"
 _TOP_ROLES: Final = ("root", "timestamp", "snapshot", "targets")
-_FILE_BYTES_MAX: Final = limits.REPOSITORY_FILE_BYTES_MAX
 _CONFIG: Final = UpdaterConfig(
-    root_max_length=_FILE_BYTES_MAX,
-    timestamp_max_length=_FILE_BYTES_MAX,
-    snapshot_max_length=_FILE_BYTES_MAX,
-    targets_max_length=_FILE_BYTES_MAX,
+    root_max_length=limits.ROOT_BYTES_MAX,
+    timestamp_max_length=limits.TIMESTAMP_BYTES_MAX,
+    snapshot_max_length=limits.SNAPSHOT_BYTES_MAX,
+    targets_max_length=limits.TARGETS_BYTES_MAX,
     prefix_targets_with_hash=False,
 )
 
@@ -184,6 +184,8 @@ def admit(
         raise AssignmentReplayed("an assignment answers a hello that this device did not say last")
     fresh = [order for order in assignment.orders if _is_fresh(order, generations)]
     for order in fresh:
+        if order.generation > assignment.issued + limits.GENERATION_AHEAD_S_MAX:
+            raise Malformed(f"generation {order.generation} leaves no room for a newer one")
         _check_order(repository, order)
     return msgspec.structs.replace(assignment, orders=tuple(fresh))
 

@@ -37,6 +37,7 @@ _RULES: Final[dict[type[messages.Message], _Rule]] = {
     messages.Presence: _Rule(limits.PRESENCE_BYTES_MAX, is_binary=False),
     messages.Hello: _Rule(limits.HELLO_BYTES_MAX, is_binary=False),
     messages.RepositoryHint: _Rule(limits.HINT_BYTES_MAX, is_binary=False),
+    messages.FileIndex: _Rule(limits.INDEX_BYTES_MAX, is_binary=False),
     messages.Assignment: _Rule(limits.ASSIGNMENT_BYTES_MAX, is_binary=False),
     messages.Report: _Rule(limits.REPORT_BYTES_MAX, is_binary=False),
     messages.ChunkRequest: _Rule(limits.REQUEST_BYTES_MAX, is_binary=False),

@@ -29,6 +29,7 @@ from firmware_bundles.identifiers import (
 SCHEMA = "1.0"
 # A message that carries a retirement says so: an older reader ignores it, and stays as it is.
 SCHEMA_OF_RETIREMENT = "1.1"
+_INDEX_CHUNKS_MAX = limits.TARGETS_BYTES_MAX // limits.CHUNK_BYTES_MAX + 1
 
 Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -66,11 +67,22 @@ class Hello(Message, frozen=True, kw_only=True):
 class RepositoryHint(Message, frozen=True, kw_only=True):
     """Which files of the models repository are retained now.
 
+    Those in `indexed` are larger than one message: what is retained under their names is an index.
     Unsigned: a false one delays, it never weakens.
     """
 
     root: Ordinal
     files: Annotated[tuple[Text, ...], Meta(max_length=limits.REPOSITORY_FILES_MAX)]
+    indexed: (
+        Annotated[tuple[Text, ...], Meta(max_length=limits.REPOSITORY_FILES_MAX)] | UnsetType
+    ) = UNSET
+
+
+class FileIndex(Message, frozen=True, kw_only=True):
+    """Which chunks make a repository file that is larger than one message. Unsigned as the hint."""
+
+    length: Annotated[int, Meta(ge=1, le=limits.TARGETS_BYTES_MAX)]
+    chunks: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=_INDEX_CHUNKS_MAX)]
 
 
 class Arm(StrEnum):

@@ -67,7 +67,7 @@ def _tuf_refresh(folder: Path, owners: Owners, files: Mapping[str, bytes]) -> No
 def _resign(owners: Owners, number: int) -> None:
     """What a TUF director repository has to sign for one device."""
     targets = publisher.next_targets(
-        owners.roles["targets"], owners.signers["targets"], now=owners.now
+        owners.roles["targets"], [owners.signers["targets"]], now=owners.now
     )
     snapshot = publisher.create_snapshot(
         owners.signers["snapshot"], version=number, files={"targets": targets}, now=owners.now

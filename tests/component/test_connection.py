@@ -16,16 +16,23 @@ import pytest
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from agent.clock import Clock
 from agent.config import Config
 from agent.connection import Connection, Message
 from agent.deployment.chunk_store import ChunkStore
+from agent.deployment.collection import Collection
 from agent.deployment.downloads import Downloads
 from agent.identity import Broker, Identity
 from control_plane.broker.amqtt import Amqtt
+from control_plane.releases import publisher as releases
+from control_plane.store.releases import Releases
+from firmware_bundles import limits
 from firmware_bundles.errors import ShoalError
+from firmware_bundles.trust import verifier
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import Presence
 from support import programs
+from support.release_service import ReleaseService
 
 DEVICE = "dev-1"
 
@@ -113,10 +120,11 @@ class Device:
         self.changes: list[bool] = []
         self.detected: list[ShoalError] = []
         self.store = ChunkStore(folder / "chunks")
+        self.collection: Collection | None = None
         identity = Identity(folder, DEVICE, "", Broker("127.0.0.1", port, False), b"", b"")
         config = Config(state_dir=folder, run_dir=folder, reconnect_s_min=0.05, reconnect_s_max=0.2)
         self.connection = Connection(
-            identity, config, on_message=self._received, on_change=self._changed
+            identity, config, clock=Clock(), on_message=self._received, on_change=self._changed
         )
         self.downloads = Downloads(
             self.store,
@@ -134,6 +142,11 @@ class Device:
             self._arriving.add(
                 asyncio.create_task(self.downloads.received(digest, message.payload))
             )
+
+        elif self.collection is not None and message.topic == topics.REPOSITORY_HINT:
+            self.collection.take_hint(message.payload)
+        elif self.collection is not None and (name := topics.parse_repository_file(message.topic)):
+            self.collection.take_file(name, message.payload)
 
     def _changed(self, is_up: bool) -> None:  # noqa: FBT001
         self.changes.append(is_up)
@@ -308,3 +321,35 @@ def test_a_broker_of_the_older_protocol_is_spoken_to_in_it(tmp_path: Path) -> No
     finally:
         publisher.close()
         amqtt.stop()
+
+
+@pytest.mark.needs("mosquitto")
+def test_a_role_larger_than_a_message_comes_whole(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    """What the control plane announces of a long-lived family, a new device verifies."""
+    service = ReleaseService(tmp_path, time.time())
+    service.begin(releases=1000)
+    publisher = Publisher(mosquitto.port)
+    releases.Publisher(
+        service.repository,
+        Releases(service.database),
+        service.chunk_files,
+        publisher.publish,
+        service.patches,
+    ).announce()
+
+    async def run() -> dict[str, bytes]:
+        device = Device(mosquitto.port, tmp_path / "device")
+        device.collection = Collection(device.connection, device.downloads, device.detected.append)
+        device.connection.start()
+        await device.collection.whole()
+        assert device.detected == []
+        await device.connection.stop()
+        return dict(device.collection.files)
+
+    files = asyncio.run(run())
+    publisher.close()
+    assert files == service.repository.files()
+    assert len(files["2.digits.json"]) > 2 * limits.REPOSITORY_FILE_BYTES_MAX
+    view = verifier.refresh(tmp_path / "trust", files["1.root.json"], files, service.now)
+    assert view.release("digits/1000/manifest.json").number == 1000
+    service.database.close()

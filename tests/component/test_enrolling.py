@@ -26,8 +26,8 @@ Answer = Callable[[EnrolmentRequest], tuple[int, bytes]]
 class Server:
     """An enrolment server whose answer a test may replace."""
 
-    def __init__(self, folder: Path) -> None:
-        self.authority = Authority.load_or_create(folder, time.time)
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self.authority = Authority.load_or_create(folder, clock)
         self.ca = folder / "root.pem"
         self.requests: list[EnrolmentRequest] = []
         self.root = b'{"root":1}'
@@ -117,6 +117,17 @@ def test_an_enrolled_device_has_its_identity_and_a_state(server: Server, tmp_pat
     state.close()
     assert server.requests[0].token == "t"
     assert "arch" in server.requests[0].inventory
+
+
+def test_a_clock_that_is_late_does_not_keep_a_device_out(tmp_path: Path) -> None:
+    """To it, all certificates of the server lie in the future."""
+    (tmp_path / "ca").mkdir()
+    server = Server(tmp_path / "ca", lambda: time.time() + 365 * 86_400)
+    try:
+        assert enrol(server, tmp_path / "device") == cli.DONE
+        assert identity.load(tmp_path / "device").device == "d1"
+    finally:
+        server.close()
 
 
 def test_enrolling_again_keeps_the_key_and_takes_the_damage_back(

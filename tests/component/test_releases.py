@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from control_plane.api.auth import Role
+from control_plane.releases.changes import Change
 from firmware_bundles import build, chunks
 from firmware_bundles.trust import key_folder, publisher, verifier
 from firmware_bundles.wire import codec, topics
@@ -198,6 +199,25 @@ def test_left_files_are_cleared_one_announcement_later(
     assert old in service.retained.messages
     publish(api, keys, bundle_of(tmp_path, "2"))
     assert old not in service.retained.messages
+
+
+def test_the_chunks_of_a_file_that_left_are_cleared_with_it(service: ReleaseService) -> None:
+    """What a role of several messages shares with the one after it stays."""
+    owners = service.begin(releases=1000)
+    service.publisher.announce()
+    messages = service.retained.messages
+    hint = codec.decode(RepositoryHint, messages[topics.REPOSITORY_HINT])
+    assert hint.indexed == ("2.digits.json",)
+    before = {topic for topic in messages if topics.parse_chunk(topic)}
+    for _ in range(3):
+        present = service.repository.family_role("digits")
+        role = publisher.next_terms(present, owners.signers["digits"], now=NOW, min_release=1)
+        service.repository.advance(Change(families={"digits": role}))
+        service.publisher.announce_changes()
+    assert topics.repository_file("2.digits.json") not in messages
+    after = {topic for topic in messages if topics.parse_chunk(topic)}
+    assert len(after) < 2 * len(before) + 1
+    assert before - after
 
 
 def test_releases_are_listed_and_found(

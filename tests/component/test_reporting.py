@@ -19,6 +19,8 @@ from agent.store import state_schema
 from agent.store.state import State
 from support.deployments import PointerWorker
 
+NOW = 1_800_000_000.0
+
 
 def test_a_report_that_failed_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -69,3 +71,33 @@ def test_a_report_that_failed_is_made_again(
         return sent
 
     assert asyncio.run(run()) == ["shoal/v1/d/dev-1/up/report"]
+
+
+def test_a_clock_that_is_wrong_is_told_once_until_it_is_mended(tmp_path: Path) -> None:
+    """It is judged by signed times, and people should know why."""
+    own = [NOW]
+    state_schema.prepare(tmp_path / "state.db")
+
+    async def run() -> list[int]:
+        state = State.open(tmp_path / "state.db")
+        made = Reports(
+            Identity(tmp_path, "dev-1", "", Broker("", 1, is_tls=False), b"", b""),
+            incarnation="0" * 16,
+            report_s=600,
+            state=state,
+            children=Children(s_max=30),
+            worker=PointerWorker(tmp_path / "slots"),
+            clock=Clock(NOW, source=lambda: own[0]),
+            slots_root=tmp_path / "slots",
+        )
+        counts = []
+        for shown in (NOW - 60, 0.0, 0.0, NOW + 60, 0.0):
+            own[0] = shown
+            report = await made._make({})
+            counts.append(sum(each.count for each in report.detected))
+            assert {each.code for each in report.detected} <= {"device.clock_suspect"}
+            assert report.time >= NOW
+        state.close()
+        return counts
+
+    assert asyncio.run(run()) == [0, 1, 1, 1, 2]

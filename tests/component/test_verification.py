@@ -3,106 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from agent.children import Children
 from agent.clock import Clock
-from agent.deployment import verification
-from agent.deployment.verification import Known, Verification
-from agent.identity import Broker, Identity
-from agent.store import state_schema
-from agent.store.state import State
-from firmware_bundles.errors import MessageTooLarge, ShoalError
-from firmware_bundles.wire import codec, topics
-from firmware_bundles.wire.messages import Assignment, RepositoryHint
+from agent.deployment import collection
+from firmware_bundles.errors import MessageTooLarge
+from firmware_bundles.wire import topics
 from support.owners import NOW, Owners
+from support.verifying import NONCE, Device
 
-NONCE = "ab" * 16
 DAY_S = 86400.0
-
-
-class Device:
-    """The verifying part of a device, on a line that delivers what the owners retain."""
-
-    def __init__(self, folder: Path, owners: Owners, clock: Clock | None = None) -> None:
-        self.retained: dict[str, bytes] = {}
-        self.admitted: list[Assignment] = []
-        self.detected: list[ShoalError] = []
-        self.generations: dict[str, int] = {}
-        self.subscribed: set[str] = set()
-        path = folder / "state.db"
-        if not path.exists():
-            state_schema.prepare(path)
-        self.state = State.open(path)
-        self._changed = asyncio.Event()
-        self._children = Children(s_max=60)
-        self.verification = Verification(
-            Identity(
-                folder / "identity", "dev-1", "", Broker("", 1, is_tls=False), b"", owners.root
-            ),
-            state=self.state,
-            children=self._children,
-            clock=clock or Clock(floor=NOW),
-            line=self,
-            known=lambda: Known(self.generations, NONCE),
-            on_assignment=self._admitted,
-            detect=self._detected,
-        )
-
-    async def close(self) -> None:
-        """End what it started."""
-        await self._children.stop()
-        self.state.close()
-
-    def subscribe(self, filters: Sequence[str]) -> None:
-        """Deliver what is retained, soon."""
-        self.subscribed |= set(filters)
-        for topic in filters:
-            name = topics.parse_repository_file(topic) or ""
-            if name in self.retained:
-                asyncio.get_running_loop().call_soon(
-                    self.verification.take_file, name, self.retained[name]
-                )
-
-    def unsubscribe(self, filters: Sequence[str]) -> None:
-        """Forget."""
-        self.subscribed -= set(filters)
-
-    def publish(self, files: dict[str, bytes], *, hint: bool = True) -> None:
-        """Retain files as the control plane does: the hint comes last."""
-        self.retained = files
-        is_followed = topics.repository_file("timestamp.json") in self.subscribed
-        if is_followed and "timestamp.json" in files:
-            self.verification.take_file("timestamp.json", files["timestamp.json"])
-        if hint:
-            self.verification.take_hint(
-                codec.encode(RepositoryHint(root=1, files=tuple(sorted(files))))
-            )
-
-    async def verdict(self, envelope: bytes) -> str:
-        """Hand over an envelope; return "admitted" or the code of the refusal."""
-        self._changed.clear()
-        before = len(self.detected)
-        self.verification.take_envelope(envelope)
-        running = asyncio.create_task(self.verification.run())
-        try:
-            async with asyncio.timeout(60):
-                await self._changed.wait()
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-        return self.detected[-1].code if len(self.detected) > before else "admitted"
-
-    def _admitted(self, assignment: Assignment) -> None:
-        self.admitted.append(assignment)
-        self._changed.set()
-
-    def _detected(self, error: ShoalError) -> None:
-        self.detected.append(error)
-        self._changed.set()
 
 
 @pytest.fixture
@@ -127,7 +39,8 @@ def test_an_assignment_is_admitted_and_its_time_and_versions_are_kept(
         assert [order.generation for order in device.admitted[0].orders] == [5]
         assert device.state.floors()["digits"].version == 3
         assert device.state.time_floor() == NOW
-        assert device.subscribed == {topics.repository_file("timestamp.json")}
+        changing = ("timestamp.json", "director/keys.json")
+        assert device.subscribed == {topics.repository_file(name) for name in changing}
         await device.close()
 
     asyncio.run(run())
@@ -302,9 +215,26 @@ def test_a_lost_cache_is_filled_again_from_the_first_root(tmp_path: Path, owners
             if not file.is_dir():
                 file.unlink()
         second = owners.assignment(owners.order("2", generation=2))
-        device.verification.connection_changed(is_up=False)
+        device.collection.connection_changed(is_up=False)
         device.publish(owners.seal())
         assert await device.verdict(second) == "admitted"
+        await device.close()
+
+    asyncio.run(run())
+
+
+def test_what_was_refused_is_asked_for_again(tmp_path: Path, owners: Owners) -> None:
+    """Once a broker says the truth again, no new connection is needed to hear it."""
+
+    async def run() -> None:
+        device = Device(tmp_path, owners)
+        files = owners.seal()
+        device.publish({**files, "1.targets.json": b"{}"})
+        envelope = owners.assignment(owners.order("1"))
+        assert await device.verdict(envelope) != "admitted"
+        topic = topics.repository_file("1.targets.json")
+        device.retained[topic] = files["1.targets.json"]
+        assert await device.verdict(envelope) == "admitted"
         await device.close()
 
     asyncio.run(run())
@@ -314,7 +244,7 @@ def test_without_the_repository_the_own_cache_is_verified_again(
     tmp_path: Path, owners: Owners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broker that lost what it retained does not stop an order for a known release."""
-    monkeypatch.setattr(verification, "_COLLECT_S_MAX", 0.05)
+    monkeypatch.setattr(collection, "WAIT_S_MAX", 0.05)
 
     async def run() -> None:
         device = Device(tmp_path, owners)
@@ -341,7 +271,7 @@ def test_what_is_too_large_is_not_even_kept(tmp_path: Path, owners: Owners) -> N
         with pytest.raises(MessageTooLarge):
             device.verification.take_envelope(b"x" * 100_000)
         with pytest.raises(MessageTooLarge):
-            device.verification.take_file("timestamp.json", b"x" * 100_000)
+            device.collection.take_file("timestamp.json", b"x" * 100_000)
         await device.close()
 
     asyncio.run(run())

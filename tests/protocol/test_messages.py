@@ -54,6 +54,14 @@ EXAMPLES: dict[str, tuple[messages.Message, bytes]] = {
         messages.RepositoryHint(root=2, files=("2.root.json", "timestamp.json")),
         b'{"schema":"1.0","root":2,"files":["2.root.json","timestamp.json"]}',
     ),
+    "hint with an index": (
+        messages.RepositoryHint(root=2, files=("2.root.json",), indexed=("2.root.json",)),
+        b'{"schema":"1.0","root":2,"files":["2.root.json"],"indexed":["2.root.json"]}',
+    ),
+    "index": (
+        messages.FileIndex(length=70_000, chunks=("a" * 64, "b" * 64)),
+        b'{"schema":"1.0","length":70000,"chunks":["' + b"a" * 64 + b'","' + b"b" * 64 + b'"]}',
+    ),
     "assignment": (
         messages.Assignment(
             device="dev-1", issued=1000.0, expires=1600.0, orders=(ORDER,), nonce="cd" * 16

@@ -20,6 +20,7 @@ from pathlib import Path
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from agent.clock import Clock
 from agent.config import Config
 from agent.connection import Connection, Message
 from agent.deployment.chunk_store import ChunkStore
@@ -41,7 +42,11 @@ class AgentDevice:
         config = Config(state_dir=folder, run_dir=folder)
         self._up = asyncio.Event()
         self._connection = Connection(
-            identity, config, on_message=self._received, on_change=self._changed
+            identity,
+            config,
+            clock=Clock(),
+            on_message=self._received,
+            on_change=self._changed,
         )
         self._store = ChunkStore(folder / "chunks")
         self._downloads = Downloads(

@@ -5,12 +5,14 @@ It signs on demand and is edited like a document: publish, seal, damage. Real cr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 
 from firmware_bundles.trust import envelopes, keys, publisher, roles
+from firmware_bundles.trust.keys import Key
 from firmware_bundles.wire.messages import Arm, Assignment, ModelReference, Order
 
 NOW = 1_800_000_000.0
@@ -27,12 +29,13 @@ _ROOTS = ("root-1", "root-2", "root-3")
 
 @dataclass
 class Owners:
-    """All keys, and the present file of each role."""
+    """All keys, and the present file of each role; `online` are a control plane's public keys."""
 
     families: tuple[str, ...] = ("digits",)
     seed: int = 1000
     now: float = NOW
     version: int = 0
+    online: Mapping[str, Key] = field(default_factory=dict)
     roles: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -40,17 +43,19 @@ class Owners:
         self.signers = {
             name: signer(self.seed + place) for place, name in enumerate((*names, *self.families))
         }
-        self.director_keys = keys.encode_public_list([self.signers["director"].public_key])
+        public = {name: each.public_key for name, each in self.signers.items()} | dict(self.online)
+        self.director_keys = keys.encode_public_list([public["director"]])
         self.root = publisher.create_root(
             [self.signers[f"root-{number}"] for number in (1, 2, 3)],
-            targets_key=self.signers["targets"].public_key,
-            snapshot_key=self.signers["snapshot"].public_key,
-            timestamp_key=self.signers["timestamp"].public_key,
+            targets_keys=[self.signers["targets"].public_key],
+            targets_threshold=1,
+            snapshot_key=public["snapshot"],
+            timestamp_key=public["timestamp"],
             now=self.now,
         )
         self.roots = [self.root]
         self.roles["targets"] = publisher.create_targets(
-            self.signers["targets"],
+            [self.signers["targets"]],
             families={name: self.signers[name].public_key for name in self.families},
             director_keys=self.director_keys,
             now=self.now,
@@ -78,6 +83,15 @@ class Owners:
             withdraw=withdraw,
         )
         return self.roles[family]
+
+    def publish_many(self, count: int, family: str = "digits") -> None:
+        """Sign releases 1 to `count` at once, in place of those that were there."""
+        role = publisher._targets(self.roles[family])
+        for number in range(1, count + 1):
+            path = f"{family}/{number}/manifest.json"
+            role.targets[path] = roles.release_target(path, MANIFEST, number)
+        role.version += 1
+        self.roles[family] = publisher._sign(role, [self.signers[family]])
 
     def rotate(self, *names: str) -> None:
         """Give keys of the root new successors; enough former and new root keys sign."""

@@ -14,11 +14,12 @@ from control_plane.releases.chunk_files import ChunkFiles
 from control_plane.releases.online_keys import OnlineKeys
 from control_plane.releases.publisher import Publisher
 from control_plane.releases.registry import Registry
-from control_plane.releases.repository import ModelsRepository
+from control_plane.releases.repository import Bootstrap, ModelsRepository
 from control_plane.store.access import AccessTokens, TokenRow
 from control_plane.store.database import Database
 from control_plane.store.patches import Patches
 from control_plane.store.releases import Releases
+from support.owners import Owners
 
 
 @dataclass
@@ -69,6 +70,20 @@ class ReleaseService:
             ),
             prefix="/api/v1",
         )
+
+    def begin(self, *, releases: int = 0) -> Owners:
+        """Lay a root of trust for the family `digits`, with so many releases that have no files."""
+        owners = Owners(now=self.now, online=self.online_keys.public())
+        owners.publish_many(releases)
+        self.repository.begin(
+            Bootstrap(
+                owners.root,
+                owners.roles["targets"],
+                owners.director_keys,
+                {"digits": owners.roles["digits"]},
+            )
+        )
+        return owners
 
     def token(self, role: Role) -> str:
         """Return a new API token of this role."""

@@ -119,7 +119,7 @@ class TufRepository:
         signers: list[CryptoSigner] | None = None,
     ) -> bytes:
         metadata = Metadata(signed)
-        for signer in signers or self.signers[role]:
+        for signer in self.signers[role] if signers is None else signers:
             metadata.sign(signer, append=True)
         data = metadata.to_bytes()
         is_versioned = version is not None and (role == "root" or self.root.consistent_snapshot)

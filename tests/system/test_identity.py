@@ -240,7 +240,11 @@ async def live(fleet: Fleet, config: Config, before: int) -> None:
     """Run a device's connection and renewal until it speaks under a new certificate."""
     changes: list[bool] = []
     connection = Connection(
-        fleet.who(config), config, on_message=lambda _message: None, on_change=changes.append
+        fleet.who(config),
+        config,
+        clock=Clock(),
+        on_message=lambda _message: None,
+        on_change=changes.append,
     )
     children = Children(s_max=60)
     renewed = asyncio.Event()

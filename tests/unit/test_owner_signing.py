@@ -102,7 +102,7 @@ def test_a_key_folder_opens_with_its_passphrase_only(tmp_path: Path) -> None:
     assert key_folder.read_beginning(folder) == beginning
     private = sorted(folder.glob("*.pem"))
     assert [path.stem for path in private] == [
-        "family-digits", "root-1", "root-2", "root-3", "targets",
+        "family-digits", "root-1", "root-2", "root-3", "targets-1", "targets-2", "targets-3",
     ]  # fmt: skip
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
     role = publisher.add_release(

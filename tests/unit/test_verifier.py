@@ -26,7 +26,7 @@ from firmware_bundles.errors import (
     SignatureInvalid,
     TrustError,
 )
-from firmware_bundles.trust import publisher, verifier
+from firmware_bundles.trust import publisher, roles, verifier
 from firmware_bundles.wire.messages import Assignment, Order
 from support.owners import MANIFEST, NOW, Owners, signer
 
@@ -182,6 +182,29 @@ def test_a_family_speaks_for_no_other(tmp_path: Path) -> None:
     with pytest.raises(ReleaseUnknown):
         repository.release("digits/1/manifest.json")
     assert set(repository.faults) == {"audio"}
+
+
+def test_a_family_cannot_delegate_to_another_one(tmp_path: Path) -> None:
+    """Not with its own key and all online keys together: only the owners say who speaks for it."""
+    owners = Owners(families=("audio", "vision"))
+    thief = signer(77)
+    role = publisher._targets(owners.roles["audio"])
+    roles.delegate_families(role, {"vision": thief.public_key})
+    assert role.delegations is not None
+    assert role.delegations.roles is not None
+    role.delegations.roles["vision"].paths = ["*/*/*"]
+    owners.roles["audio"] = publisher._sign(role, [owners.signers["audio"]])
+    owners.roles["vision"] = publisher.add_release(
+        publisher.create_family(thief, now=NOW),
+        thief,
+        path="vision/9/manifest.json",
+        manifest=MANIFEST,
+        now=NOW,
+    )
+    repository = refresh(tmp_path, owners, owners.seal())
+    assert set(repository.faults) == {"vision"}
+    with pytest.raises(SignatureInvalid):
+        repository.release("vision/9/manifest.json")
 
 
 def test_an_assignment_that_all_allow_is_admitted(tmp_path: Path, owners: Owners) -> None:

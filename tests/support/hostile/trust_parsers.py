@@ -136,7 +136,7 @@ def _signed(role: str) -> Parser:
 def _director_keys(folder: Path, data: bytes) -> object:
     """A list of keys that the owners signed."""
     role = publisher.create_targets(
-        owners().signers["targets"],
+        [owners().signers["targets"]],
         families={"digits": owners().signers["digits"].public_key},
         director_keys=data,
         now=NOW,
