@@ -278,7 +278,11 @@ class _Service:
     def _make_inbox(self) -> Inbox:
         devices = self._stores.devices
         ingest = Ingest(
-            self._stores.telemetry, devices.telemetry_secret, self._client.publish, self._clock
+            self._stores.telemetry,
+            devices.telemetry_secret,
+            self._client.publish,
+            self._clock,
+            self._misconduct.refused,
         )
         handlers = {
             Up.PRESENCE: Presences(devices, self._clock).handle,
@@ -286,7 +290,7 @@ class _Service:
             Up.REPORT: Reports(devices, self._clock).handle,
             Up.REQUEST: ChunkRequests(self._chunks.get, self._client.publish, self._clock).handle,
         }
-        return Inbox(handlers, ingest.ingest)
+        return Inbox(handlers, ingest.ingest, self._misconduct.refused)
 
     def _make_app(self) -> FastAPI:
         stores, clock = self._stores, self._clock

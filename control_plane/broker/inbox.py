@@ -30,7 +30,8 @@ _BATCH_MAX: Final = 256
 class Inbox:
     """A thread that handles messages one batch after another.
 
-    `handlers` take one message each; `ingest` takes all telemetry of a batch together.
+    `handlers` take one message each; `ingest` takes all telemetry of a batch together; `suspect`
+    hears what was refused of whatever was said in a device's name.
     `refused` counts by error code, `dropped` counts what found no room: who sent it tries again.
     """
 
@@ -38,9 +39,11 @@ class Inbox:
         self,
         handlers: Mapping[Up, Callable[[str, bytes], object]],
         ingest: Callable[[Batch], None],
+        suspect: Callable[[str, ShoalError], None] = lambda _device, _error: None,
     ) -> None:
         self._handlers = handlers
         self._ingest = ingest
+        self._suspect = suspect
         self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(_WAITING_MAX)
         # What came less what was taken: each is written by one thread alone.
         self._bytes_in = 0
@@ -84,10 +87,17 @@ class Inbox:
                 if kind is Up.TELEMETRY:
                     telemetry.append((device, payload))
                 elif payload and kind in self._handlers:
-                    self._handlers[kind](device, payload)
+                    self._take(kind, device, payload)
         if telemetry:
             with _Refusals(self.refused, f"{len(telemetry)} segments"):
                 self._ingest(telemetry)
+
+    def _take(self, kind: Up, device: str, payload: bytes) -> None:
+        try:
+            self._handlers[kind](device, payload)
+        except ShoalError as error:
+            self._suspect(device, error)
+            raise
 
     def _run(self) -> None:
         while not self._stopping.is_set():
