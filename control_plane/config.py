@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX: Final = "SHOAL_"
 _PORT_MAX: Final = 65_535
 _TICK_S_MAX: Final = 3_600.0
+_RETAINED_BYTES_MAX: Final = 2**40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Config:
     under which devices reach this machine, empty for `host`; `broker_port` 0 is the usual one;
     `broker_ca` is the file of who certified a foreign broker; `database` is a URL of SQLAlchemy,
     empty for a file in `data`; `patch_bytes_max` is what all patches together may take at the
-    broker, and 0 makes none.
+    broker, and 0 makes none; `retained_bytes_max` limits the other chunks that it retains.
     """
 
     data: Path
@@ -42,6 +43,7 @@ class Config:
     broker_port: int = 0
     broker_ca: str = ""
     advertise: str = ""
+    retained_bytes_max: int = 256 * 1024 * 1024
     tick_s: float = 0.5
     patch_bytes_max: int = 64 * 1024 * 1024
     log_level: str = "info"
@@ -113,6 +115,11 @@ def _check(config: Config) -> None:
         value = getattr(config, name)
         if not 0 <= value <= _PORT_MAX:
             raise ConfigInvalid(f"{name} is {value}; a port is 0 to {_PORT_MAX}")
+    if not 0 <= config.retained_bytes_max <= _RETAINED_BYTES_MAX:
+        raise ConfigInvalid(
+            f"retained_bytes_max is {config.retained_bytes_max}; "
+            f"it must be 0 to {_RETAINED_BYTES_MAX}"
+        )
     if not 0 < config.tick_s <= _TICK_S_MAX:
         raise ConfigInvalid(
             f"tick_s is {config.tick_s}; it must be more than 0, at most {_TICK_S_MAX:g}"

@@ -38,7 +38,7 @@ NOUNS: Final[dict[str, str]] = {
     "keys": "Make the owners' keys and lay the root of trust.",
     "release": "Sign and publish bundles.",
     "device": "Invite, list and label devices.",
-    "broker": "Print the settings of a broker that somebody else runs.",
+    "broker": "Show the broker; make the files of one that somebody else runs.",
     "cohort": "Name sets of devices by their labels.",
     "rollout": "Bring a release to a cohort in phases, and watch it.",
     "telemetry": "Ask what the fleet predicts, and how that drifts.",
