@@ -15,6 +15,7 @@ from firmware_bundles.errors import (
     MetadataMissing,
     ShoalError,
     TransferError,
+    TrustError,
     from_code,
 )
 from firmware_bundles.limits import (
@@ -86,11 +87,7 @@ class Verification:
         hint = codec.decode(RepositoryHint, payload)
         wanted = frozenset(hint.files)
         self._files = {name: data for name, data in self._files.items() if name in wanted}
-        new = sorted(wanted - (self._wanted or frozenset()))
-        self._wanted = wanted
-        filters = [topics.repository_file(name) for name in new]
-        for start in range(0, len(filters), FILTERS_PER_SUBSCRIBE_MAX):
-            self._line.subscribe(filters[start : start + FILTERS_PER_SUBSCRIBE_MAX])
+        self._want(wanted)
         self._changed.set()
 
     def take_file(self, name: str, payload: bytes) -> None:
@@ -118,10 +115,26 @@ class Verification:
         while True:
             envelope = await self._envelopes.get()
             try:
-                admitted = await self._admit(envelope)
-                self._accept(admitted)
+                await self._judge(envelope)
             except ShoalError as error:
                 self._detect(error)
+
+    async def _judge(self, envelope: bytes) -> None:
+        """Admit an envelope, or refuse it by the repository as it is retained now.
+
+        A file that was swapped on its way never changes by itself: after a refusal all are
+        collected anew, and judged once more if that makes a difference.
+        """
+        try:
+            self._accept(await self._admit(envelope))
+        except TrustError as error:
+            judged = self._files
+            self._collect_anew()
+            await self._collect()
+            if self._files == judged:
+                raise
+            self._detect(error)
+            self._accept(await self._admit(envelope))
 
     async def _admit(self, envelope: bytes) -> task_messages.Admitted:
         """Ask the task; again when files were still on their way."""
@@ -161,6 +174,20 @@ class Verification:
             raise from_code(admitted.fault.code, admitted.fault.message)
         if admitted.assignment is not None:
             self._on_assignment(admitted.assignment)
+
+    def _collect_anew(self) -> None:
+        wanted, self._wanted, self._files = self._wanted, None, {}
+        if wanted is not None:
+            self._line.unsubscribe([topics.repository_file(name) for name in sorted(wanted)])
+            self._want(wanted)
+
+    def _want(self, wanted: frozenset[str]) -> None:
+        """Subscribe to the files of a repository that are not subscribed to."""
+        new = sorted(wanted - (self._wanted or frozenset()))
+        self._wanted = wanted
+        filters = [topics.repository_file(name) for name in new]
+        for start in range(0, len(filters), FILTERS_PER_SUBSCRIBE_MAX):
+            self._line.subscribe(filters[start : start + FILTERS_PER_SUBSCRIBE_MAX])
 
     async def _collect(self) -> None:
         """Wait until every file that the hint names is there, or for as long as makes sense."""
