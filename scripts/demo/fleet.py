@@ -45,6 +45,7 @@ class Installation:
         self.port, self.local_port, self.broker_port = free_port(), free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.local_port}"
         self.token = ""
+        self.settings: dict[str, str] = {}
         self.server: Program | None = None
         self.devices: dict[str, Device] = {}
         self._client = httpx.Client(base_url=f"{self.url}/api/v1", timeout=10.0)
@@ -53,13 +54,17 @@ class Installation:
     def environment(self) -> dict[str, str]:
         """The environment of every program started here."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("SHOAL_")}
-        return kept | {
-            "SHOAL_SERVER": self.url,
-            "SHOAL_TOKEN": self.token,
-            "SHOAL_KEY_PASSPHRASE": PASSPHRASE,
-            "PYTHONUNBUFFERED": "1",
-            "NO_COLOR": "1",
-        }
+        return (
+            kept
+            | {
+                "SHOAL_SERVER": self.url,
+                "SHOAL_TOKEN": self.token,
+                "SHOAL_KEY_PASSPHRASE": PASSPHRASE,
+                "PYTHONUNBUFFERED": "1",
+                "NO_COLOR": "1",
+            }
+            | self.settings
+        )
 
     def start_server(self) -> None:
         """Start the control plane and wait until it answers."""

@@ -315,19 +315,29 @@ def timestamp_of_the_far_future(scene: Scene) -> Iterator[None]:
 
 
 def _offer_instead(scene: Scene, digest: str, wrong: bytes) -> Iterator[None]:
-    """Let the device fetch release 4 with other bytes in the place of one chunk, till it fails."""
+    """Let the device fetch release 4 with other bytes in the place of one chunk.
+
+    It asks the control plane for what the broker spoils, and so may come to the true one.
+    """
+    code = "transfer.chunk_corrupt"
+    before = scene.refusals(code)
     scene.thief.retain(topics.chunk(digest), wrong)
-    scene.await_rollout(scene.start_rollout("4"), "rolled_back")
+    name = scene.start_rollout("4")
+    scene.await_refusal(code, before)
+    scene.settle(name)
     yield
 
 
 def _keep_back(scene: Scene, digest: str, code: str) -> Iterator[None]:
-    """Let the device fetch release 4 without one chunk, until its owners take it back."""
-    before = scene.refusals(code)
+    """Let the device fetch release 4 without one chunk, while the control plane has none either."""
+    before, taken = scene.refusals(code), scene.orders_taken()
     scene.thief.retain(topics.chunk(digest), b"")
     name = scene.start_rollout("4")
-    scene.await_refusal(code, before)
-    scene.take_back(name)
+    wait_until(lambda: scene.orders_taken() > taken, "the order is taken", PATIENCE_S)
+    with scene.control_plane_stopped():
+        scene.await_refusal(code, before)
+        assert scene.version_that_answers() == "2"
+    scene.settle(name)
     yield
 
 

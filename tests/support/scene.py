@@ -1,6 +1,6 @@
 """One installation under attack: a device that serves model 2, and what is asked of it each time.
 
-Allowed are releases 2 and 4; 1 is below the floor and 3 is withdrawn.
+Allowed are releases 2, 4 and 5; 1 is below the floor and 3 is withdrawn.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Scene:
         self.installation = Installation(
             Path(tempfile.mkdtemp(prefix="shoal-test-")), broker=self.broker.url
         )
+        self.installation.settings["SHOAL_PATCH_BYTES_MAX"] = "0"  # chunks are under attack
         self._asked = 0
         self._rollouts = 0
 
@@ -69,6 +70,7 @@ class Scene:
         self.publish("v2", "2", min_release=2)
         self.publish("v1", "3")
         self.publish("bad", "4", withdraw=[target_path("digits", "3")])
+        self.publish("v1", "5")
         site.enrol(2)
         self.device, self.other = site.devices.values()
         site.shoal("device", "label", self.other.id, "site=elsewhere")
@@ -143,6 +145,14 @@ class Scene:
         """Roll a release out, and see it succeed."""
         self.await_rollout(self.start_rollout(release), "completed")
 
+    def settle(self, name: str) -> None:
+        """Wait until a rollout has ended, one way or the other, and see model 2 serve again."""
+        ends = {"completed", "rolled_back"}
+        where = f"/rollouts/{name}"
+        wait_until(lambda: self.installation.get(where)["state"] in ends, "its end", PATIENCE_S)
+        for release in ("5", "2"):  # what was fetched makes room, so that it is fetched again
+            self.roll_out(release)
+
     def take_back(self, name: str) -> None:
         """Roll a rollout back that got stuck."""
         if self.installation.get(f"/rollouts/{name}")["state"] in {"running", "paused"}:
@@ -190,6 +200,11 @@ class Scene:
     def await_refusal(self, code: str, before: int) -> None:
         """Wait until the device has refused something more with this code."""
         wait_until(lambda: self.refusals(code) > before, f"{code} on the device", PATIENCE_S)
+
+    def orders_taken(self) -> int:
+        """Return how many orders the device has taken."""
+        assert self.device.core is not None
+        return self.device.core.log.read_text().count("event=order-taken ")
 
     def admissions(self) -> int:
         """Return how many assignments the device has admitted."""
