@@ -330,14 +330,14 @@ def _offer_instead(scene: Scene, digest: str, wrong: bytes) -> Iterator[None]:
 
 def _keep_back(scene: Scene, digest: str, code: str) -> Iterator[None]:
     """Let the device fetch release 4 without one chunk, while the control plane has none either."""
-    before, taken = scene.refusals(code), scene.orders_taken()
+    before, order = scene.refusals(code), scene.order("4")
     scene.thief.retain(topics.chunk(digest), b"")
-    name = scene.start_rollout("4")
-    wait_until(lambda: scene.orders_taken() > taken, "the order is taken", PATIENCE_S)
     with scene.control_plane_stopped():
+        scene.thief.order(scene.device.id, order)
         scene.await_refusal(code, before)
         assert scene.version_that_answers() == "2"
-    scene.settle(name)
+    wait_until(lambda: scene.serves("4"), "the release, now from the control plane", PATIENCE_S)
+    scene.make_room()
     yield
 
 

@@ -150,8 +150,16 @@ class Scene:
         ends = {"completed", "rolled_back"}
         where = f"/rollouts/{name}"
         wait_until(lambda: self.installation.get(where)["state"] in ends, "its end", PATIENCE_S)
-        for release in ("5", "2"):  # what was fetched makes room, so that it is fetched again
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Put another release into the slot beside model 2: what it held is to be fetched again."""
+        for release in ("5", "2"):
             self.roll_out(release)
+
+    def serves(self, release: str) -> bool:
+        """Whether the device says, signed, that this release answers."""
+        return [row["serving_version"] for row in self.shown()["reported"]] == [release]
 
     def take_back(self, name: str) -> None:
         """Roll a rollout back that got stuck."""
@@ -167,11 +175,11 @@ class Scene:
     # What the thief needs to know.
 
     def order(self, release: str, **changed: object) -> messages.Order:
-        """Return an order under a generation that is newer than the device's."""
+        """Return an order under the generation that follows the device's."""
         row = self.releases[release] | changed
         return messages.Order(
             family="digits",
-            generation=int(time.time()) + 10_000,
+            generation=1 + max(each["generation"] for each in self.shown()["reported"]),
             model=messages.ModelReference(
                 path=row["path"], digest=row["digest"], length=row["length"]
             ),
@@ -200,11 +208,6 @@ class Scene:
     def await_refusal(self, code: str, before: int) -> None:
         """Wait until the device has refused something more with this code."""
         wait_until(lambda: self.refusals(code) > before, f"{code} on the device", PATIENCE_S)
-
-    def orders_taken(self) -> int:
-        """Return how many orders the device has taken."""
-        assert self.device.core is not None
-        return self.device.core.log.read_text().count("event=order-taken ")
 
     def admissions(self) -> int:
         """Return how many assignments the device has admitted."""
