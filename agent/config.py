@@ -41,6 +41,7 @@ class Config:
     reconnect_s_max: float = 8.0
     hello_jitter_s: float = 1.0
     hello_retry_s: float = 30.0
+    hello_s: float = 3600.0
     report_s: float = 900.0
     renew_retry_s: float = 60.0
     chunk_window: int = CHUNK_WINDOW_DEFAULT
@@ -91,6 +92,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "reconnect_s_max": (0.05, 3600),
     "hello_jitter_s": (0, 600),
     "hello_retry_s": (0.5, 3600),
+    "hello_s": (1, 7 * 86400),
     "report_s": (1, 7 * 86400),
     "renew_retry_s": (0.5, 86400),
     "chunk_window": (1, CHUNK_WINDOW_MAX),

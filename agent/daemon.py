@@ -204,6 +204,7 @@ class Core:
             connection.publish,
             in_flight_max=config.telemetry_in_flight_max,
             retry_s=config.telemetry_retry_s,
+            detect=self._detect,
         )
         actions = LocalActions(identity, self._updater, state, children, slots_root)
         self._local = LocalControl(config.run_dir / SOCKET_NAME, actions)

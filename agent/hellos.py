@@ -1,7 +1,8 @@
 """Hello: the device asks for its assignment, at each connect and when a deployment has ended.
 
 Hellos are jittered, so that a broker's restart is no storm, and repeated, ever more rarely, until
-an assignment that answers them was admitted.
+an assignment that answers them was admitted. One is said now and then unasked: whoever keeps
+assignments back, or keeps the repository as it was, is found out by the answer, or by none.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Hellos:
         self._incarnation = incarnation
         self._jitter_s = config.hello_jitter_s
         self._retry_s = config.hello_retry_s
+        self._every_s = config.hello_s
         self._nonce: str | None = None
         self._asked = asyncio.Event()
         self._answered = asyncio.Event()
@@ -62,16 +64,22 @@ class Hellos:
         """Say hello until cancelled."""
         unanswered = 0
         while True:
-            wait_s = None if self._answered.is_set() else self._retry_s * 2**unanswered
+            was_answered = self._answered.is_set()
+            wait_s = self._until_next() if was_answered else self._retry_s * 2**unanswered
             is_asked = await _within(wait_s, self._asked)
-            if not is_asked and self._answered.is_set():
+            if not is_asked and not was_answered and self._answered.is_set():
                 continue
-            unanswered = 0 if is_asked else min(unanswered + 1, _DOUBLINGS_MAX)
+            is_first = is_asked or was_answered
+            unanswered = 0 if is_first else min(unanswered + 1, _DOUBLINGS_MAX)
             await asyncio.sleep(random.uniform(0, self._jitter_s))  # noqa: S311 - only spreads load
             # A second hello would turn the answer to the first, still on its way, into a replay.
             await _within(_ANSWER_S_MAX, self._answered)
             self._asked.clear()
             self._say(generations(), send)
+
+    def _until_next(self) -> float:
+        # A fleet that connected together must not speak together ever after.
+        return self._every_s * random.uniform(0.5, 1.0)  # noqa: S311 - only spreads load
 
     def _say(self, generations: Mapping[str, int], send: Callable[[str, bytes], bool]) -> None:
         self._nonce = secrets.token_hex(16)
@@ -89,8 +97,8 @@ class Hellos:
         log.event("hello", sent=str(is_sent).lower())
 
 
-async def _within(wait_s: float | None, event: asyncio.Event) -> bool:
-    """Wait for an event, at most so long (None: for ever); return whether it came."""
+async def _within(wait_s: float, event: asyncio.Event) -> bool:
+    """Wait for an event, at most so long; return whether it came."""
     with suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
             return await event.wait()

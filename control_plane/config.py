@@ -22,6 +22,7 @@ _PORT_MAX: Final = 65_535
 _TICK_S_MAX: Final = 3_600.0
 # Short, for a device that is lost; long enough for one that is offline for some weeks.
 _CERTIFICATE_DAYS: Final = (30, 90)
+_RETAINED_BYTES_MAX: Final = 2**40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Config:
     `certificate_days` is the life of a device's certificate, which it renews at two thirds;
     `broker_ca` is the file of who certified a foreign broker; `database` is a URL of SQLAlchemy,
     empty for a file in `data`; `patch_bytes_max` is what all patches together may take at the
-    broker, and 0 makes none.
+    broker, and 0 makes none; `retained_bytes_max` limits the other chunks that it retains.
     """
 
     data: Path
@@ -46,6 +47,7 @@ class Config:
     broker_ca: str = ""
     advertise: str = ""
     certificate_days: int = 60
+    retained_bytes_max: int = 256 * 1024 * 1024
     tick_s: float = 0.5
     patch_bytes_max: int = 64 * 1024 * 1024
     log_level: str = "info"
@@ -121,6 +123,11 @@ def _check(config: Config) -> None:
     if not shortest <= config.certificate_days <= longest:
         raise ConfigInvalid(
             f"certificate_days is {config.certificate_days}; it must be {shortest} to {longest}"
+        )
+    if not 0 <= config.retained_bytes_max <= _RETAINED_BYTES_MAX:
+        raise ConfigInvalid(
+            f"retained_bytes_max is {config.retained_bytes_max}; "
+            f"it must be 0 to {_RETAINED_BYTES_MAX}"
         )
     if not 0 < config.tick_s <= _TICK_S_MAX:
         raise ConfigInvalid(

@@ -47,6 +47,7 @@ from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
 from control_plane.fleet.retirement import Retirements
 from control_plane.fleet.revocation import Revocations
+from control_plane.releases import retention
 from control_plane.releases.announcer import Announcer
 from control_plane.releases.chunk_files import ChunkFiles
 from control_plane.releases.online_keys import OnlineKeys
@@ -179,7 +180,12 @@ class _Service:
         self._registry = Registry(stores.releases, self._chunks)
         self._repository = ModelsRepository(stores.releases, self._chunks, self._keys, clock)
         self._publisher = Publisher(
-            self._repository, stores.releases, self._chunks, self._client.publish, stores.patches
+            self._repository,
+            stores.releases,
+            self._chunks,
+            self._client.publish,
+            stores.patches,
+            retained_bytes_max=config.retained_bytes_max,
         )
         self._announcer = Announcer(
             self._publisher,
@@ -295,7 +301,11 @@ class _Service:
     def _make_inbox(self) -> Inbox:
         devices = self._stores.devices
         ingest = Ingest(
-            self._stores.telemetry, devices.telemetry_secret, self._client.publish, self._clock
+            self._stores.telemetry,
+            devices.telemetry_secret,
+            self._client.publish,
+            self._clock,
+            self._misconduct.refused,
         )
         handlers = {
             Up.PRESENCE: Presences(devices, self._clock).handle,
@@ -333,7 +343,12 @@ class _Service:
                 retire=self._retirements.retire,
                 clock=clock,
             ),
-            broker_routes.router(access, ca_pem=self._authority.chain_pem),
+            broker_routes.router(
+                access,
+                self._authority,
+                standing=self._broker_standing,
+                revoked=self._revocations.current,
+            ),
             cohort_routes.router(access, self._cohorts),
             token_routes.router(access, stores.tokens, clock),
             release_routes.router(
@@ -354,6 +369,24 @@ class _Service:
         est = est_routes.router(renewals, chain_pem=self._authority.chain_pem)
         return application.create(
             version("shoal"), api=[*api, *watching, self._make_status(access)], pages=[page, est]
+        )
+
+    def _broker_standing(self) -> broker_routes.BrokerStanding:
+        chunks, age = self._publisher.choice, self._revocations.age()
+        return broker_routes.BrokerStanding(
+            name=self._broker.name,
+            url=self._broker.offered.url,
+            is_connected=self._client.is_connected,
+            retained_bytes_max=self._config.retained_bytes_max,
+            retained_bytes=retention.bytes_of(chunks.retained),
+            retained_chunks=len(chunks.retained),
+            left_out_bytes=retention.bytes_of(chunks.left_out),
+            left_out_chunks=len(chunks.left_out),
+            list_given=age.given,
+            list_ends=age.ends,
+            list_is_late=age.is_late,
+            refused=dict(self._inbox.refused),
+            dropped=self._inbox.dropped,
         )
 
     def _make_status(self, access: Access) -> APIRouter:

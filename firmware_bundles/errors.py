@@ -110,6 +110,15 @@ class AssignmentExpired(TrustError):
     code = "trust.assignment_expired"
 
 
+class ReportReplayed(TrustError):
+    """A report came again, or is older than what its device has said since.
+
+    A broker may deliver twice; if the count grows, find out who repeats the device's words.
+    """
+
+    code = "trust.report_replayed"
+
+
 class AuthenticationFailed(TrustError):
     """A message does not carry the seal of who it says it is from."""
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CORRUPT_MAX: Final = 3
 _DOUBLINGS_MAX: Final = 5
+_ROUNDS_TOLD: Final = 2
 _RATE_WINDOW_S: Final = 60.0
 
 
@@ -144,6 +145,11 @@ class Window:
         for digest in late:
             self._outstanding[digest] = _Asked(now, self._outstanding[digest].attempt + 1)
         return late
+
+    def starving(self, digests: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the stalled chunks that no source gave in so many rounds; once each."""
+        told_at = _ROUNDS_TOLD * len(ROUND)
+        return tuple(d for d in digests if self._outstanding[d].attempt == told_at)
 
     def failed(self, digests: Iterable[str]) -> None:
         """Let chunks whose source said no be late at the next look."""
@@ -278,6 +284,12 @@ class Downloads:
             late = self._window.stalled(self._now(), self._stall_s) if self._is_up else ()
             if not late:
                 continue
+            if starving := self._window.starving(late):
+                self._detect(
+                    ChunkMissing(
+                        f"{len(starving)} chunks come from nowhere, the first is {starving[0][:12]}"
+                    )
+                )
             # Only a new subscription brings a retained message anew.
             self._line.unsubscribe([topics.chunk(digest) for digest in late])
             self._ask(late)

@@ -15,6 +15,7 @@ from firmware_bundles.errors import (
     MetadataMissing,
     ShoalError,
     TransferError,
+    TrustError,
     from_code,
 )
 from firmware_bundles.limits import ASSIGNMENT_BYTES_MAX
@@ -80,15 +81,27 @@ class Verification:
         while True:
             envelope = await self._envelopes.get()
             try:
-                admitted = await self._admit(envelope)
-            except ShoalError as error:
-                self._collection.drop()
-                self._detect(error)
-                continue
-            try:
-                self._accept(admitted)
+                await self._judge(envelope)
             except ShoalError as error:
                 self._detect(error)
+
+    async def _judge(self, envelope: bytes) -> None:
+        """Admit an envelope, or refuse it by the repository as it is retained now.
+
+        A file that was swapped on its way never changes by itself: after a refusal of the
+        repository all are collected anew, and judged once more if that makes a difference.
+        """
+        try:
+            admitted = await self._admit(envelope)
+        except TrustError as error:
+            judged = dict(self._collection.files)
+            self._collection.drop()
+            await self._collection.whole()
+            if self._collection.files == judged:
+                raise
+            self._detect(error)
+            admitted = await self._admit(envelope)
+        self._accept(admitted)
 
     async def _admit(self, envelope: bytes) -> task_messages.Admitted:
         """Ask the task; again when files were still on their way."""

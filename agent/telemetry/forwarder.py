@@ -33,7 +33,8 @@ class Forwarder:
 
     What is not acknowledged within `retry_s` is sent again. `acknowledged` and
     `connection_changed` may be called from any thread. Counted: `sent`, `delivered`, `parked`, and
-    `forged`, acknowledgements that were not understood or carried a wrong tag.
+    `forged`, acknowledgements that were not understood or carried a wrong tag; `detect` hears of
+    these, in the loop's thread.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Forwarder:
         send: Callable[[str, bytes], bool],
         in_flight_max: int = 8,
         retry_s: float = 10.0,
+        detect: Callable[[ShoalError], None] = lambda _error: None,
     ) -> None:
         self.sent = self.delivered = self.parked = self.forged = 0
         self._path = buffer_path
@@ -53,6 +55,7 @@ class Forwarder:
         self._send = send
         self._in_flight_max = in_flight_max
         self._retry_s = retry_s
+        self._detect = detect
         self._is_up = False
         # Insertion order is the order of sending: segment key -> when it was sent.
         self._in_flight: dict[SegmentKey, float] = {}
@@ -138,8 +141,10 @@ class Forwarder:
     def _settle(self, store: Buffer, payload: bytes) -> None:
         try:
             answer = codec.unseal(Acknowledgement, self._key, self._answer_topic, payload)
-        except ShoalError:
+        except ShoalError as error:
             self.forged += 1
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._detect, error)
             return
         if answer.fault is None:
             store.acknowledge(answer.key)

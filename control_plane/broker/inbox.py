@@ -31,7 +31,7 @@ class Inbox:
     """A thread that handles messages one batch after another.
 
     `handlers` take one message each; `ingest` takes all telemetry of a batch together; `suspect`
-    hears whose message a handler refused, and why.
+    hears what was refused of whatever was said in a device's name.
     `refused` counts by error code, `dropped` counts what found no room: who sent it tries again.
     """
 
@@ -39,11 +39,11 @@ class Inbox:
         self,
         handlers: Mapping[Up, Callable[[str, bytes], object]],
         ingest: Callable[[Batch], None],
-        suspect: Callable[[str, ShoalError], None] = lambda *_: None,
+        suspect: Callable[[str, ShoalError], None] = lambda _device, _error: None,
     ) -> None:
-        self._suspect = suspect
         self._handlers = handlers
         self._ingest = ingest
+        self._suspect = suspect
         self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(_WAITING_MAX)
         # What came less what was taken: each is written by one thread alone.
         self._bytes_in = 0
@@ -87,12 +87,12 @@ class Inbox:
                 if kind is Up.TELEMETRY:
                     telemetry.append((device, payload))
                 elif payload and kind in self._handlers:
-                    self._tell(kind, device, payload)
+                    self._take(kind, device, payload)
         if telemetry:
             with _Refusals(self.refused, f"{len(telemetry)} segments"):
                 self._ingest(telemetry)
 
-    def _tell(self, kind: Up, device: str, payload: bytes) -> None:
+    def _take(self, kind: Up, device: str, payload: bytes) -> None:
         try:
             self._handlers[kind](device, payload)
         except ShoalError as error:

@@ -51,7 +51,11 @@ def find() -> str | None:
 
 
 def configuration(host: str, port: int) -> str:
-    """Return what mosquitto reads at its start. Pure."""
+    """Return what mosquitto reads at its start. Pure.
+
+    It saves when it ends and when it is asked to, not by the clock: each save writes all that is
+    retained, and what a crash loses is said again.
+    """
     return f"""\
 # Written at each start.
 per_listener_settings false
@@ -72,7 +76,7 @@ max_queued_bytes {_QUEUED_BYTES_MAX}
 max_inflight_messages 100
 persistence true
 persistence_location ./
-autosave_interval 1800
+autosave_interval 0
 sys_interval 0
 log_dest stderr
 log_type error

@@ -115,7 +115,7 @@ def show(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> No
         print("\nrefused by the device")
         output.show(found["detected"], _DETECTED)
     if found["misconduct"]:
-        print("\nseen by broker and control plane")
+        print("\nrefused of what was done in its name")
         output.show(found["misconduct"], _DETECTED)
 
 

@@ -39,7 +39,7 @@ NOUNS: Final[dict[str, str]] = {
     "release": "Sign and publish bundles.",
     "device": "Invite, list, label, revoke and retire devices.",
     "token": "Make, list and withdraw API tokens.",
-    "broker": "Print the settings of a broker that somebody else runs.",
+    "broker": "Show the broker; make the files of one that somebody else runs.",
     "cohort": "Name sets of devices by their labels.",
     "rollout": "Bring a release to a cohort in phases, and watch it.",
     "telemetry": "Ask what the fleet predicts, and how that drifts.",

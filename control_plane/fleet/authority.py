@@ -124,6 +124,20 @@ class Authority:
         unique = list(dict.fromkeys(names))
         return self._issue_pair(unique[0], certificates.SERVER, _SERVICE_LIFE_S, unique)
 
+    def certify_server(self, public_key: ec.EllipticCurvePublicKey, names: Iterable[str]) -> bytes:
+        """Return a certificate (PEM, with its issuer) for a server whose key is its own."""
+        unique = list(dict.fromkeys(names))
+        made = certificates.leaf(
+            self._issuing,
+            public_key,
+            unique[0],
+            usage=certificates.SERVER,
+            now=self._clock(),
+            life_s=_SERVICE_LIFE_S,
+            names=unique,
+        )
+        return certificates.pem(made) + self.issuing_pem
+
     def issue_client(self, common_name: str, life_s: float = _SERVICE_LIFE_S) -> Pair:
         """Return a certificate for a client whose key is made here."""
         return self._issue_pair(common_name, certificates.CLIENT, life_s)

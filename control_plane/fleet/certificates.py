@@ -108,6 +108,12 @@ def revocation_list(
     return builder.sign(under.key, hashes.SHA256())
 
 
+def signing_request(key: ec.EllipticCurvePrivateKey, common_name: str) -> bytes:
+    """Return a request (PEM) for a certificate; who signs it may give another name."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_name(common_name))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
 def parse_request(request: bytes) -> x509.CertificateSigningRequest:
     """Return a signing request, PEM or DER, that proves possession of its P-256 key (RFC 2986).
 

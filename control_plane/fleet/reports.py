@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from firmware_bundles.errors import AuthenticationFailed, NotFound
+from firmware_bundles.errors import AuthenticationFailed, NotFound, ReportReplayed
 from firmware_bundles.trust import envelopes
 from firmware_bundles.wire import messages
 
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from control_plane.store.devices import Devices
-
-_LOG: Final = logging.getLogger(__name__)
 
 
 class Reports:
@@ -33,23 +30,19 @@ class Reports:
         self._devices = devices
         self._clock = clock
 
-    def handle(self, device_id: str, payload: bytes) -> bool:
-        """Store a report as it came from the broker; False if it was stored before.
+    def handle(self, device_id: str, payload: bytes) -> None:
+        """Store a report as it came from the broker.
 
-        Raises NotFound, SignatureInvalid, AuthenticationFailed, WireError.
+        Raises NotFound, SignatureInvalid, AuthenticationFailed, ReportReplayed, WireError.
         """
         report = self._open(device_id, payload)
-        is_new = self._devices.accept_report(report, self._clock())
-        if is_new and isinstance(report.erased, messages.Erased):
-            self._erased(device_id, report.erased)
-        if not is_new:
-            _LOG.info(
-                "report came before device=%s incarnation=%s counter=%d",
-                device_id,
-                report.incarnation,
-                report.counter,
+        if not self._devices.accept_report(report, self._clock()):
+            raise ReportReplayed(
+                f"report {report.counter} of incarnation {report.incarnation} came before, "
+                "or after a later one"
             )
-        return is_new
+        if isinstance(report.erased, messages.Erased):
+            self._erased(device_id, report.erased)
 
     def _open(self, device_id: str, payload: bytes) -> messages.Report:
         pem = self._devices.public_key_pem(device_id)

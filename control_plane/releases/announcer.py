@@ -1,5 +1,8 @@
 """When the repository is said again: after the broker lost it, and when its freshness was renewed.
 
+And when the broker is asked to save it: soon after something was said, and never otherwise, for a
+broker writes all that it retains each time.
+
 What is said and in which order stands in `publisher`.
 """
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from control_plane.releases.repository import ModelsRepository
 
 _RENEWAL_CHECK_S: Final = 60.0
-_FLUSH_S_MAX: Final = 10.0
+_FLUSH_S_MAX: Final = 0.2
 
 
 class Announcer:
@@ -40,6 +43,7 @@ class Announcer:
         self._clock = clock
         self._is_lost = threading.Event()
         self._checked = 0.0
+        self._saved = 0
 
     def broker_connected(self) -> None:
         """Note that a broker answers, which may know nothing. Quick; from any thread."""
@@ -54,6 +58,7 @@ class Announcer:
             self._checked = now
             if self._repository.refresh_if_due(now):
                 self._publisher.announce_changes()
+        self._save_what_was_said()
 
     def _say_all(self) -> None:
         self._is_lost.clear()
@@ -62,5 +67,10 @@ class Announcer:
         except BaseException:
             self._is_lost.set()
             raise
-        self._flush(_FLUSH_S_MAX)
-        self._save()
+
+    def _save_what_was_said(self) -> None:
+        """Let the broker save once it has everything; while it is away, the next round tries."""
+        said = self._publisher.announcements
+        if said != self._saved and self._flush(_FLUSH_S_MAX):
+            self._save()
+            self._saved = said

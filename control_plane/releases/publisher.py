@@ -1,27 +1,33 @@
 """Telling devices over MQTT what the repository holds: retained messages, the hint last.
 
-Bytes were checked and stored before; saying them twice harms nobody.
+Bytes were checked and stored before; saying them twice harms nobody. Which chunks are said is
+decided in `retention`.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import UNSET
 
+from control_plane.releases import retention
+from control_plane.releases.retention import Choice, Piece
 from firmware_bundles import manifest
 from firmware_bundles.trust import publisher, roles
 from firmware_bundles.wire import codec, repository_files, topics
 from firmware_bundles.wire.messages import RepositoryHint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from control_plane.releases.chunk_files import ChunkFiles
     from control_plane.releases.repository import ModelsRepository
     from control_plane.store.patches import Patches
-    from control_plane.store.releases import Releases
+    from control_plane.store.releases import ReleaseRow, Releases
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Publish(Protocol):
@@ -32,7 +38,7 @@ class Publish(Protocol):
 
 
 class Publisher:
-    """Keeps the broker's retained messages equal to the repository."""
+    """Keeps the broker's retained messages equal to the repository, chunks up to a limit."""
 
     def __init__(
         self,
@@ -41,6 +47,8 @@ class Publisher:
         chunk_files: ChunkFiles,
         publish: Publish,
         patches: Patches,
+        *,
+        retained_bytes_max: int,
     ) -> None:
         self._repository = repository
         self._releases = releases
@@ -48,16 +56,26 @@ class Publisher:
         self._publish = publish
         self._patches = patches
         self._said_patches: set[str] = set()
+        self.retained_bytes_max = retained_bytes_max
+        self._choice = Choice()
         self._said_chunks: set[str] = set()
         # The files that were said last, and those that left before that: each with its chunks.
         self._said: dict[str, frozenset[str]] = {}
         self._retired: dict[str, frozenset[str]] = {}
+        self._cleared_chunks: set[str] = set()
         self._turn = threading.Lock()
+        self.announcements = 0
+
+    @property
+    def choice(self) -> Choice:
+        """The chunks that the last announcement retained, and those that it left out."""
+        return self._choice
 
     def announce(self) -> None:
         """Say everything: at start, and whenever the broker may have lost what it retained."""
         with self._turn:
             self._said_chunks.clear()
+            self._cleared_chunks.clear()
             self._announce()
 
     def announce_changes(self) -> None:
@@ -71,16 +89,45 @@ class Publisher:
         A device that follows the previous hint may still be fetching: what left the repository is
         cleared only at the announcement after the next.
         """
-        wanted = dict.fromkeys(self._wanted_chunks())
+        rows = self._releases.list()
+        self._choose(rows)
         patched = self._patch_chunks()
-        for digest in (*wanted, *sorted(patched)):
+        retained = dict.fromkeys(piece.digest for piece in self._choice.retained)
+        self._say_chunks((*retained, *sorted(patched)))
+        self._say_files()
+        known = {piece.digest for row in rows for piece in _pieces(row)} | self._said_patches
+        self._clear_chunks(known - retained.keys() - patched)
+        self._said_patches = patched
+        self.announcements += 1
+
+    def _choose(self, rows: Iterable[ReleaseRow]) -> None:
+        allowed = [row for row in rows if not row.is_withdrawn]
+        allowed.sort(key=lambda row: (row.published, row.number), reverse=True)
+        chosen = retention.choose(map(_pieces, allowed), self.retained_bytes_max)
+        if chosen.left_out and chosen.left_out != self._choice.left_out:
+            _LOG.warning(
+                "chunks are left to HTTPS count=%d bytes=%d retained_bytes_max=%d",
+                len(chosen.left_out),
+                retention.bytes_of(chosen.left_out),
+                self.retained_bytes_max,
+            )
+        self._choice = chosen
+
+    def _say_chunks(self, digests: Iterable[str]) -> None:
+        for digest in digests:
             if digest not in self._said_chunks:
                 self._publish(topics.chunk(digest), self._chunks.get(digest), retain=True)
                 self._said_chunks.add(digest)
-        for digest in self._said_patches - patched - wanted.keys():
+                self._cleared_chunks.discard(digest)
+
+    def _clear_chunks(self, digests: Iterable[str]) -> None:
+        """Take back what is not retained any more; a broker may remember it from another life."""
+        for digest in sorted(set(digests) - self._cleared_chunks):
             self._publish(topics.chunk(digest), b"", retain=True)
+            self._cleared_chunks.add(digest)
             self._said_chunks.discard(digest)
-        self._said_patches = patched
+
+    def _say_files(self) -> None:
         files = self._repository.files()
         if not files:
             return
@@ -122,11 +169,9 @@ class Publisher:
         whole = (r.chunks for r in self._patches.rows() if not self._chunks.missing(r.chunks))
         return {digest for digests in whole for digest in digests}
 
-    def _wanted_chunks(self) -> Iterator[str]:
-        for row in self._releases.list():
-            if not row.is_withdrawn:
-                yield from manifest.parse(row.manifest).chunks()
-                yield row.digest
+
+def _pieces(row: ReleaseRow) -> Iterable[Piece]:
+    return retention.pieces(row.digest, row.length, manifest.parse(row.manifest))
 
 
 def _order(name: str) -> tuple[int, str]:

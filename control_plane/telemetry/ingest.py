@@ -89,7 +89,11 @@ _Answer = tuple[_Arrival, Stored | ShoalError]
 
 
 class Ingest:
-    """Stores what devices send. `secrets` gives a device's key, None for one that is unknown."""
+    """Stores what devices send.
+
+    `secrets` gives a device's key, None for one that is unknown; `suspect` hears what was sent in
+    a device's name without its seal.
+    """
 
     def __init__(
         self,
@@ -97,8 +101,10 @@ class Ingest:
         secrets: Callable[[str], bytes | None],
         publish: Callable[[str, bytes], None],
         clock: Callable[[], float],
+        suspect: Callable[[str, ShoalError], None] = lambda _device, _error: None,
     ) -> None:
         self._store = store
+        self._suspect = suspect
         self._secrets = secrets
         self._publish = publish
         self._clock = clock
@@ -169,6 +175,7 @@ class Ingest:
     def _drop(self, device_id: str, error: ShoalError) -> None:
         self.tally.unproven += 1
         _LOG.warning("telemetry dropped device=%s code=%s", device_id, error.code)
+        self._suspect(device_id, error)
 
     def _count(self, arrival: _Arrival, outcome: Stored | ShoalError) -> None:
         if isinstance(outcome, ShoalError):

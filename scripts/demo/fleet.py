@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SAMPLES = Path(__file__).parents[2] / "firmware_bundles" / "samples" / "digits"
 _START_S_MAX = 40.0
 _COMMAND_S_MAX = 300.0
-_PASSPHRASE = "the demonstration has no secrets"  # noqa: S105
+PASSPHRASE = "the demonstration has no secrets"  # noqa: S105
 
 
 class Installation:
@@ -45,6 +45,7 @@ class Installation:
         self.port, self.local_port, self.broker_port = free_port(), free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.local_port}"
         self.token = ""
+        self.settings: dict[str, str] = {}
         self.server: Program | None = None
         self.devices: dict[str, Device] = {}
         self._client = httpx.Client(base_url=f"{self.url}/api/v1", timeout=10.0)
@@ -53,13 +54,17 @@ class Installation:
     def environment(self) -> dict[str, str]:
         """The environment of every program started here."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("SHOAL_")}
-        return kept | {
-            "SHOAL_SERVER": self.url,
-            "SHOAL_TOKEN": self.token,
-            "SHOAL_KEY_PASSPHRASE": _PASSPHRASE,
-            "PYTHONUNBUFFERED": "1",
-            "NO_COLOR": "1",
-        }
+        return (
+            kept
+            | {
+                "SHOAL_SERVER": self.url,
+                "SHOAL_TOKEN": self.token,
+                "SHOAL_KEY_PASSPHRASE": PASSPHRASE,
+                "PYTHONUNBUFFERED": "1",
+                "NO_COLOR": "1",
+            }
+            | self.settings
+        )
 
     def start_server(self) -> None:
         """Start the control plane and wait until it answers."""
@@ -128,9 +133,24 @@ class Installation:
 
     def get(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 (a parsed JSON document)
         """Ask the control plane's API."""
+        return json.loads(self.fetch(path, **parameters))
+
+    def fetch(self, path: str, **parameters: str) -> bytes:
+        """Ask the control plane's API for something, byte for byte."""
         answer = self._client.get(path, params=parameters)
         answer.raise_for_status()
+        return answer.content
+
+    def post(self, path: str, content: str = "") -> Any:  # noqa: ANN401 (as above)
+        """Tell the control plane's API to do something."""
+        headers = {"Content-Type": "application/json"} if content.startswith("{") else {}
+        answer = self._client.post(path, content=content, headers=headers)
+        answer.raise_for_status()
         return answer.json()
+
+    def put(self, path: str, content: bytes) -> None:
+        """Give the control plane's API something to keep."""
+        self._client.put(path, content=content).raise_for_status()
 
     def publish(self, sample: str, version: str, *options: str) -> None:
         """Build, sign and publish one of the sample models."""

@@ -335,6 +335,7 @@ def test_a_role_larger_than_a_message_comes_whole(mosquitto: Mosquitto, tmp_path
         service.chunk_files,
         publisher.publish,
         service.patches,
+        retained_bytes_max=64 * 1024 * 1024,
     ).announce()
 
     async def run() -> dict[str, bytes]:

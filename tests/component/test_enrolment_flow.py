@@ -10,6 +10,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from httpx import Response
 
 from control_plane.api.auth import Role
+from firmware_bundles.identifiers import DeviceId, parse
 from firmware_bundles.wire.enrolment import PATH, Enrolment
 from support.control_planes import BROKER, ROOT, ControlPlane, code, signing_request
 
@@ -17,7 +18,7 @@ from support.control_planes import BROKER, ROOT, ControlPlane, code, signing_req
 def ask(control_plane: ControlPlane, token: str, **fields: object) -> Response:
     """Send an enrolment request as a device does."""
     csr = signing_request(ec.generate_private_key(ec.SECP256R1()))
-    return control_plane.browser().post(PATH, json={"token": token, "csr": csr, **fields})
+    return control_plane.browser().post(PATH, json={"token": token, "csr": csr} | fields)
 
 
 def test_an_invited_device_gets_its_identity(control_plane: ControlPlane) -> None:
@@ -48,6 +49,25 @@ def test_an_invited_device_gets_its_identity(control_plane: ControlPlane) -> Non
     assert device["labels"] == {"site": "berlin"}
     assert device["inventory"] == {"cpus": 4}
     assert control_plane.devices.telemetry_secret("press-1") == found.telemetry_secret
+
+
+@pytest.mark.parametrize(
+    "name", ["svc.control", "press-1/up", "+", "#", "$share", "../press-1", "Press", "a" * 64]
+)
+def test_no_device_gets_a_strange_name(control_plane: ControlPlane, name: str) -> None:
+    """Nobody can be invited under it, and a request that asks for it gets another."""
+    operator = control_plane.client(Role.OPERATOR)
+    refused = operator.post("/api/v1/enrolment-tokens", json={"device": name})
+    assert refused.status_code in {400, 422}, refused.text
+    csr = signing_request(ec.generate_private_key(ec.SECP256R1()), name)
+    wish = ask(control_plane, control_plane.invite(), csr=csr, device=name)
+    assert (wish.status_code, code(wish)) == (400, "wire.malformed")
+    answer = ask(control_plane, control_plane.invite(), csr=csr)
+    assert answer.status_code == 200, answer.text
+    found = msgspec.json.decode(answer.content, type=Enrolment)
+    certificate = x509.load_pem_x509_certificates(found.certificate.encode())[0]
+    (common,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert common.value == parse(DeviceId, found.device, "device id") != name
 
 
 def test_a_token_is_used_up(control_plane: ControlPlane) -> None:

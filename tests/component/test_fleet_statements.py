@@ -6,7 +6,13 @@ import pytest
 
 from control_plane.broker.inbox import Inbox
 from control_plane.store.devices import Desired
-from firmware_bundles.errors import AuthenticationFailed, NotFound, ShoalError, SignatureInvalid
+from firmware_bundles.errors import (
+    AuthenticationFailed,
+    NotFound,
+    ReportReplayed,
+    ShoalError,
+    SignatureInvalid,
+)
 from firmware_bundles.trust import envelopes
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import (
@@ -129,7 +135,7 @@ def test_generations_only_grow(control_plane: ControlPlane) -> None:
     )
     ahead = FamilyReport(family="digits", generation=int(now) + 1000)
     signed = envelopes.sign(report(member, 1, families=(ahead,)), member.signer)
-    assert control_plane.reports.handle(member.id, signed)
+    control_plane.reports.handle(member.id, signed)
     later = control_plane.devices.set_desired([desired(member.id)], now)
     assert later[member.id] == int(now) + 1001
 
@@ -139,10 +145,11 @@ def test_a_report_is_believed_once(control_plane: ControlPlane) -> None:
     member = control_plane.enrol("press-1")
     found = Detection(code="trust.rollback", message="older", count=2, last=3.0)
     signed = envelopes.sign(report(member, 2, detected=(found,)), member.signer)
-    assert control_plane.reports.handle(member.id, signed)
-    assert not control_plane.reports.handle(member.id, signed)
+    control_plane.reports.handle(member.id, signed)
     older = envelopes.sign(report(member, 1, agent_version="0.9"), member.signer)
-    assert not control_plane.reports.handle(member.id, older)
+    for again in (signed, older):
+        with pytest.raises(ReportReplayed):
+            control_plane.reports.handle(member.id, again)
 
     (reported,) = control_plane.devices.reported(member.id)
     assert (reported["state"], reported["serving_digest"], reported["answered"]) == (
@@ -163,21 +170,23 @@ def test_a_restarted_device_counts_anew(control_plane: ControlPlane) -> None:
     member = control_plane.enrol("press-1")
     for incarnation in ("0" * 16, "1" * 16):
         signed = envelopes.sign(report(member, 1, incarnation=incarnation), member.signer)
-        assert control_plane.reports.handle(member.id, signed)
+        control_plane.reports.handle(member.id, signed)
+    assert control_plane.devices.get(member.id).agent_version == "1.1"
 
 
 def test_an_ended_incarnation_is_not_believed_any_more(control_plane: ControlPlane) -> None:
     """A true report that a broker kept back until its device had restarted changes nothing."""
     member = control_plane.enrol("press-1")
 
-    def tell(incarnation: str, counter: int, version: str) -> bool:
+    def tell(incarnation: str, counter: int, version: str) -> None:
         said = report(member, counter, incarnation=incarnation, agent_version=version)
-        return control_plane.reports.handle(member.id, envelopes.sign(said, member.signer))
+        control_plane.reports.handle(member.id, envelopes.sign(said, member.signer))
 
-    assert tell("0" * 16, 1, "1.0")
-    assert tell("1" * 16, 1, "1.1")
-    assert not tell("0" * 16, 7, "kept back")
-    assert tell("1" * 16, 2, "1.2")
+    tell("0" * 16, 1, "1.0")
+    tell("1" * 16, 1, "1.1")
+    with pytest.raises(ReportReplayed):
+        tell("0" * 16, 7, "kept back")
+    tell("1" * 16, 2, "1.2")
     assert control_plane.devices.get(member.id).agent_version == "1.2"
 
 
@@ -218,7 +227,12 @@ def test_a_refused_message_stops_no_other(control_plane: ControlPlane) -> None:
     def fail(_device: str, _payload: bytes) -> None:
         raise ZeroDivisionError
 
-    inbox = Inbox({Up.HELLO: control_plane.assignments.handle, Up.REQUEST: fail}, together.append)
+    suspects: list[tuple[str, str]] = []
+    inbox = Inbox(
+        {Up.HELLO: control_plane.assignments.handle, Up.REQUEST: fail},
+        together.append,
+        lambda device, error: suspects.append((device, error.code)),
+    )
     inbox.handle(
         [
             ("shoal/v1/d/../up/hello", b"x"),
@@ -230,5 +244,6 @@ def test_a_refused_message_stops_no_other(control_plane: ControlPlane) -> None:
         ]
     )
     assert inbox.refused == {"wire.malformed": 2, ShoalError.code: 1}
+    assert suspects == [(member.id, "wire.malformed")]
     assert together == [[(member.id, b"1"), (member.id, b"2")]]
     assert len(control_plane.sent.messages) == 1

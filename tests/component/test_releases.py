@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from control_plane.api.auth import Role
+from control_plane.releases.announcer import Announcer
 from control_plane.releases.changes import Change
 from firmware_bundles import build, chunks
 from firmware_bundles.trust import key_folder, publisher, verifier
@@ -218,6 +219,65 @@ def test_the_chunks_of_a_file_that_left_are_cleared_with_it(service: ReleaseServ
     after = {topic for topic in messages if topics.parse_chunk(topic)}
     assert len(after) < 2 * len(before) + 1
     assert before - after
+
+
+def test_chunks_beyond_the_limit_are_left_to_https(
+    service: ReleaseService, client: Client, api: Api, keys: Path, tmp_path: Path
+) -> None:
+    """The newest release is retained; what it displaces is cleared, counted, and still served."""
+    first, second = bundle_of(tmp_path, "1"), bundle_of(tmp_path, "2")
+    publish(api, keys, first)
+    service.publisher.retained_bytes_max = sum(each.length for each in second.manifest.files) + len(
+        second.manifest_bytes
+    )
+    publish(api, keys, second)
+    retained = {topic for topic in service.retained.messages if "/chunk/" in topic}
+    wanted = {topics.chunk(digest) for digest in (*second.manifest.chunks(), second.digest)}
+    assert retained == wanted
+    gone = set(first.manifest.chunks()) | {first.digest}
+    left = {piece.digest for piece in service.publisher.choice.left_out}
+    assert left == gone - set(second.manifest.chunks())
+    assert client(None).get(f"/chunks/{first.digest}").content == first.manifest_bytes
+
+
+def test_chunks_of_a_withdrawn_release_are_cleared(
+    service: ReleaseService, api: Api, keys: Path, tmp_path: Path
+) -> None:
+    """Also at a broker that remembers them from before this process."""
+    first = bundle_of(tmp_path, "1")
+    publish(api, keys, first)
+    path = "digits/1/manifest.json"
+    publish(api, keys, bundle_of(tmp_path, "2"), withdraw=[path])
+    assert topics.chunk(first.digest) not in service.retained.messages
+    service.retained.messages[topics.chunk(first.digest)] = first.manifest_bytes
+    service.publisher.announce()
+    assert topics.chunk(first.digest) not in service.retained.messages
+
+
+def test_the_broker_saves_once_after_something_was_said(
+    service: ReleaseService, api: Api, keys: Path, tmp_path: Path
+) -> None:
+    """Not before it has everything, and not again while nothing is said."""
+    saved: list[float] = []
+    has_all = False
+    announcer = Announcer(
+        service.publisher,
+        service.repository,
+        flush=lambda _s: has_all,
+        save=lambda: saved.append(service.now),
+        clock=lambda: service.now,
+    )
+    publish(api, keys, bundle_of(tmp_path, "1"))
+    announcer.tick()
+    assert saved == []
+    has_all = True
+    for _ in range(3):
+        announcer.tick()
+    assert len(saved) == 1
+    announcer.broker_connected()
+    for _ in range(3):
+        announcer.tick()
+    assert len(saved) == 2
 
 
 def test_releases_are_listed_and_found(

@@ -85,6 +85,35 @@ def test_the_list_is_young_and_forgets_what_expired(control_plane: ControlPlane)
     assert listed(control_plane) == set()
 
 
+def test_a_list_that_is_not_renewed_is_an_alarm(
+    control_plane: ControlPlane, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half of its life over, status and log say so, not every second; a renewal ends the alarm."""
+    control_plane.revocations.tick()
+    working = control_plane.lists.append
+    is_broken = True
+
+    def install(revoked: bytes) -> None:
+        if is_broken:
+            raise OSError("the disk is full")
+        working(revoked)
+
+    control_plane.revocations._install = install
+    for days, is_late in ((14, False), (2, True), (1, True)):
+        control_plane.clock.now += days * DAY_S
+        for _ in range(3):
+            control_plane.clock.now += 6
+            with pytest.raises(OSError, match="full"):
+                control_plane.revocations.tick()
+        shown = control_plane.client(Role.VIEWER).get("/api/v1/broker").json()
+        assert shown["list_is_late"] is is_late
+    assert sum("is not renewed" in each.message for each in caplog.records) == 2
+    is_broken = False
+    control_plane.clock.now += 6
+    control_plane.revocations.tick()
+    assert not control_plane.revocations.age().is_late
+
+
 def test_a_revoked_device_comes_back_with_another_key_only(control_plane: ControlPlane) -> None:
     """A new invitation lets it in again, but not under the key that was revoked."""
     member = control_plane.enrol("press-1")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from control_plane.broker.endpoint import Endpoint
+    from control_plane.fleet.authority import Pair
 
 WAIT_S_MAX = 15.0
 QUIET_S = 0.5
@@ -122,7 +123,10 @@ class Hall:
 
     def tls(self, name: str, authority: Authority) -> ssl.SSLContext:
         """Return the context of somebody called `name`, certified by `authority`."""
-        pair = authority.issue_client(name)
+        return self.shown(authority.issue_client(name))
+
+    def shown(self, pair: Pair) -> ssl.SSLContext:
+        """Return the context of who shows this certificate."""
         folder = self.directory / f"peer-{os.urandom(4).hex()}"
         folder.mkdir()
         (folder / "key").write_bytes(pair.key)
@@ -163,3 +167,12 @@ def is_refused(endpoint: Endpoint, tls: ssl.SSLContext) -> bool:
             return not secure.recv(4).startswith(b"\x20")
     except (ssl.SSLError, ConnectionError):
         return True
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens on a port of loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -140,7 +140,12 @@ class ControlPlane:
                     retire=self.retirements.retire,
                     clock=self.clock,
                 ),
-                broker_routes.router(self.access, ca_pem=self.authority.chain_pem),
+                broker_routes.router(
+                    self.access,
+                    self.authority,
+                    standing=self._broker_standing,
+                    revoked=self.revocations.current,
+                ),
                 cohort_routes.router(self.access, self.cohorts),
                 token_routes.router(self.access, self.tokens, self.clock),
             ],
@@ -178,6 +183,24 @@ class ControlPlane:
     def close(self) -> None:
         """Close the database."""
         self.database.close()
+
+    def _broker_standing(self) -> broker_routes.BrokerStanding:
+        age = self.revocations.age()
+        return broker_routes.BrokerStanding(
+            name="mosquitto",
+            url=BROKER,
+            is_connected=True,
+            retained_bytes_max=2**28,
+            retained_bytes=2**20,
+            retained_chunks=20,
+            left_out_bytes=2**21,
+            left_out_chunks=40,
+            list_given=age.given,
+            list_ends=age.ends,
+            list_is_late=age.is_late,
+            refused={"trust.report_replayed": 2},
+            dropped=0,
+        )
 
     def _trusted_root(self) -> bytes:
         if self.root is None:

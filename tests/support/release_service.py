@@ -42,7 +42,9 @@ class Retained:
 class ReleaseService:
     """Everything wired as `shoal serve` wires it; `now` may be moved."""
 
-    def __init__(self, directory: Path, now: float) -> None:
+    def __init__(
+        self, directory: Path, now: float, *, retained_bytes_max: int = 256 * 1024 * 1024
+    ) -> None:
         self.now = now
         self.database = Database.open(f"sqlite:///{directory / 'shoal.db'}")
         store = Releases(self.database)
@@ -53,7 +55,12 @@ class ReleaseService:
         self.retained = Retained()
         self.patches = Patches(self.database)
         self.publisher = Publisher(
-            self.repository, store, self.chunk_files, self.retained, self.patches
+            self.repository,
+            store,
+            self.chunk_files,
+            self.retained,
+            self.patches,
+            retained_bytes_max=retained_bytes_max,
         )
         self._tokens = AccessTokens(self.database)
         self.app = FastAPI()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import tempfile
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import paho.mqtt.client as mqtt
 import pytest
@@ -20,18 +22,18 @@ from agent.clock import Clock
 from agent.config import Config
 from agent.connection import Connection
 from agent.renewal import Renewal
+from control_plane.broker import acl
 from control_plane.broker.eviction import Eviction
 from control_plane.fleet.authority import Authority
 from control_plane.fleet.revocation import Revocations
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.topics import Down, Up
-from support.broker_hall import WAIT_S_MAX, Hall, is_refused
+from support.broker_hall import WAIT_S_MAX, Hall, Peer, is_refused
 from support.control_planes import ControlPlane
 from support.https import open_door
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.needs("mosquitto")
 DAY_S = 86_400
@@ -68,11 +70,109 @@ def test_a_strange_name_reaches_nobody(hall: Hall, name: str) -> None:
     assert victim.hears_nothing()
 
 
-def test_an_expired_certificate_gets_no_connection(hall: Hall) -> None:
-    """It ended yesterday: TLS refuses it, whoever signed it."""
+def _expired(hall: Hall) -> ssl.SSLContext:
     past = Authority.load_or_create(hall.directory / "ca", lambda: time.time() - 400 * DAY_S)
-    assert is_refused(hall.broker.own, hall.tls("dev-a", past))
+    return hall.tls("dev-a", past)
+
+
+def _revoked(hall: Hall) -> ssl.SSLContext:
+    pair = hall.authority.issue_client("dev-a")
+    serial = f"{x509.load_pem_x509_certificate(pair.certificate).serial_number:x}"
+    tls = hall.shown(pair)
+    assert not is_refused(hall.broker.own, tls)
+    hall.broker.install(hall.authority.revocation_list([(serial, time.time())]))
+    wait_for(lambda: is_refused(hall.broker.own, tls))
+    return tls
+
+
+def _of_strangers(name: str) -> Callable[[Hall], ssl.SSLContext]:
+    def make(hall: Hall) -> ssl.SSLContext:
+        return hall.tls(name, Authority.load_or_create(hall.directory / "strangers", time.time))
+
+    return make
+
+
+def _of_a_server(hall: Hall) -> ssl.SSLContext:
+    return hall.shown(hall.authority.issue_server(["dev-a"]))
+
+
+def _none(hall: Hall) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(hall.directory / "ca" / "root.pem"))
+
+
+@pytest.mark.parametrize(
+    "shows",
+    [
+        pytest.param(_expired, id="expired"),
+        pytest.param(_revoked, id="revoked"),
+        pytest.param(_of_strangers("dev-a"), id="another authority's, same name"),
+        pytest.param(_of_strangers(acl.SERVICE), id="another authority's, the service's name"),
+        pytest.param(_of_a_server, id="a server's"),
+        pytest.param(_none, id="none"),
+    ],
+)
+def test_a_bad_certificate_gets_no_connection(
+    hall: Hall, shows: Callable[[Hall], ssl.SSLContext]
+) -> None:
+    """TLS ends before a word of MQTT is read; a good one is let in at the same time."""
+    assert is_refused(hall.broker.own, shows(hall))
     assert not is_refused(hall.broker.own, hall.tls("dev-a", hall.authority))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "#",
+        "shoal/#",
+        "shoal/v1/d/#",
+        "shoal/v1/d/+/down/#",
+        "shoal/v1/d/+/up/+",
+        topics.all_down("dev-b"),
+        topics.down("dev-b", Down.ASSIGNMENT),
+        topics.up("dev-b", Up.REPORT),
+        f"$share/thieves/{topics.all_down('dev-b')}",
+        "$share/thieves/shoal/v1/d/+/down/#",
+        "$SYS/#",
+    ],
+)
+def test_a_filter_beyond_ones_own_delivers_nothing(crowd: Crowd, wanted: str) -> None:
+    """The broker grants each subscription and hands nothing on; the rightful one misses nothing."""
+    spy = crowd.hall.device("dev-a")
+    spy.subscribe(wanted, topics.all_down("dev-a"))
+    down, up = topics.down("dev-b", Down.ASSIGNMENT), topics.up("dev-b", Up.REPORT)
+    crowd.hall.service.client.publish(down, b"secret")
+    assert crowd.victim.next() == (down, b"secret")
+    crowd.victim.publish(up, b"report")
+    assert crowd.hall.service.next() == (up, b"report")
+    # The broker keeps order: had one of these passed, it would come first.
+    crowd.hall.service.client.publish(topics.down("dev-a", Down.ACKNOWLEDGEMENT), b"mine")
+    assert spy.next() == (topics.down("dev-a", Down.ACKNOWLEDGEMENT), b"mine")
+    spy.close()
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        *(topics.up("dev-b", kind) for kind in Up),
+        *(topics.down("dev-b", kind) for kind in Down),
+        topics.down("dev-a", Down.ASSIGNMENT),
+        topics.chunk("b" * 64),
+        topics.REPOSITORY_HINT,
+        topics.repository_file("timestamp.json"),
+        "shoal/v1/d/dev-a/up/telemetry/deeper",
+        "shoal/v1/d/dev-a/up/../../dev-b/up/report",
+    ],
+)
+def test_what_is_written_beyond_ones_own_reaches_nobody(crowd: Crowd, topic: str) -> None:
+    """Neither the control plane nor the device that it is for, nor who comes later."""
+    thief = crowd.hall.device("dev-a")
+    thief.publish(topic, b"forged")
+    thief.publish(topics.up("dev-a", Up.HELLO), b"mine")
+    # The broker keeps order: had the forged one passed, it would come first.
+    assert crowd.hall.service.next() == (topics.up("dev-a", Up.HELLO), b"mine")
+    crowd.hall.service.client.publish(topics.down("dev-b", Down.ACKNOWLEDGEMENT), b"yours")
+    assert crowd.victim.next() == (topics.down("dev-b", Down.ACKNOWLEDGEMENT), b"yours")
+    thief.close()
 
 
 def test_a_greedy_subscription_is_noticed(hall: Hall) -> None:
@@ -82,6 +182,24 @@ def test_a_greedy_subscription_is_noticed(hall: Hall) -> None:
     greedy.subscribe(topics.all_down("dev-b"), "shoal/v1/chunk/+", topics.all_down("dev-a"))
     wait_for(lambda: len(hall.exceeded) >= 2)
     assert hall.exceeded == [("dev-b", "shoal/v1/chunk/+"), ("dev-b", topics.all_down("dev-a"))]
+
+
+class Crowd(NamedTuple):
+    """A mosquitto with the device `dev-b`, which hears its own branch."""
+
+    hall: Hall
+    victim: Peer
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[Crowd]:
+    """Give one for all rows of a table."""
+    with tempfile.TemporaryDirectory() as name:
+        hall = Hall(Path(name))
+        victim = hall.device("dev-b")
+        victim.subscribe(topics.all_down("dev-b"))
+        yield Crowd(hall, victim)
+        hall.close()
 
 
 class Fleet:

@@ -18,6 +18,7 @@ from agent.deployment.downloads import CORRUPT_MAX, ROUND, Downloads, Pace, Sour
 from firmware_bundles.chunks import cut, digest_of
 from firmware_bundles.errors import (
     ChunkCorrupt,
+    ChunkMissing,
     DigestMismatch,
     ServerUnreachable,
     ShoalError,
@@ -404,3 +405,17 @@ def test_a_download_that_nobody_answers_ends_at_its_deadline(tmp_path: Path) -> 
         assert line.subscribed == set()
 
     asyncio.run(run())
+
+
+def test_chunks_that_come_from_nowhere_are_told_of_once(tmp_path: Path) -> None:
+    """Who starves a device of chunks is noticed; the fetch goes on when they come after all."""
+    retained = dict(chunk(n) for n in range(4))
+    line = Retained({})
+
+    async def run() -> list[ShoalError]:
+        asyncio.get_running_loop().call_later(2.0, line.retained.update, retained)
+        return await fetched(line, tmp_path, list(retained))
+
+    (detected,) = asyncio.run(run())
+    assert (detected.code, "4 chunks" in detected.message) == (ChunkMissing.code, True)
+    assert {file.name for file in tmp_path.iterdir()} == set(retained)

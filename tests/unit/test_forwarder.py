@@ -12,6 +12,7 @@ from agent.store import damage
 from agent.store.buffer import Sealed
 from agent.store.journal import Position
 from agent.telemetry.forwarder import Forwarder
+from firmware_bundles.errors import ShoalError
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import (
     Acknowledgement,
@@ -37,9 +38,16 @@ class Line:
         sealed = [Sealed(each.key, 1, codec.encode(each)) for each in map(_segment, range(count))]
         self.store.seal(INCARNATION, Position(), sealed, [])
         self.sent: list[Segment] = []
+        self.detected: list[ShoalError] = []
         self.accepts = True
         self.forwarder = Forwarder(
-            folder / "buffer.db", DEVICE, KEY, self._send, in_flight_max=2, retry_s=retry_s
+            folder / "buffer.db",
+            DEVICE,
+            KEY,
+            self._send,
+            in_flight_max=2,
+            retry_s=retry_s,
+            detect=self.detected.append,
         )
 
     def _send(self, topic: str, payload: bytes) -> bool:
@@ -88,14 +96,15 @@ def test_what_is_not_acknowledged_is_sent_again(tmp_path: Path) -> None:
 
 
 def test_a_forged_acknowledgement_deletes_nothing(tmp_path: Path) -> None:
-    """A wrong tag, or garbage, is counted and not believed."""
+    """A wrong tag, or garbage, is counted, told and not believed."""
 
     async def script(line: Line) -> None:
         line.forwarder.connection_changed(is_up=True)
         await _until(lambda: len(line.sent) == 2)
         line.answer(line.sent[0], key=b"x" * 32)
         line.forwarder.acknowledged(b"")
-        await _until(lambda: line.forwarder.forged == 2)
+        await _until(lambda: line.forwarder.forged == 2 == len(line.detected))
+        assert line.detected[0].code == "trust.authentication_failed"
         assert line.store.facts().segments == 3
         assert line.forwarder.delivered == 0
 

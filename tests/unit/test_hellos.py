@@ -14,9 +14,15 @@ from firmware_bundles.wire.messages import Hello
 class Peer:
     """Hears hellos; answers when told to."""
 
-    def __init__(self, *, answers: bool, is_up: bool = True) -> None:
+    def __init__(self, *, answers: bool, is_up: bool = True, hello_s: float = 3600.0) -> None:
         folder = Path("/nonexistent")
-        config = Config(state_dir=folder, run_dir=folder, hello_jitter_s=0.0, hello_retry_s=0.05)
+        config = Config(
+            state_dir=folder,
+            run_dir=folder,
+            hello_jitter_s=0.0,
+            hello_retry_s=0.05,
+            hello_s=hello_s,
+        )
         self.hellos = Hellos("d1", "0" * 16, config)
         self.heard: list[Hello] = []
         self._answers = answers
@@ -74,3 +80,10 @@ def test_a_push_answers_no_hello() -> None:
     hellos.answered(None)
     hellos.answered("1" * 32)
     assert hellos.nonce is None
+
+
+def test_a_hello_is_said_unasked_now_and_then() -> None:
+    """A push that was lost or kept back is asked for, and the repository looked at."""
+    heard = asyncio.run(Peer(answers=True, hello_s=0.1).listen(0.5))
+    assert len(heard) > 3
+    assert len({hello.nonce for hello in heard}) == len(heard)
