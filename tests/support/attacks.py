@@ -66,7 +66,12 @@ def next_root_of_strangers(scene: Scene) -> Iterator[None]:
     key = strangers[0].public_key
     now = time.time()
     root = publisher.create_root(
-        strangers, targets_keys=[key], snapshot_key=key, timestamp_key=key, now=now
+        strangers,
+        targets_keys=[key],
+        targets_threshold=1,
+        snapshot_key=key,
+        timestamp_key=key,
+        now=now,
     )
     while publisher.describe(root).version < number:
         root = publisher.next_root(root, strangers, keys={}, now=now)
