@@ -42,6 +42,7 @@ class Announcer:
         self._save = save
         self._clock = clock
         self._is_lost = threading.Event()
+        self._is_sealed = False
         self._checked = 0.0
         self._saved = 0
 
@@ -50,7 +51,10 @@ class Announcer:
         self._is_lost.set()
 
     def tick(self) -> None:
-        """Say what has to be said now."""
+        """Say what has to be said now, the first time under fresh online signatures."""
+        if not self._is_sealed:
+            self._repository.seal()
+            self._is_sealed = True
         if self._is_lost.is_set():
             self._say_all()
         now = self._clock()

@@ -59,8 +59,9 @@ class Publisher:
         self.retained_bytes_max = retained_bytes_max
         self._choice = Choice()
         self._said_chunks: set[str] = set()
-        # The files that were said last, and those that left before that: each with its chunks.
-        self._said: dict[str, frozenset[str]] = {}
+        # The files that were said last, and those that left before that: each with its chunks. What
+        # the process before this one said may still be retained.
+        self._said = {name: _chunks_of(data) for name, data in repository.files().items()}
         self._retired: dict[str, frozenset[str]] = {}
         self._cleared_chunks: set[str] = set()
         self._turn = threading.Lock()
@@ -172,6 +173,12 @@ class Publisher:
 
 def _pieces(row: ReleaseRow) -> Iterable[Piece]:
     return retention.pieces(row.digest, row.length, manifest.parse(row.manifest))
+
+
+def _chunks_of(data: bytes) -> frozenset[str]:
+    """Return the digests of the chunks in which a file travels, none for one that fits a message."""
+    travelling = repository_files.cut(data)
+    return frozenset() if travelling is None else frozenset(travelling.listing.chunks)
 
 
 def _order(name: str) -> tuple[int, str]:

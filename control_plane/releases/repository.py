@@ -24,6 +24,7 @@ from control_plane.releases.role_files import (
     first_root,
     listed_roles,
     name_of,
+    next_version,
     online_keyids,
     pop_version,
     role_file,
@@ -193,6 +194,18 @@ class ModelsRepository:
             self._releases.replace(self._sealed(files, now), now)
         return True
 
+    def seal(self) -> None:
+        """Sign snapshot and timestamp again, if there is a repository: at each start.
+
+        What was restored from a backup is thereby newer than what devices have seen. Raises
+        SignatureInvalid.
+        """
+        now = self._clock()
+        with self._change:
+            if files := self._releases.files():
+                self._settle(files)
+                self._releases.replace(self._sealed(files, now), now)
+
     def _files(self) -> dict[str, bytes]:
         files = self._releases.files()
         if not files:
@@ -204,7 +217,9 @@ class ModelsRepository:
     def _sealed(self, files: Mapping[str, bytes], now: float) -> dict[str, bytes]:
         """Return the files under a new snapshot and timestamp."""
         kept = dict(files)
-        versions = {role: max(pop_version(kept, role) + 1, 1) for role in ("snapshot", "timestamp")}
+        versions = {
+            role: next_version(pop_version(kept, role), now) for role in ("snapshot", "timestamp")
+        }
         allowed = online_keyids(kept)
         snapshot = publisher.create_snapshot(
             self._keys.snapshot.among(allowed["snapshot"]),

@@ -45,6 +45,15 @@ def pop_version(files: dict[str, bytes], role: str) -> int:
     return version
 
 
+def next_version(present: int, now: float) -> int:
+    """Return the version after `present` for a role that is signed online. Pure.
+
+    Never below the time (Unix seconds): a control plane that was restored from a backup does not
+    know what the lost one signed since, and devices take no older version.
+    """
+    return max(present + 1, int(now))
+
+
 def online_keyids(files: Mapping[str, bytes]) -> dict[str, set[str]]:
     """Return the ids of the keys that may sign online, by role."""
     named = publisher.root_keys(role_file(files, "root"))

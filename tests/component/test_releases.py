@@ -26,6 +26,8 @@ Client: TypeAlias = Callable[[Role | None], Api]
 Terms: TypeAlias = Any
 NOW = 1_800_000_000.0
 DAY_S = 86400
+# Versions that are signed online are never below the time.
+FIRST, SECOND = f"{NOW:.0f}.snapshot.json", f"{NOW + 1:.0f}.snapshot.json"
 PASSPHRASE = b"correct horse"
 SAMPLES = Path(__file__).parents[2] / "firmware_bundles/samples/digits"
 
@@ -169,7 +171,7 @@ def test_what_refers_is_announced_after_what_it_refers_to(
         max(place for place, topic in enumerate(told) if topic.startswith("shoal/v1/chunk/")),
         *(
             told.index(topics.repository_file(name))
-            for name in ("2.digits.json", "1.targets.json", "2.snapshot.json", "timestamp.json")
+            for name in ("2.digits.json", "1.targets.json", SECOND, "timestamp.json")
         ),
         told.index(topics.REPOSITORY_HINT),
     ]
@@ -195,7 +197,7 @@ def test_left_files_are_cleared_one_announcement_later(
     service: ReleaseService, api: Api, keys: Path, tmp_path: Path
 ) -> None:
     """A device that follows the last hint still finds its files."""
-    old = topics.repository_file("1.snapshot.json")
+    old = topics.repository_file(FIRST)
     publish(api, keys, bundle_of(tmp_path, "1"))
     assert old in service.retained.messages
     publish(api, keys, bundle_of(tmp_path, "2"))
@@ -316,7 +318,7 @@ def refused(service: ReleaseService, answer: httpx.Response, code: str) -> None:
     assert answer.status_code >= 400
     assert service.registry.list() == []
     assert set(service.repository.files()) == {
-        "1.root.json", "1.targets.json", "1.digits.json", "1.snapshot.json",
+        "1.root.json", "1.targets.json", "1.digits.json", FIRST,
         "timestamp.json", "director/keys.json",
     }  # fmt: skip
     assert not [topic for topic in service.retained.topics if "/chunk/" in topic]
@@ -454,7 +456,7 @@ def test_online_roles_are_signed_again_before_they_expire(
     assert not service.repository.refresh_if_due(service.now)
     service.now += 2.9 * DAY_S
     service.publisher.announce_changes()
-    assert as_device(service, tmp_path / "cache").versions["timestamp"] == 2
+    assert as_device(service, tmp_path / "cache").versions["timestamp"] == int(NOW + 2 * DAY_S)
 
 
 def test_online_keys_survive_a_restart(service: ReleaseService, tmp_path: Path) -> None:
