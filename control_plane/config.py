@@ -6,6 +6,7 @@ Parsed once, at start; nothing else reads the environment. An unknown name in th
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from dataclasses import dataclass, fields
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENVIRONMENT_PREFIX: Final = "SHOAL_"
+# What the service last ran with, in its data folder.
+SETTINGS: Final = "settings.toml"
 _PORT_MAX: Final = 65_535
 _TICK_S_MAX: Final = 3_600.0
 # Short, for a device that is lost; long enough for one that is offline for some weeks.
@@ -78,6 +81,24 @@ def load(
     config = Config(**found)
     _check(config)
     return config
+
+
+def text(config: Config) -> str:
+    """Return the settings as a file for `load`; the folder that it lies in is left out."""
+    values = {field.name: getattr(config, field.name) for field in fields(Config)}
+    del values["data"]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    return "\n".join(("# Written at each start.", *lines, ""))
+
+
+def last(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
+    """Return the settings with which the service of a data folder last ran. Raises ConfigInvalid.
+
+    Flags and environment beat them, as they do for the service itself.
+    """
+    found = load(flags, environment)
+    written = found.data / SETTINGS
+    return load(flags, environment, written) if written.exists() else found
 
 
 def _data_default(environment: Mapping[str, str]) -> Path:

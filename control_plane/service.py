@@ -7,7 +7,6 @@ inbox of what devices say, and the ticker of rollouts and of the models reposito
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import secrets
@@ -37,6 +36,9 @@ from control_plane.broker.client import BrokerClient
 from control_plane.broker.eviction import LIFE_S as EVICTION_LIFE_S
 from control_plane.broker.eviction import Eviction
 from control_plane.broker.inbox import Inbox
+from control_plane.config import SETTINGS
+from control_plane.config import text as settings_text
+from control_plane.data_folder import Hold
 from control_plane.fleet.assignments import Assignments
 from control_plane.fleet.authority import ROOT_KEY, Authority, Pair
 from control_plane.fleet.cohorts import Cohorts
@@ -76,7 +78,6 @@ from control_plane.ticker import Ticker
 from control_plane.web import pages
 from control_plane.web.snapshot import Reader
 from firmware_bundles import durable
-from firmware_bundles.errors import ConfigInvalid
 from firmware_bundles.wire.topics import Up
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def run(config: Config, say: Say, *, wants_admin_token: bool = False) -> None:
     _log_to_stderr(config.log_level)
     os.umask(0o077)  # the database holds the devices' secrets, wherever its folder is
     with ExitStack() as stack:
-        stack.enter_context(_Lock(config.data))
+        stack.enter_context(Hold(config.data))
+        durable.write(config.data / SETTINGS, settings_text(config).encode(), mode=0o600)
         secure = stack.enter_context(listeners.bind(config.host, config.port, "--port"))
         local = stack.enter_context(listeners.bind(_LOOPBACK, config.local_port, "--local-port"))
         database = Database.open(config.database_url)
@@ -413,27 +415,6 @@ class _Service:
             event_routes.router(access, pages.make_feed(reader)),
         ]
         return watching, pages.router(access, reader, f"{application.API_PREFIX}/events")
-
-
-class _Lock:
-    """Holds a data folder for one process."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def __enter__(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file = (self._directory / "lock").open("w")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise ConfigInvalid(
-                f"another 'shoal serve' uses {self._directory}", hint="Choose another --data."
-            ) from error
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def _open(database: Database) -> _Stores:

@@ -415,6 +415,20 @@ class NotFound(InputError):
     code = "input.not_found"
 
 
+class BackupUnreadable(InputError):
+    """A file is no backup, is damaged or cut off, or the passphrase is another."""
+
+    code = "input.backup_unreadable"
+    default_hint = "Check file and passphrase; each backup is opened with the one it was made with."
+
+
+class BackupInconsistent(InputError):
+    """The parts of a control plane, or of its backup, do not fit together."""
+
+    code = "input.backup_inconsistent"
+    default_hint = "Take an older backup; keep this one and report it."
+
+
 class AccessError(ShoalError):
     """Who asks may not do this.
 

@@ -42,8 +42,12 @@ NOUNS: Final[dict[str, str]] = {
     "broker": "Show the broker; make the files of one that somebody else runs.",
     "cohort": "Name sets of devices by their labels.",
     "rollout": "Bring a release to a cohort in phases, and watch it.",
+    "backup": "Write all of a control plane to one encrypted file.",
+    "restore": "Make a folder the control plane that was backed up.",
     "telemetry": "Ask what the fleet predicts, and how that drifts.",
 }
+# Nouns that are commands themselves.
+_SINGLE: Final = frozenset({"serve", "restore"})
 _GLOBAL_OPTIONS: Final = ("--server", "--token", "--ca", "--output")
 _EXIT_CODES: Final[tuple[tuple[type[ShoalError], int], ...]] = (
     (InputError, 2),
@@ -132,11 +136,15 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
     if (
         loaded.registered_callback is None
         and len(loaded.registered_commands) == 1
-        and name == "serve"
+        and name in _SINGLE
     ):
         command = loaded.registered_commands[0]
         command.name = name
         app.registered_commands.append(command)
+    elif (
+        loaded.registered_callback is not None and loaded.registered_callback.invoke_without_command
+    ):
+        app.add_typer(loaded, name=name)  # a command too, which tells more of itself
     else:
         app.add_typer(loaded, name=name, help=text)
 

@@ -73,10 +73,11 @@ def clean(text: str) -> str:
 def _word(name: str, value: object, columns: Columns) -> str:
     if isinstance(columns, Mapping):
         return clean(columns[name](value))
-    return clean(_plain(value))
+    return clean(plain(value))
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """Return a value as it is shown where nothing else was said."""
     match value:
         case _ if value is None or value in ("", [], (), {}):
             return "-"
@@ -85,9 +86,9 @@ def _plain(value: object) -> str:
         case float():
             return f"{value:.6g}"
         case dict():
-            return ", ".join(f"{key}={_plain(item)}" for key, item in value.items())
+            return ", ".join(f"{key}={plain(item)}" for key, item in value.items())
         case list() | tuple():
-            return ", ".join(_plain(item) for item in value)
+            return ", ".join(plain(item) for item in value)
         case _:
             return str(value)
 

@@ -89,6 +89,11 @@ class Invitations:
             add_certificate(connection, certificate)
         return True
 
+    def delete_all(self) -> None:
+        """Void every token."""
+        with self._database.transaction() as connection:
+            connection.execute(delete(enrolment_token))
+
     def delete_spent(self, now: float) -> None:
         """Forget tokens that nobody can use any more."""
         spent = (enrolment_token.c.uses_left <= 0) | (enrolment_token.c.expires <= now)

@@ -1,0 +1,1 @@
+"""Backup and restore of a whole control plane: local acts on its data folder, never over HTTP."""
