@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
+
 from fleet import wait_until
+from processes import program
+from support.pages import Shell
 
 if TYPE_CHECKING:
-    from fleet import Installation
+    from collections.abc import Callable, Mapping
 
+    from fleet import Device, Installation
+
+IMAGE = {"name": "image", "shape": [1, 8, 8, 1], "datatype": "FP32", "data": [0.5] * 64}
 FIRST = """\
 schema: "1.0"
 id: {id}
@@ -29,6 +37,25 @@ def roll_out(installation: Installation, name: str, release: str, *, expected: i
     file.write_text(FIRST.format(id=name, release=release))
     installation.shoal("rollout", "start", str(file))
     installation.shoal("rollout", "watch", name, "--timeout", "90", accept=(expected,))
+
+
+def version_that_answers(device: Device) -> str:
+    """Ask as an application on the device does; return the model's version."""
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(device.socket))) as client:
+        answer = client.post("http://shoal/v2/models/digits/infer", json={"inputs": [IMAGE]})
+    assert answer.status_code == httpx.codes.OK, answer.text
+    return str(answer.json()["model_version"])
+
+
+def shell(
+    installation: Installation,
+    replace: Mapping[str, str],
+    hooks: Mapping[str, Callable[..., None]],
+) -> Shell:
+    """Return a shell in the installation's folder, with its programs and credentials."""
+    environment = installation.environment | {"SHOAL_BACKUP_PASSPHRASE": "of the backups"}
+    environment["PATH"] = f"{Path(program('shoal')).parent}:{environment['PATH']}"
+    return Shell(installation.root, environment, replace, hooks)
 
 
 def serve_first_model(installation: Installation, count: int) -> None:

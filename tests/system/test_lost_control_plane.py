@@ -4,98 +4,91 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
-from fleet import Device, Installation, wait_until
-from support.installations import roll_out, serve_first_model
+from fleet import Installation, wait_until
+from support.installations import roll_out, serve_first_model, shell, version_that_answers
+from support.pages import follow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-IMAGE = {"name": "image", "shape": [1, 8, 8, 1], "datatype": "FP32", "data": [0.5] * 64}
-
-
-def answers(device: Device) -> str:
-    """Return the version that answers an application on the device."""
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(device.socket))) as client:
-        answer = client.post("http://shoal/v2/models/digits/infer", json={"inputs": [IMAGE]})
-    assert answer.status_code == httpx.codes.OK, answer.text
-    return str(answer.json()["model_version"])
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "back-up-and-restore.md"
 
 
-def identities(installation: Installation) -> dict[str, bytes]:
-    """Return the certificate of each device."""
-    return {
-        device.id: next((device.state / "identity").glob("*.pem")).read_bytes()
-        for device in installation.devices.values()
-    }
+class Fleet:
+    """Two devices that serve, the fire, and what was known before it."""
 
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
+        installation.start_server()
+        serve_first_model(installation, 2)
+        self.words = {
+            "/var/lib/shoal": str(installation.data),
+            "/mnt/safe": str(installation.root),
+            "digits-2": str(installation.root / "bundles" / "v2"),
+        }
 
-def shown(installation: Installation) -> list[dict[str, Any]]:
-    """Return what the control plane knows of each device."""
-    return [installation.get(f"/devices/{name}") for name in sorted(installation.devices)]
+    def lose(self) -> None:
+        """Go on after the backup, then end as a burning machine does; restore elsewhere."""
+        self.installation.publish("v2", "2")
+        roll_out(self.installation, "second", "2")
+        self.before = self.standing()
+        assert self.installation.server is not None
+        self.installation.server.kill()
+        shutil.rmtree(self.installation.data)
+        assert self.answers() == ["2", "2"]
+        self.installation.data = self.installation.root / "elsewhere"
+        self.words["/var/lib/shoal"] = str(self.installation.data)
 
+    def start(self) -> None:
+        """Start what was restored; it knows nothing of what came after the backup."""
+        self.installation.start_server()
+        assert [row["version"] for row in self.installation.get("/releases")] == ["1"]
 
-def versions(installation: Installation) -> dict[str, int]:
-    """Return the version of each role that the control plane holds now."""
-    told = installation.shoal(
-        "backup", "--dry-run", "--data", str(installation.data), "--output", "json"
-    )
-    found: dict[str, int] = json.loads(told)["roles"]
-    return found
+    def answers(self) -> list[str]:
+        """Return the versions that answer applications on the devices."""
+        return [version_that_answers(device) for device in self.installation.devices.values()]
 
+    def devices(self) -> list[dict[str, Any]]:
+        """Return what the control plane knows of each device."""
+        names = sorted(self.installation.devices)
+        return [self.installation.get(f"/devices/{name}") for name in names]
 
-def generations(installation: Installation) -> dict[str, int]:
-    """Return the generation that is wanted of each device."""
-    return {each["id"]: each["desired"][0]["generation"] for each in shown(installation)}
+    def certificates(self) -> list[bytes]:
+        """Return what devices show at the broker."""
+        folders = [device.state / "identity" for device in self.installation.devices.values()]
+        return [file.read_bytes() for folder in folders for file in sorted(folder.glob("*.pem"))]
 
-
-def lose(installation: Installation) -> None:
-    """End the control plane as a burning machine does: its folder is gone."""
-    assert installation.server is not None
-    installation.server.kill()
-    shutil.rmtree(installation.data)
+    def standing(self) -> dict[str, int]:
+        """Return the versions of all roles, and the generations that are wanted of devices."""
+        told = self.installation.shoal(
+            "backup", "--dry-run", "--data", str(self.installation.data), "--output", "json"
+        )
+        roles: dict[str, int] = json.loads(told)["roles"]
+        return roles | {each["id"]: each["desired"][0]["generation"] for each in self.devices()}
 
 
 @pytest.mark.needs("mosquitto")
 @pytest.mark.timeout(300)
 def test_a_lost_control_plane_is_restored_and_the_fleet_goes_on(
-    install: Callable[[str], Installation], tmp_path: Path
+    install: Callable[[str], Installation],
 ) -> None:
-    """No device enrols again; what was signed since is published again; nothing goes back."""
-    installation = install("mosquitto")
-    installation.start_server()
-    serve_first_model(installation, 2)
-    secret, backup = tmp_path / "secret", tmp_path / "shoal.backup"
-    secret.write_text("a passphrase of its own\n")
-    words = ("--passphrase-file", str(secret))
-    installation.shoal("backup", "--data", str(installation.data), "--out", str(backup), *words)
-    installation.publish("v2", "2")
-    roll_out(installation, "second", "2")
-    known, before = identities(installation), (versions(installation), generations(installation))
+    """By the page: no device enrols again, nothing goes back, the next rollout completes."""
+    fleet = Fleet(install("mosquitto"))
+    known = fleet.certificates()
+    hooks = {"lose": fleet.lose, "start": fleet.start}
+    follow(PAGE, shell(fleet.installation, fleet.words, hooks))
+    wait_until(lambda: all(each["is_online"] for each in fleet.devices()), "devices again", 60)
+    roll_out(fleet.installation, "third", "1")
 
-    lose(installation)
-    assert [answers(device) for device in installation.devices.values()] == ["2", "2"]
-    installation.data = installation.root / "elsewhere"
-    target = ("--data", str(installation.data))
-    installation.shoal("restore", str(backup), *target, *words)
-    installation.start_server()
-    assert [row["version"] for row in installation.get("/releases")] == ["1"]
-    installation.shoal("release", "publish", str(installation.root / "bundles" / "v2"))
-    wait_until(
-        lambda: all(device["is_online"] for device in shown(installation)), "devices again", 60
-    )
-    roll_out(installation, "third", "1")
-
-    assert [answers(device) for device in installation.devices.values()] == ["1", "1"]
-    assert identities(installation) == known
-    after = (versions(installation), generations(installation))
-    for former, present in zip(before, after, strict=True):
-        assert set(former) == set(present)
-        assert all(present[name] >= value for name, value in former.items())
-    assert all(after[0][role] > before[0][role] for role in ("snapshot", "timestamp"))
-    assert all(after[1][name] > value for name, value in before[1].items())
+    assert fleet.answers() == ["1", "1"]
+    assert fleet.certificates() == known
+    after = fleet.standing()
+    assert after.keys() == fleet.before.keys()
+    assert all(after[name] >= version for name, version in fleet.before.items())
+    risen = {"snapshot", "timestamp", *fleet.installation.devices}
+    assert all(after[name] > fleet.before[name] for name in risen)
