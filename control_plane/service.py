@@ -28,6 +28,7 @@ from control_plane.api import listeners
 from control_plane.api import releases as release_routes
 from control_plane.api import rollouts as rollout_routes
 from control_plane.api import status as status_routes
+from control_plane.api import strangers as stranger_routes
 from control_plane.api import telemetry as telemetry_routes
 from control_plane.api import tokens as token_routes
 from control_plane.api.auth import Access, Role
@@ -49,6 +50,7 @@ from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
 from control_plane.fleet.retirement import Retirements
 from control_plane.fleet.revocation import Revocations
+from control_plane.fleet.strangers import Strangers
 from control_plane.releases import retention
 from control_plane.releases.announcer import Announcer
 from control_plane.releases.chunk_files import ChunkFiles
@@ -197,6 +199,7 @@ class _Service:
             clock=clock,
         )
         self._cohorts = Cohorts(stores.cohorts, stores.devices, clock)
+        self._strangers = Strangers(stores.devices.exists, clock)
         self._assignments = Assignments(
             stores.devices,
             self._keys.director,
@@ -204,6 +207,7 @@ class _Service:
             clock,
             patches=stores.patches.of_device,
             retirement=stores.retirements.find,
+            refused=self._strangers.note,
         )
         self._retirements = self._make_retirements()
         executor = Executor(stores.rollouts, self._assignments.push, clock)
@@ -345,6 +349,7 @@ class _Service:
                 retire=self._retirements.retire,
                 clock=clock,
             ),
+            stranger_routes.router(access, self._strangers),
             broker_routes.router(
                 access,
                 self._authority,

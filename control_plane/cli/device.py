@@ -30,6 +30,7 @@ _REPORTED = (
     "family", "state", "serving_version", "generation", "rollout_id", "fault_code", "patch_bytes",
     "chunk_bytes",
 )  # fmt: skip
+_UNKNOWN = ("id", "hellos")
 _DETECTED = ("code", "count", "message")
 
 
@@ -80,14 +81,24 @@ def list_(
     *,
     labels: Annotated[str, typer.Option(help="Only devices that this selector matches.")] = "",
     cohort: Annotated[str | None, typer.Option(help="Only devices of this cohort.")] = None,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Those that say hello and are not enrolled here.")
+    ] = False,
 ) -> None:
     """List devices.
 
+    After a restore, --unknown lists those that were enrolled since the backup: they are refused
+    until they are invited by name and enrolled again.
+
     \b
-    Example:
+    Examples:
       shoal device list --labels site=berlin
+      shoal device list --unknown
     """
     with http.connect() as api:
+        if unknown:
+            output.show(api.get("strangers")["strangers"], _UNKNOWN)
+            return
         found = list(_pages(api, labels, cohort))
     output.show(found if output.is_json() else [_worded(each) for each in found], _LIST)
 

@@ -96,7 +96,7 @@ def advice(restored: Restored) -> list[str]:
         "Repeat what owners did since: withdrawals, floors, rotated keys, families.",
         "Revoke again every device that was revoked since: shoal device revoke DEVICE.",
         "Withdraw again every API token that was withdrawn since; make again those made since.",
-        "Invite again who was invited or enrolled since: shoal device invite --device DEVICE.",
+        "Enrol again who was enrolled since, by name: shoal device list --unknown.",
     ]
     if restored.paused:
         lines.append(f"Look at the rollouts that are paused now: {', '.join(restored.paused)}.")

@@ -30,7 +30,8 @@ class Assignments:
     """Answers hellos and pushes changes.
 
     `director` signs, `publish` takes topic and payload, `patches` says by family which there are
-    for a device, `retirement` finds the one of a device.
+    for a device, `retirement` finds the one of a device; `refused` hears the id of one that said
+    hello and is not enrolled, or revoked.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Assignments:
         clock: Callable[[], float],
         patches: Callable[[str], Mapping[str, Sequence[messages.PatchReference]]] = lambda _: {},
         retirement: Callable[[str], RetirementRow | None] = lambda _: None,
+        refused: Callable[[str], None] = lambda _device_id: None,
     ) -> None:
         self._retirement = retirement
         self._devices = devices
@@ -48,6 +50,7 @@ class Assignments:
         self._publish = publish
         self._clock = clock
         self._patches = patches
+        self._refused = refused
 
     def handle(self, device_id: str, payload: bytes) -> None:
         """Answer a hello as it came from the broker. Raises WireError."""
@@ -56,7 +59,8 @@ class Assignments:
     def answer(self, device_id: str, hello: messages.Hello) -> None:
         """Tell a device what is newer than what it knows; always answers, for it tells the time."""
         if not self._devices.greeted(device_id, hello.agent_version, self._clock()):
-            _LOG.warning("hello from a device that is not enrolled device=%s", device_id)
+            _LOG.info("hello of a device without access device=%s", device_id)
+            self._refused(device_id)
             return
         orders = newer(self._devices.orders(device_id), hello.generations)
         self._send(device_id, orders, hello.nonce)

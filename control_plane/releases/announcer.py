@@ -42,7 +42,7 @@ class Announcer:
         self._save = save
         self._clock = clock
         self._is_lost = threading.Event()
-        self._is_sealed = False
+        self._is_sealed = self._is_told = False
         self._checked = 0.0
         self._saved = 0
 
@@ -51,21 +51,29 @@ class Announcer:
         self._is_lost.set()
 
     def tick(self) -> None:
-        """Say what has to be said now, the first time under fresh online signatures."""
-        if not self._is_sealed:
-            self._repository.seal()
-            self._is_sealed = True
-        if self._is_lost.is_set():
-            self._say_all()
+        """Say what has to be said now. Raises SignatureInvalid, after all that can be was said."""
         now = self._clock()
-        if abs(now - self._checked) >= _RENEWAL_CHECK_S:
-            self._checked = now
-            if self._repository.refresh_if_due(now):
-                self._publisher.announce_changes()
+        try:
+            if abs(now - self._checked) >= _RENEWAL_CHECK_S:
+                self._checked = now
+                if self._renew(now) and self._is_told:
+                    self._publisher.announce_changes()
+        finally:
+            if self._is_lost.is_set():
+                self._say_all()
         self._save_what_was_said()
+
+    def _renew(self, now: float) -> bool:
+        """Sign online roles again where that is due, which it is at each start."""
+        if self._is_sealed:
+            return self._repository.refresh_if_due(now)
+        self._repository.seal()
+        self._is_sealed = True
+        return True
 
     def _say_all(self) -> None:
         self._is_lost.clear()
+        self._is_told = True
         try:
             self._publisher.announce()
         except BaseException:

@@ -176,7 +176,7 @@ def _pieces(row: ReleaseRow) -> Iterable[Piece]:
 
 
 def _chunks_of(data: bytes) -> frozenset[str]:
-    """Return the digests of the chunks in which a file travels, none for one that fits a message."""
+    """Return the digests of the chunks in which a file travels; none if it fits a message."""
     travelling = repository_files.cut(data)
     return frozenset() if travelling is None else frozenset(travelling.listing.chunks)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from control_plane.broker.inbox import Inbox
+from control_plane.fleet.assignments import Assignments
+from control_plane.fleet.strangers import Strangers
 from control_plane.store.devices import Desired
 from firmware_bundles.errors import (
     AuthenticationFailed,
@@ -247,3 +251,39 @@ def test_a_refused_message_stops_no_other(control_plane: ControlPlane) -> None:
     assert suspects == [(member.id, "wire.malformed")]
     assert together == [[(member.id, b"1"), (member.id, b"2")]]
     assert len(control_plane.sent.messages) == 1
+
+
+def test_a_device_that_is_not_enrolled_here_is_listed(tmp_path: Path) -> None:
+    """It was enrolled after the backup; once it is enrolled again it is listed no more."""
+    control_plane = ControlPlane(tmp_path)
+    strangers = Strangers(control_plane.devices.exists, control_plane.clock)
+    assignments = Assignments(
+        control_plane.devices,
+        control_plane.director,
+        control_plane.sent,
+        control_plane.clock,
+        strangers.note,
+    )
+    control_plane.enrol("dev-1")
+    control_plane.revocations.revoke("dev-1")
+    for device_id in ("dev-1", "dev-2", "dev-2", "dev-3"):
+        assignments.handle(device_id, codec.encode(hello()))
+    assert [(each.id, each.hellos) for each in strangers.list()] == [("dev-2", 2), ("dev-3", 1)]
+    assert control_plane.sent.messages == []
+    control_plane.enrol("dev-2")
+    assert [each.id for each in strangers.list()] == ["dev-3"]
+    control_plane.close()
+
+
+def test_strangers_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many names somebody says hello under."""
+    monkeypatch.setattr("control_plane.fleet.strangers.STRANGERS_MAX", 3)
+    strangers = Strangers(lambda _device_id: False, lambda: 1.0)
+    for number in range(10):
+        strangers.note(f"dev-{number}")
+    strangers.note("dev-0")
+    assert [(each.id, each.hellos) for each in strangers.list()] == [
+        ("dev-0", 2),
+        ("dev-1", 1),
+        ("dev-2", 1),
+    ]

@@ -14,6 +14,7 @@ from control_plane.api.auth import Role
 from control_plane.releases.announcer import Announcer
 from control_plane.releases.changes import Change
 from firmware_bundles import build, chunks
+from firmware_bundles.errors import SignatureInvalid
 from firmware_bundles.trust import key_folder, publisher, verifier
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import RepositoryHint
@@ -463,3 +464,53 @@ def test_online_keys_survive_a_restart(service: ReleaseService, tmp_path: Path) 
     """The keys that the owners delegated to are found again."""
     again = type(service.online_keys).load_or_create(tmp_path / "keys")
     assert again.public_document() == service.online_keys.public_document()
+
+
+def test_lost_online_keys_do_not_silence_the_repository(
+    service: ReleaseService, api: Api, keys: Path, tmp_path: Path
+) -> None:
+    """What was signed before is said to a broker that lost it; the owners are told by the log."""
+    publish(api, keys, bundle_of(tmp_path, "1"))
+    for name in ("snapshot", "timestamp", "director"):
+        (tmp_path / "keys" / f"{name}.pem").unlink()
+    again = ReleaseService(tmp_path, NOW + 60)
+    announcer = Announcer(
+        again.publisher,
+        again.repository,
+        flush=lambda _timeout_s: True,
+        save=lambda: None,
+        clock=lambda: again.now,
+    )
+    announcer.broker_connected()
+    with pytest.raises(SignatureInvalid):
+        announcer.tick()
+    assert as_device(again, tmp_path / "cache").release("digits/1/manifest.json").number == 1
+    announcer.tick()
+    again.database.close()
+
+
+def test_each_start_signs_anew_and_clears_what_was_retained(
+    service: ReleaseService, api: Api, keys: Path, tmp_path: Path
+) -> None:
+    """Newer than before, whatever was lost; the former snapshot does not stay at the broker."""
+    publish(api, keys, bundle_of(tmp_path, "1"))
+    former = as_device(service, tmp_path / "cache").versions
+    again = ReleaseService(tmp_path, NOW + 60)
+    again.retained.messages.update(service.retained.messages)
+    announcer = Announcer(
+        again.publisher,
+        again.repository,
+        flush=lambda _timeout_s: True,
+        save=lambda: None,
+        clock=lambda: again.now,
+    )
+    announcer.broker_connected()
+    announcer.tick()
+    assert as_device(again, tmp_path / "cache").versions["snapshot"] == int(NOW + 60)
+    publish_count = len(again.retained.topics)
+    announcer.tick()
+    assert len(again.retained.topics) == publish_count
+    again.publisher.announce_changes()
+    left = topics.repository_file(f"{former['snapshot']}.snapshot.json")
+    assert left not in again.retained.messages
+    again.database.close()

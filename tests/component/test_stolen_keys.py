@@ -147,7 +147,7 @@ def test_a_stolen_director_key_ends_with_its_rotation(owners: Owners, device: De
     owners.director_keys = keys.encode_public_list([fresh.public_key])
     owners.roles["targets"] = publisher.next_targets(
         owners.roles["targets"],
-        owners.signers["targets"],
+        [owners.signers["targets"]],
         director_keys=owners.director_keys,
         now=NOW,
     )
@@ -217,7 +217,7 @@ def test_stolen_snapshot_and_timestamp_keys_add_no_model(
             device.refresh(owners.seal()).release("digits/9/manifest.json")
     else:
         owners.roles["targets"] = publisher.next_targets(
-            owners.roles["targets"], own, families={"digits": own.public_key}, now=NOW
+            owners.roles["targets"], [own], families={"digits": own.public_key}, now=NOW
         )
         with pytest.raises(SignatureInvalid):
             device.refresh(owners.seal())
@@ -247,7 +247,7 @@ def test_two_stolen_root_keys_are_the_root_until_the_owners_act(
         publisher.next_root(owners.root, thieves, keys={"targets": [own.public_key]}, now=NOW)
     )
     owners.roles["targets"] = publisher.next_targets(
-        owners.roles["targets"], own, families={"digits": own.public_key}, now=NOW
+        owners.roles["targets"], [own], families={"digits": own.public_key}, now=NOW
     )
     assert device.refresh(owners.seal()).versions["root"] == 2
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +42,7 @@ class Reader:
             "press-1": self.device.id,
             "TOKEN_PREFIX": json.loads(leaked)["prefix"],
         }
-        hooks = {
+        hooks: dict[str, Callable[..., None]] = {
             "lose": lambda name: (installation.keys / name).unlink(),
             "restart": self.restart,
             "stop": self.stop,
@@ -62,13 +64,22 @@ class Reader:
         assert name == "press-1"
         assert version_that_answers(self.device) == "1"
         self.device.stop()
+        stopped = time.time()
         self.device.start()
-        wait_until(self.device.serves, "the model again", 60)
-        wait_until(lambda: bool(self._shown()["is_online"]), "the device online", 60)
+        wait_until(lambda: self._is_back(stopped), "the device again", 90)
 
-    def _shown(self) -> dict[str, object]:
-        shown: dict[str, object] = self.installation.get(f"/devices/{self.device.id}")
-        return shown
+    def _is_back(self, stopped: float) -> bool:
+        """Whether the device is online since it stopped, and its model is ready."""
+        self.device.require_running()
+        shown = self.installation.get(f"/devices/{self.device.id}")
+        is_online = bool(shown["is_online"] and shown["last_seen"] > stopped)
+        return is_online and listens(self.device.socket) and self.device.serves()
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody answers at a unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 @pytest.mark.needs("mosquitto")
