@@ -165,6 +165,7 @@ def _settle(folder: Path, description: Description, now: float) -> Restored:
     """Verify all of it, and hold what must not go on by itself."""
     check_present(folder)
     snapshots.check(folder / records.DATABASE)
+    snapshots.forget_derived(folder / records.DATABASE)
     with closing(Database.open(f"sqlite:///{folder / records.DATABASE}")) as database:
         verify(folder, database, description.created)
         # A token that was used up since would let somebody in once more.

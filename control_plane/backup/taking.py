@@ -5,7 +5,8 @@ copied, and again until they did not change meanwhile: then those keys are the o
 repository in the database names. Chunks come last: the database names only such as were there
 before, and a file under its digest never changes.
 
-What every start makes anew is left out: TLS certificates, the broker's files, sessions of the page.
+What the service makes anew by itself is left out: TLS certificates, the broker's files, sessions of
+the page, and chunks that no release names, which are patches and uploads that were not finished.
 """
 
 from __future__ import annotations

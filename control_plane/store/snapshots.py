@@ -71,6 +71,20 @@ def check(path: Path) -> None:
         raise BackupInconsistent(f"the database in the backup is damaged: {found}")
 
 
+def forget_derived(path: Path) -> None:
+    """Delete what the service makes again by itself from what a backup holds: patches.
+
+    Their chunks are in no backup. Raises BackupInconsistent.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            if ("patch",) in tables.fetchall():
+                connection.execute("DELETE FROM patch")
+    except sqlite3.Error as error:
+        raise BackupInconsistent(f"the database in the backup cannot be read: {error}") from error
+
+
 def summarize(path: Path) -> Summary:
     """Return what a copy says of itself. Raises BackupInconsistent."""
     try:

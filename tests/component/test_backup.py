@@ -238,6 +238,19 @@ def test_invitations_are_void_after_a_restore(plane: Plane, tmp_path: Path) -> N
         assert Invitations(database).find("d" * 64, plane.now) is None
 
 
+def test_patches_are_made_again_after_a_restore(plane: Plane, tmp_path: Path) -> None:
+    """Their chunks are left out of a backup, so nothing may name them."""
+    columns = "source, target, file, source_file, content, chunks, length, full_length, made"
+    with closing(sqlite3.connect(plane.data / "shoal.db")) as connection, connection:
+        connection.execute(f"CREATE TABLE IF NOT EXISTS patch ({columns})")
+        row = ("a", "b", "model.tflite", "c", "d", '["e"]', 1, 2, 3.0)
+        connection.execute(f"INSERT INTO patch ({columns}) VALUES (?,?,?,?,?,?,?,?,?)", row)  # noqa: S608 - constants
+    plane.take(tmp_path / "a.backup")
+    restore(tmp_path / "a.backup", tmp_path / "target")
+    with closing(sqlite3.connect(tmp_path / "target" / "shoal.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM patch").fetchone() == (0,)
+
+
 def rewritten(file: Path, change: dict[str, bytes | None]) -> Path:
     """Return a backup with some files changed or left out, sealed by somebody who may."""
     with file.open("rb") as opened:
