@@ -73,7 +73,7 @@ class Fleet:
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_lost_control_plane_is_restored_and_the_fleet_goes_on(
     install: Callable[[str], Installation],
 ) -> None:

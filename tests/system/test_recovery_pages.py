@@ -83,7 +83,7 @@ def listens(path: Path) -> bool:
 
 
 @pytest.mark.needs("mosquitto")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_procedure_on_keys_and_access_works(install: Callable[[str], Installation]) -> None:
     """After each page the device follows: the next rollout completes, and the model answers."""
     reader = Reader(install("mosquitto"))
