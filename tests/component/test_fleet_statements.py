@@ -262,7 +262,7 @@ def test_a_device_that_is_not_enrolled_here_is_listed(tmp_path: Path) -> None:
         control_plane.director,
         control_plane.sent,
         control_plane.clock,
-        strangers.note,
+        refused=strangers.note,
     )
     control_plane.enrol("dev-1")
     control_plane.revocations.revoke("dev-1")
