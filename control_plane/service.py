@@ -210,27 +210,7 @@ class _Service:
             refused=self._strangers.note,
         )
         self._retirements = self._make_retirements()
-        executor = Executor(stores.rollouts, self._assignments.push, clock)
-        self._ticker = Ticker(
-            [
-                self._retirements.tick,
-                self._revocations.tick,
-                self._misconduct.tick,
-                self._announcer.tick,
-                executor.tick,
-            ],
-            config.tick_s,
-        )
-        maker = PatchMaker(
-            stores.patches,
-            self._registry,
-            self._chunks,
-            announce=self._publisher.announce_changes,
-            bytes_max=config.patch_bytes_max,
-            clock=clock,
-        )
-        # By themselves, because a large pair takes a minute.
-        self._patching = Ticker([maker.tick], max(config.tick_s, 1.0))
+        self._ticker, self._patching = self._make_tickers()
         self._inbox = self._make_inbox()
         self.app = self._make_app()
 
@@ -303,6 +283,27 @@ class _Service:
         """Keep the list where the owner of a foreign broker finds it, and give it to our own."""
         durable.write(self._config.data / "crl.pem", revoked)
         self._broker.install(revoked)
+
+    def _make_tickers(self) -> tuple[Ticker, Ticker]:
+        """Return what looks after everything, and by itself, for one may take a minute, patches."""
+        executor = Executor(self._stores.rollouts, self._assignments.push, self._clock)
+        maker = PatchMaker(
+            self._stores.patches,
+            self._registry,
+            self._chunks,
+            announce=self._publisher.announce_changes,
+            bytes_max=self._config.patch_bytes_max,
+            clock=self._clock,
+        )
+        rounds = [
+            self._retirements.tick,
+            self._revocations.tick,
+            self._misconduct.tick,
+            self._announcer.tick,
+            executor.tick,
+        ]
+        tick_s = self._config.tick_s
+        return Ticker(rounds, tick_s), Ticker([maker.tick], max(tick_s, 1.0))
 
     def _make_inbox(self) -> Inbox:
         devices = self._stores.devices

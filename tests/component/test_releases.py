@@ -14,8 +14,7 @@ from control_plane.api.auth import Role
 from control_plane.releases.announcer import Announcer
 from control_plane.releases.changes import Change
 from firmware_bundles import build, chunks
-from firmware_bundles.errors import SignatureInvalid
-from firmware_bundles.trust import key_folder, publisher, verifier
+from firmware_bundles.trust import key_folder, publisher
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import RepositoryHint
 from support.http_server import serving
@@ -138,21 +137,13 @@ def publish(api: Api, keys: Path, bundle: build.Bundle, **terms: Terms) -> None:
     assert answer.status_code == 201, answer.text
 
 
-def as_device(service: ReleaseService, cache: Path) -> verifier.Repository:
-    """Return what a device makes of the retained messages, found through the hint."""
-    messages = service.retained.messages
-    hint = codec.decode(RepositoryHint, messages[topics.REPOSITORY_HINT])
-    files = {name: messages[topics.repository_file(name)] for name in hint.files}
-    return verifier.refresh(cache, files[f"{hint.root}.root.json"], files, service.now)
-
-
 def test_a_published_bundle_reaches_a_device(
     service: ReleaseService, api: Api, keys: Path, tmp_path: Path
 ) -> None:
     """A device verifies the release, and finds the manifest and each file among the chunks."""
     bundle = bundle_of(tmp_path, "1")
     publish(api, keys, bundle)
-    release = as_device(service, tmp_path / "cache").release("digits/1/manifest.json")
+    release = service.as_device(tmp_path / "cache").release("digits/1/manifest.json")
     assert release.digest == bundle.digest
     retained = service.retained.messages
     assert retained[topics.chunk(release.digest)] == bundle.manifest_bytes
@@ -190,7 +181,7 @@ def test_chunks_are_said_once_and_again_on_demand(
     assert len(told) == len(set(told)) == 4  # the labels are those of version 1
     service.retained.messages.clear()
     service.publisher.announce()
-    assert as_device(service, tmp_path / "cache").release("digits/1/manifest.json").number == 1
+    assert service.as_device(tmp_path / "cache").release("digits/1/manifest.json").number == 1
     assert sum("/chunk/" in topic for topic in service.retained.messages) == 9
 
 
@@ -457,60 +448,10 @@ def test_online_roles_are_signed_again_before_they_expire(
     assert not service.repository.refresh_if_due(service.now)
     service.now += 2.9 * DAY_S
     service.publisher.announce_changes()
-    assert as_device(service, tmp_path / "cache").versions["timestamp"] == int(NOW + 2 * DAY_S)
+    assert service.as_device(tmp_path / "cache").versions["timestamp"] == int(NOW + 2 * DAY_S)
 
 
 def test_online_keys_survive_a_restart(service: ReleaseService, tmp_path: Path) -> None:
     """The keys that the owners delegated to are found again."""
     again = type(service.online_keys).load_or_create(tmp_path / "keys")
     assert again.public_document() == service.online_keys.public_document()
-
-
-def test_lost_online_keys_do_not_silence_the_repository(
-    service: ReleaseService, api: Api, keys: Path, tmp_path: Path
-) -> None:
-    """What was signed before is said to a broker that lost it; the owners are told by the log."""
-    publish(api, keys, bundle_of(tmp_path, "1"))
-    for name in ("snapshot", "timestamp", "director"):
-        (tmp_path / "keys" / f"{name}.pem").unlink()
-    again = ReleaseService(tmp_path, NOW + 60)
-    announcer = Announcer(
-        again.publisher,
-        again.repository,
-        flush=lambda _timeout_s: True,
-        save=lambda: None,
-        clock=lambda: again.now,
-    )
-    announcer.broker_connected()
-    with pytest.raises(SignatureInvalid):
-        announcer.tick()
-    assert as_device(again, tmp_path / "cache").release("digits/1/manifest.json").number == 1
-    announcer.tick()
-    again.database.close()
-
-
-def test_each_start_signs_anew_and_clears_what_was_retained(
-    service: ReleaseService, api: Api, keys: Path, tmp_path: Path
-) -> None:
-    """Newer than before, whatever was lost; the former snapshot does not stay at the broker."""
-    publish(api, keys, bundle_of(tmp_path, "1"))
-    former = as_device(service, tmp_path / "cache").versions
-    again = ReleaseService(tmp_path, NOW + 60)
-    again.retained.messages.update(service.retained.messages)
-    announcer = Announcer(
-        again.publisher,
-        again.repository,
-        flush=lambda _timeout_s: True,
-        save=lambda: None,
-        clock=lambda: again.now,
-    )
-    announcer.broker_connected()
-    announcer.tick()
-    assert as_device(again, tmp_path / "cache").versions["snapshot"] == int(NOW + 60)
-    publish_count = len(again.retained.topics)
-    announcer.tick()
-    assert len(again.retained.topics) == publish_count
-    again.publisher.announce_changes()
-    left = topics.repository_file(f"{former['snapshot']}.snapshot.json")
-    assert left not in again.retained.messages
-    again.database.close()

@@ -49,6 +49,8 @@ from support.http import AppTransport
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fastapi import FastAPI
+
 ROOT = b'{"signed": "the root of an example"}'
 BROKER = "mqtts://broker.example:8883"
 
@@ -122,7 +124,10 @@ class ControlPlane:
         self.presences = Presences(self.devices, self.clock)
         self.reports = Reports(self.devices, self.clock, self.retirements.confirmed)
         self.access = Access(self.tokens, bytes(32), self.clock)
-        self.app = application.create(
+        self.app = self._make_app()
+
+    def _make_app(self) -> FastAPI:
+        return application.create(
             "0.0.0",
             api=[
                 enrolment_routes.router(

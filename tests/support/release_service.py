@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from control_plane.api import problems, releases
 from control_plane.api.auth import Access, Role
 from control_plane.fleet import credentials
+from control_plane.releases.announcer import Announcer
 from control_plane.releases.chunk_files import ChunkFiles
 from control_plane.releases.online_keys import OnlineKeys
 from control_plane.releases.publisher import Publisher
@@ -19,6 +20,9 @@ from control_plane.store.access import AccessTokens, TokenRow
 from control_plane.store.database import Database
 from control_plane.store.patches import Patches
 from control_plane.store.releases import Releases
+from firmware_bundles.trust import verifier
+from firmware_bundles.wire import codec, topics
+from firmware_bundles.wire.messages import RepositoryHint
 from support.owners import Owners
 
 
@@ -91,6 +95,25 @@ class ReleaseService:
             )
         )
         return owners
+
+    def as_device(self, cache: Path) -> verifier.Repository:
+        """Return what a device makes of the retained messages, found through the hint."""
+        messages = self.retained.messages
+        hint = codec.decode(RepositoryHint, messages[topics.REPOSITORY_HINT])
+        files = {name: messages[topics.repository_file(name)] for name in hint.files}
+        return verifier.refresh(cache, files[f"{hint.root}.root.json"], files, self.now)
+
+    def announcer(self) -> Announcer:
+        """Return what keeps a broker told that just connected."""
+        announcer = Announcer(
+            self.publisher,
+            self.repository,
+            flush=lambda _timeout_s: True,
+            save=lambda: None,
+            clock=self._clock,
+        )
+        announcer.broker_connected()
+        return announcer
 
     def token(self, role: Role) -> str:
         """Return a new API token of this role."""

@@ -140,8 +140,9 @@ def _record() -> bytes:
 def _identity(folder: Path, data: bytes) -> object:
     place = folder / identity.FOLDER
     place.mkdir()
-    for name in identity.MODES:
+    for name, mode in identity.MODES.items():
         (place / name).write_bytes(b"x")
+        (place / name).chmod(mode)
     (place / identity.FACTS).write_bytes(data)
     return identity.load(folder)
 
