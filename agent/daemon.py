@@ -18,7 +18,7 @@ from agent import locks, log, metering
 from agent.children import Children
 from agent.clock import Clock
 from agent.connection import Connection, Message, tls_context
-from agent.deployment import conditions
+from agent.deployment import conditions, slots
 from agent.deployment.chunk_store import ChunkStore
 from agent.deployment.downloads import Downloads
 from agent.deployment.fetching import Fetching
@@ -43,6 +43,7 @@ from firmware_bundles import chunks
 from firmware_bundles.errors import (
     ConfigInvalid,
     DeviceError,
+    NotEnrolled,
     ShoalError,
     StateDamaged,
     TaskFailed,
@@ -79,7 +80,8 @@ async def run(config: Config) -> None:
 
     Raises NotEnrolled, DeviceError where another agent runs, and what else ends it at once.
     """
-    identities.check_enrolled(config.state_dir)
+    if not slots.families(config.state_dir / "slots"):  # else there is something to serve
+        identities.check_enrolled(config.state_dir)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log.unhandled("core"))
@@ -385,7 +387,7 @@ async def load_identity(state_dir: Path) -> Identity:
             identity = identities.load(state_dir)
             if identity.broker.is_tls:
                 tls_context(identity)
-        except (StateDamaged, ConfigInvalid) as error:
+        except (NotEnrolled, StateDamaged, ConfigInvalid) as error:
             log.event("identity-damaged", reason=error.message, hint=error.hint or None)
         else:
             return identity

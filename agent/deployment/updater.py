@@ -108,6 +108,7 @@ class Updater:
             if resumed != record:
                 self._persist(_guarded(resumed))
             self._wake(family)
+        self._clear_chunks()
 
     async def stop(self) -> None:
         """Stop in order: what is open goes on at the next start, and it is nobody's fault."""
@@ -353,9 +354,13 @@ class Updater:
         )
         if not lifecycle.is_open(record):
             self._cancelled.pop(record.family, None)
+        self._clear_chunks()
+        self._on_change(record)
+
+    def _clear_chunks(self) -> None:
+        """Forget what no deployment needs; a stop may have come between its end and this."""
         if not any(lifecycle.is_open(each) for each in self._records.values()):
             self._steps.clear_chunks()
-        self._on_change(record)
 
     def _mend(self, family: str) -> None:
         """Mend a pointer; where it changed, the worker, which started meanwhile, follows."""

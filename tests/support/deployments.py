@@ -82,7 +82,12 @@ class Release:
         )
 
     def order(
-        self, generation: int, probation_s: float = 0.05, patches: Patches | UnsetType = UNSET
+        self,
+        generation: int,
+        probation_s: float = 0.05,
+        patches: Patches | UnsetType = UNSET,
+        *,
+        attempts_max: int = 3,
     ) -> Assignment:
         """An admitted assignment of this release."""
         order = Order(
@@ -91,7 +96,7 @@ class Release:
             model=self.model,
             rollout="r1",
             arm=Arm.CANDIDATE,
-            policy=Policy(probation_s=probation_s, self_test_s_max=0.5),
+            policy=Policy(probation_s=probation_s, self_test_s_max=0.5, attempts_max=attempts_max),
             patches=patches,
         )
         return Assignment(device="d1", issued=1.0, expires=2.0, orders=(order,))
