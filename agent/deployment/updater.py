@@ -64,6 +64,7 @@ class Updater:
         self._detect = detect
         self._records: dict[str, Record] = {}
         self._pending: dict[str, Order] = {}
+        self._resumed: dict[str, Record] = {}  # not stored yet: the disk may be full
         self._cancelled: dict[str, Fault] = {}
         self._interrupts: dict[str, asyncio.Event] = {}
         self._following: set[asyncio.Task[None]] = set()
@@ -106,7 +107,7 @@ class Updater:
                 attempts=resumed.attempts,
             )
             if resumed != record:
-                self._persist(_guarded(resumed))
+                self._resumed[family] = _guarded(resumed)
             self._wake(family)
         self._clear_chunks()
 
@@ -208,6 +209,10 @@ class Updater:
 
     async def _go_on(self, family: str) -> bool:
         """Take one step; return whether there may be more to do."""
+        if resumed := self._resumed.get(family):
+            self._persist(resumed)
+            del self._resumed[family]
+            return True
         record = self._records.get(family)
         if record is None or not lifecycle.is_open(record):
             order = self._pending.get(family)

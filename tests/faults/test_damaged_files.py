@@ -133,7 +133,7 @@ class Patient:
     def _download_a_part(self) -> None:
         """Kill it with some chunks on the disk, so that there is a file of each kind."""
         self.agent.proxy.bytes_per_s = 100_000.0
-        self.director.order(self.agent.name, "1", _POLICY)
+        self.director.order(self.agent.name, "3", _POLICY)
         wait_until(lambda: len(self.agent.stored_chunks()) >= 2, "chunks are stored")
         self.agent.kill("core")
         self.agent.proxy.cut()
@@ -161,7 +161,7 @@ class Patient:
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
-    """A device that was killed in the middle of a download; 2 serves, 1 was wanted."""
+    """A device that was killed in the middle of a download; 2 serves, 3 was wanted."""
     with (
         tempfile.TemporaryDirectory(prefix="shoal-") as name,
         field(Path(name), 1) as (director, (agent,)),
@@ -202,7 +202,7 @@ def test_a_device_with_damaged_files_serves_and_ends_what_it_began(
 def _live_through(patient: Patient, what: str, *, is_stuck: bool) -> None:
     agent = patient.agent
     agent.start()
-    wait_until(lambda: agent.answers() in {"1", "2"}, f"{what}: it answers")
+    wait_until(lambda: agent.answers() in {"1", "2", "3"}, f"{what}: it answers")
     generation = patient.director.orders[agent.name].generation
     if is_stuck:
         time.sleep(0.5)
@@ -212,8 +212,8 @@ def _live_through(patient: Patient, what: str, *, is_stuck: bool) -> None:
         record = agent.record()
         assert record is not None
         assert record.state == "committed", (what, record.fault)
-        wait_until(lambda: agent.answers() == "1", f"{what}: the new version answers")
-        assert slots.read(_serving(agent)).version == "1"
+        wait_until(lambda: agent.answers() == "3", f"{what}: the new version answers")
+        assert slots.read(_serving(agent)).version == "3"
     assert agent.core is not None
     assert agent.core.is_running, what
     patient.end()

@@ -42,7 +42,9 @@ from support.workers import infer
 FAMILY = "digits"
 BAD = "bad"  # the version that fails its self-test
 WAIT_S_MAX = 40.0
-_SOURCES = {"1": "v1", "2": "v2", BAD: "v2"}
+_SOURCES = {"1": "v1", "2": "v2", "3": "v1", BAD: "v2"}
+# From each to one that lies in neither slot, so that every update is a download.
+NEXT = {"1": "2", "2": "3", "3": "1"}
 _BALLAST_BYTES = 600_000
 _BYTES_PER_S = 2_000_000.0  # slow enough that a kill finds a download under way
 # Short times, so that much happens while a test looks.
@@ -134,7 +136,8 @@ class Director:
         self.retain()
 
     def retain(self) -> None:
-        """Publish everything, the hint last."""
+        """Publish everything, the hint last, once the broker answers."""
+        assert self._connected.wait(WAIT_S_MAX)
         last = None
         for topic, payload in self._retained.items():
             last = self._client.publish(topic, payload, qos=1, retain=True)
@@ -151,6 +154,14 @@ class Director:
         self.orders[device] = order
         self._send(device, [order], None)
         return order
+
+    def say(self, topic: str, payload: bytes) -> None:
+        """Publish something that is not retained."""
+        self._client.publish(topic, payload, qos=1)
+
+    def repeat_older(self, device: str, order: Order) -> None:
+        """Send a device what came before this order: a replay."""
+        self._send(device, [msgspec.structs.replace(order, generation=order.generation - 1)], None)
 
     def _greeted(self, client: mqtt.Client, *_: object) -> None:
         client.subscribe(

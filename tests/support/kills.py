@@ -19,7 +19,7 @@ from agent import events, local_control
 from agent.local_control import RollBack
 from firmware_bundles.errors import ShoalError
 from firmware_bundles.wire.messages import DeploymentState, Policy
-from support.field import BAD, FAMILY, Agent, Director, wait_until
+from support.field import BAD, FAMILY, NEXT, Agent, Director, wait_until
 
 S = DeploymentState
 VICTIMS = ("core", "worker", "task")
@@ -96,7 +96,8 @@ def _run(agents: Sequence[Agent], work: object) -> Outcome:
 
     began = time.monotonic()
     threads = [
-        threading.Thread(target=guarded, args=(agent, place)) for place, agent in enumerate(agents)
+        threading.Thread(target=guarded, args=(agent, place), daemon=True)
+        for place, agent in enumerate(agents)
     ]
     for thread in threads:
         thread.start()
@@ -177,7 +178,7 @@ class _Killer:
         self._end(generation)
 
     def _next(self) -> str:
-        return "2" if self._serving == "1" else "1"
+        return NEXT[self._serving or "1"]
 
     def _order(self, version: str, *, probation_s: float) -> int:
         proxy = self._agent.proxy
