@@ -36,6 +36,7 @@ SLOT_FILES: Final = (
 KINDS: Final = {
     "state": r"state\.db",
     "buffer": r"spool/buffer\.db",
+    "usage": r"usage\.db",
     "journal": r"spool/journal-.*\.log",
     "trust cache": r"trust/.*",
     "identity": r"identity/(agent\.json|root\.json|telemetry\.secret|device\.key)",
