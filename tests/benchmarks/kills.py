@@ -26,9 +26,12 @@ def _quiet_s(agent: field.Agent) -> float:
     """Seconds until one device answers again after its core was killed, all others being idle."""
     found = []
     for _ in range(_QUIET_KILLS):
-        agent.kill("core")
+        former = agent.worker_pid()
         began = time.monotonic()
+        agent.kill("core")
         agent.start()
+        while agent.worker_pid() in {None, former}:
+            time.sleep(0.005)
         agent.away_s()
         found.append(time.monotonic() - began)
     return kills.seconds_of(0.5, found)

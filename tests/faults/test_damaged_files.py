@@ -42,7 +42,7 @@ KINDS: Final = {
     "identity": r"identity/(agent\.json|root\.json|telemetry\.secret|device\.key)",
     "slot": rf"slots/{FAMILY}/[AB]/.*",
     "pointer": rf"slots/{FAMILY}/serving",
-    "chunk": r"chunks/[0-9a-f]{64}",
+    "chunk": r"chunks/[0-9a-f]{64}(\.part)?",
     "transient": r".*/?(lock|.*-wal|.*-shm|ballast.*)|identity/(ca\.pem|device\.crt)|.*/\..*",
 }
 _POLICY = Policy(probation_s=0.2, self_test_s_max=15.0)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,14 @@ class _Refusing(Power):
             number, self.operations = self.operations, self.operations + 1
         if number == self._at or (number > self._at and not self._once):
             raise OSError(self._code, os.strerror(self._code))
+
+    def _tick_database(self) -> None:
+        try:
+            self._tick()
+        except OSError as error:
+            refused = sqlite3.OperationalError("database or disk is full")
+            refused.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise refused from error
 
 
 def test_a_refusal_at_any_write_leaves_a_whole_model(

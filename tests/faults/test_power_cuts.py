@@ -22,7 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.deployment import lifecycle, slots
+from firmware_bundles import manifest
 from firmware_bundles.wire.messages import DeploymentState
+from support import stored
 from support.deployments import FAMILY, V1, V2, Device, deployed
 from support.power import Cut, Power
 
@@ -143,22 +145,15 @@ def check(folder: Path, scenario: Scenario, *, was_interrupted: bool) -> None:
 
 def finish(folder: Path, scenario: Scenario, *, attempts_max: int) -> None:
     """Let the device live to the end, with the power on; what was stored is not fetched again."""
-    stored = stored_chunks(folder)
+    kept = stored_chunks(folder)
     device = asyncio.run(live(folder, scenario, attempts_max=attempts_max))
-    assert not stored & device.line.asked
+    assert not kept & device.line.asked
     check(folder, scenario, was_interrupted=True)
 
 
 def stored_chunks(folder: Path) -> set[str]:
     """The chunks that the disk holds whole."""
-    if not (folder / "chunks").is_dir():
-        return set()
-    wanted = V2.chunks
-    return {
-        path.name
-        for path in (folder / "chunks").iterdir()
-        if wanted.get(path.name) == path.read_bytes()
-    }
+    return stored.chunks_in(folder / "chunks", manifest.parse(V2.manifest).files)
 
 
 def operations_of(folder: Path, scenario: Scenario) -> int:

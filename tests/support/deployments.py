@@ -26,6 +26,7 @@ from agent.store import state_schema
 from agent.store.state import State
 from firmware_bundles import chunks, manifest
 from firmware_bundles.errors import SelfTestFailed, ShoalError, WorkerUnavailable
+from firmware_bundles.limits import CHUNK_BYTES_MAX
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.messages import (
     Arm,
@@ -212,7 +213,7 @@ class Device:
         if not path.exists():
             state_schema.prepare(path)
         self.state = State.open(path)
-        self.store = ChunkStore(folder / "chunks")
+        self.store = ChunkStore(folder / "chunks", reserve_bytes=0, sync_bytes=CHUNK_BYTES_MAX)
         self.permission = Permission(None)
         self.crashed = asyncio.Event()
         self._changes = asyncio.Event()

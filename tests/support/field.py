@@ -34,6 +34,7 @@ from firmware_bundles.trust import envelopes
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import Assignment, Hello, Order, Policy, RepositoryHint
 from processes import Program, children_of, command_line, free_port, program
+from support import stored
 from support.bundles import Sample, images, turned
 from support.owners import Owners
 from support.tcp_proxy import TcpProxy
@@ -42,6 +43,7 @@ from support.workers import infer
 FAMILY = "digits"
 BAD = "bad"  # the version that fails its self-test
 WAIT_S_MAX = 40.0
+_SETTLES_S_MAX = 20.0
 _SOURCES = {"1": "v1", "2": "v2", "3": "v1", BAD: "v2"}
 # From each to one that lies in neither slot, so that every update is a download.
 NEXT = {"1": "2", "2": "3", "3": "1"}
@@ -67,6 +69,7 @@ class Director:
         self.port = free_port()
         self.owners = Owners(now=time.time())
         self.chunks: dict[str, bytes] = {}
+        self.files: tuple[manifest.FileEntry, ...] = ()
         self.orders: dict[str, Order] = {}
         self.reports: dict[str, int] = {}
         self.repeats = 1
@@ -123,7 +126,9 @@ class Director:
     def publish(self, versions: Mapping[str, Sample]) -> None:
         """Sign releases, and retain them."""
         for version, sample in versions.items():
-            data = manifest.encode(sample.manifest())
+            facts = sample.manifest()
+            self.files += facts.files
+            data = manifest.encode(facts)
             for body in (data, *sample.files.values()):
                 self.chunks |= {each.digest: each.data for each in chunks.cut(body)}
             self.owners.publish(version, data)
@@ -266,6 +271,12 @@ class Agent:
                 return True
         return False
 
+    def worker_pid(self) -> int | None:
+        """The process id of the worker, if there is one now."""
+        assert self.core is not None
+        pids = children_of(self.core.pid)
+        return next((p for p in pids if "agent.inference.worker" in command_line(p)), None)
+
     def record(self) -> lifecycle.Record | None:
         """The newest deployment, as it stands on the disk."""
         address = f"file:{self.state_dir / 'state.db'}?mode=ro"
@@ -302,14 +313,7 @@ class Agent:
 
     def stored_chunks(self) -> set[str]:
         """The chunks that lie whole on the disk."""
-        folder = self.state_dir / "chunks"
-        found = set()
-        with suppress(OSError):
-            for path in folder.iterdir():
-                with suppress(OSError):
-                    if chunks.digest_of(path.read_bytes()) == path.name:
-                        found.add(path.name)
-        return found
+        return stored.chunks_in(self.state_dir / "chunks", self.director.files)
 
     def broken_promises(self, before: str | None) -> list[str]:
         """What does not hold now that a deployment has ended; `before` is what served before it."""
@@ -330,9 +334,17 @@ class Agent:
             wrong.append(f"{version} serves, not {wanted}, though it is {record.state}")
         if not slots.is_good(serving):
             wrong.append(f"{version} serves and is not marked good")
-        if (answered := self.answers()) != version:
+        ends = time.monotonic() + _SETTLES_S_MAX
+        while (answered := self.answers()) != version and time.monotonic() < ends:
+            time.sleep(0.05)
+        if answered != version:
             wrong.append(f"{answered} answers, not {version}")
         return wrong
+
+    def serving_version(self) -> str | None:
+        """The version that the pointer names. Raises SlotBroken."""
+        serving = slots.serving(self.slots, FAMILY)
+        return slots.read(serving).version if serving else None
 
 
 def wait_until(holds: object, what: str, within_s: float = WAIT_S_MAX) -> None:

@@ -143,7 +143,7 @@ class _Killer:
         self._agent = agent
         self._director = director
         self._random = random.Random(seed)
-        self._serving = agent.answers()
+        self._serving = agent.serving_version()
         self._stored: set[str] = set()
         self._kills = 0
 
@@ -185,7 +185,8 @@ class _Killer:
         self._stored, self._kills = set(), 0
         proxy.asked.clear()
         proxy.delivered.clear()
-        policy = Policy(probation_s=probation_s, self_test_s_max=15.0)
+        attempts_max = self._random.choice((3, 10))
+        policy = Policy(probation_s=probation_s, self_test_s_max=15.0, attempts_max=attempts_max)
         return self._director.order(self._agent.name, version, policy).generation
 
     def _kill(self, victim: str) -> None:
@@ -225,7 +226,7 @@ class _Killer:
         self.outcome.broken += [f"{agent.name} generation {generation}: {each}" for each in wrong]
         fault = record.fault.code if record.fault else ""
         self.outcome.ends[f"{record.state} {fault}".strip()] += 1
-        self._serving = agent.answers()
+        self._serving = agent.serving_version()
 
     def _await_event(self, offset: int, state: DeploymentState) -> None:
         wanted = f"event={events.of_state(state)} ".encode()

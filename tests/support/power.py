@@ -50,6 +50,9 @@ class Power:
             mock.patch.object(os, "fsync", self._counted(os.fsync, after=self._synced)),
             mock.patch.object(os, "fdatasync", self._counted(os.fdatasync, after=self._synced)),
             mock.patch.object(os, "write", self._counted(os.write)),
+            mock.patch.object(os, "pwrite", self._counted(os.pwrite)),
+            mock.patch.object(os, "ftruncate", self._counted(os.ftruncate)),
+            mock.patch.object(os, "posix_fallocate", self._counted(os.posix_fallocate)),
             mock.patch.object(os, "fchmod", self._counted(os.fchmod)),
             mock.patch.object(tempfile, "mkstemp", self._counted(tempfile.mkstemp)),
             mock.patch.object(shutil, "rmtree", self._counted(shutil.rmtree)),
@@ -68,6 +71,9 @@ class Power:
                 self.is_off = True
                 raise Cut
             self.operations += 1
+
+    def _tick_database(self) -> None:
+        self._tick()
 
     def _counted(
         self, function: Callable[..., Any], after: Callable[..., None] | None = None
@@ -96,7 +102,7 @@ class Power:
         class Connection(sqlite3.Connection):
             def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:  # noqa: ANN401
                 if sql.lstrip().upper().startswith(_WRITING):
-                    power._tick()
+                    power._tick_database()
                 elif power.is_off:
                     raise Cut
                 return super().execute(sql, *args)
