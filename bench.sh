@@ -2,6 +2,7 @@
 # Runs benchmarks. Each prints what it measured next to its limit and its peer of the same run.
 #
 #   ./bench.sh [NAME ...] [--json]   all of them, or those named; with --json one object a line on standard output
+#   ./bench.sh kills --kills N       as many kills instead of its 1,000
 #   ./bench.sh --list                their names
 #
 # A benchmark is a file tests/benchmarks/NAME.py. The status is 0 only if every limit of every one holds.
@@ -18,10 +19,12 @@ list() {
 
 names=()
 options=()
-for argument in "$@"; do
+while (($#)); do
+    argument=$1 && shift
     case $argument in
     --list) list && exit ;;
     --json) options+=(--json) ;;
+    --kills) options+=(--kills "${1:?a number follows --kills}") && shift ;;
     -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' bench.sh && exit ;;
     -*) say "unknown option $argument; see ./bench.sh --help" && exit 2 ;;
     *)

@@ -18,7 +18,7 @@ from agent import locks, log, metering
 from agent.children import Children
 from agent.clock import Clock
 from agent.connection import Connection, Message, tls_context
-from agent.deployment import conditions
+from agent.deployment import conditions, slots
 from agent.deployment.chunk_store import ChunkStore
 from agent.deployment.collection import Collection
 from agent.deployment.downloads import Downloads
@@ -83,7 +83,8 @@ async def run(config: Config) -> None:
 
     Raises NotEnrolled, DeviceError where another agent runs, and what else ends it at once.
     """
-    _check_enrolled(config.state_dir)
+    if not slots.families(config.state_dir / "slots"):  # else there is something to serve
+        _check_enrolled(config.state_dir)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log.unhandled("core"))
@@ -422,7 +423,7 @@ async def load_identity(state_dir: Path, key_file: Path | None = None) -> Identi
             identity = identities.load(state_dir, key_file)
             if identity.broker.is_tls:
                 tls_context(identity, Clock())
-        except (StateDamaged, ConfigInvalid) as error:
+        except (NotEnrolled, StateDamaged, ConfigInvalid) as error:
             log.event("identity-damaged", reason=error.message, hint=error.hint or None)
         else:
             return identity

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from firmware_bundles.wire.messages import Policy
+from firmware_bundles.wire.messages import Budgets, Policy
 
 # One death may be a power cut's or somebody's kill; three in one probation are the model's.
 DEATHS_MAX: Final = 3
@@ -19,13 +19,20 @@ ERROR_SHARE_MAX: Final = 0.1
 
 
 class Facts(NamedTuple):
-    """What was seen since the probation began; `unready_s` is how long the model has not served."""
+    """What was seen since the probation began; `unready_s` is how long the model has not served.
+
+    `latency_ms` is the mean of all answers, `memory_bytes` what the worker holds now.
+    `manifest_latency_ms_max` is what the model's owners promise; 0 where they promise nothing.
+    """
 
     elapsed_s: float
     unready_s: float
     deaths: int = 0
     answered: int = 0
     errors: int = 0
+    latency_ms: float = 0.0
+    memory_bytes: int = 0
+    manifest_latency_ms_max: float = 0.0
 
 
 class Verdict(StrEnum):
@@ -54,6 +61,20 @@ def decide(facts: Facts, policy: Policy) -> Decision:
         return Decision(
             Verdict.ROLL_BACK,
             f"{facts.errors} of {requests} requests failed; at most {ERROR_SHARE_MAX:.0%} may",
+        )
+    budgets = policy.budgets or Budgets()  # an older control plane sets none
+    latency_ms_max = budgets.latency_ms_max or facts.manifest_latency_ms_max
+    if facts.answered >= REQUESTS_MIN and 0 < latency_ms_max < facts.latency_ms:
+        return Decision(
+            Verdict.ROLL_BACK,
+            f"{facts.answered} answers took {facts.latency_ms:.1f} ms in the mean; "
+            f"at most {latency_ms_max:g} ms are allowed",
+        )
+    if 0 < budgets.memory_bytes_max < facts.memory_bytes:
+        return Decision(
+            Verdict.ROLL_BACK,
+            f"the worker holds {facts.memory_bytes} bytes; "
+            f"at most {budgets.memory_bytes_max} are allowed",
         )
     if facts.unready_s > policy.self_test_s_max:
         return Decision(

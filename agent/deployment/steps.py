@@ -167,7 +167,8 @@ class Steps:
 
         Raises ProbationFailed.
         """
-        observer = _Observer(record, self._worker.deaths(), self._now())
+        promised = await asyncio.to_thread(self._latency_promised, record)
+        observer = _Observer(record, self._worker.deaths(), self._now(), promised)
         poll_s = record.policy.probation_s / _POLLS_PER_PROBATION
         while True:
             try:
@@ -230,15 +231,30 @@ class Steps:
         self._fetching.clear()
 
     async def _ask(self, request: Request, timeout_s: float) -> Response:
-        """Ask the worker, and again while it is being restarted, for as long as is patient."""
+        """Ask the worker, and again while it is being restarted, for as long as is patient.
+
+        Raises ProbationFailed when the worker dies at it again and again.
+        """
         deadline = self._now() + self._patience_s
+        deaths = self._worker.deaths()
         while True:
             try:
                 return await self._worker.ask(request, timeout_s)
-            except WorkerUnavailable:
+            except WorkerUnavailable as error:
+                died = self._worker.deaths() - deaths
+                if died >= probation.DEATHS_MAX and isinstance(request, Swap | SelfTest):
+                    what = type(request).__name__
+                    raise ProbationFailed(f"the worker died {died} times at {what}") from error
                 if self._now() >= deadline:
                     raise
             await asyncio.sleep(_RETRY_S)
+
+    def _latency_promised(self, record: Record) -> float:
+        """Return the manifest's `latency_ms_max`; 0 where the slot is broken: then none serves."""
+        try:
+            return slots.read(self._slot(record)).needs.latency_ms_max
+        except SlotBroken:
+            return 0.0
 
     def _slot(self, record: Record) -> slots.Slot:
         return slots.slot(self.root, record.family, record.slot)
@@ -250,14 +266,16 @@ class Steps:
 class _Observer:
     """Adds up what the worker tells during one probation, over the worker's restarts."""
 
-    def __init__(self, record: Record, deaths: int, now: float) -> None:
+    def __init__(self, record: Record, deaths: int, now: float, latency_ms_max: float) -> None:
         self._record = record
+        self._latency_ms_max = latency_ms_max
+        self._memory_bytes = 0
         self._deaths = deaths
         self._began = now
         self._ready_at = now
         self._is_ready = False
-        self._first: dict[str, tuple[int, int]] = {}
-        self._last: dict[str, tuple[int, int]] = {}
+        self._first: dict[str, tuple[int, int, int]] = {}
+        self._last: dict[str, tuple[int, int, int]] = {}
 
     def see(self, answer: StatusAnswer, now: float) -> None:
         """Take in one status."""
@@ -268,15 +286,16 @@ class _Observer:
         if family is None or not self._is_ready:
             return
         self._ready_at = now
-        seen = (family.answered, family.errors)
-        self._first.setdefault(answer.incarnation, (0, 0) if self._first else seen)
+        self._memory_bytes = answer.memory_bytes
+        seen = (family.answered, family.errors, family.latency_us_sum)
+        self._first.setdefault(answer.incarnation, (0, 0, 0) if self._first else seen)
         self._last[answer.incarnation] = seen
 
     def facts(self, deaths: int, now: float) -> probation.Facts:
         """Return all that was seen until now."""
-        answered, errors = (
+        answered, errors, latency_us = (
             sum(max(0, self._last[each][place] - self._first[each][place]) for each in self._last)
-            for place in (0, 1)
+            for place in (0, 1, 2)
         )
         return probation.Facts(
             elapsed_s=self._record.elapsed_s + now - self._began,
@@ -284,4 +303,7 @@ class _Observer:
             deaths=max(deaths - self._deaths, len(self._last) - 1),
             answered=answered,
             errors=errors,
+            latency_ms=latency_us / answered / 1000 if answered else 0.0,
+            memory_bytes=self._memory_bytes,
+            manifest_latency_ms_max=self._latency_ms_max,
         )

@@ -64,6 +64,7 @@ class Updater:
         self._detect = detect
         self._records: dict[str, Record] = {}
         self._pending: dict[str, Order] = {}
+        self._resumed: dict[str, Record] = {}  # not stored yet: the disk may be full
         self._cancelled: dict[str, Fault] = {}
         self._interrupts: dict[str, asyncio.Event] = {}
         self._following: set[asyncio.Task[None]] = set()
@@ -106,8 +107,9 @@ class Updater:
                 attempts=resumed.attempts,
             )
             if resumed != record:
-                self._persist(_guarded(resumed))
+                self._resumed[family] = _guarded(resumed)
             self._wake(family)
+        self._clear_chunks()
 
     async def stop(self) -> None:
         """Stop in order: what is open goes on at the next start, and it is nobody's fault."""
@@ -214,6 +216,10 @@ class Updater:
 
     async def _go_on(self, family: str) -> bool:
         """Take one step; return whether there may be more to do."""
+        if resumed := self._resumed.get(family):
+            self._persist(resumed)
+            del self._resumed[family]
+            return True
         record = self._records.get(family)
         if record is None or not lifecycle.is_open(record):
             order = self._pending.get(family)
@@ -360,9 +366,13 @@ class Updater:
         )
         if not lifecycle.is_open(record):
             self._cancelled.pop(record.family, None)
+        self._clear_chunks()
+        self._on_change(record)
+
+    def _clear_chunks(self) -> None:
+        """Forget what no deployment needs; a stop may have come between its end and this."""
         if not any(lifecycle.is_open(each) for each in self._records.values()):
             self._steps.clear_chunks()
-        self._on_change(record)
 
     def _mend(self, family: str) -> None:
         """Mend a pointer; where it changed, the worker, which started meanwhile, follows."""

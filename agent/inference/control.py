@@ -49,7 +49,10 @@ Request = Status | SelfTest | Swap | Unload | Erase
 
 
 class FamilyStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The model that answers for a family. `since` is Unix seconds; `reason` says why not ready."""
+    """The model that answers for a family. `since` is Unix seconds; `reason` says why not ready.
+
+    `latency_us_sum` is of all that was answered.
+    """
 
     digest: Digest | None = None
     version: ModelVersion | None = None
@@ -58,16 +61,18 @@ class FamilyStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0
     answered: Count = 0
     errors: Count = 0
+    latency_us_sum: Count = 0
     ready: bool = False
     reason: str = ""
 
 
 class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
-    """The worker at this moment."""
+    """The worker at this moment; `memory_bytes` is its resident set."""
 
     incarnation: Incarnation
     families: dict[Family, FamilyStatus]
     buffer: BufferFacts = BufferFacts()
+    memory_bytes: Count = 0
 
 
 class SelfTestAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="self_test"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -128,8 +129,17 @@ class ControlServer:
     def _status(self) -> StatusAnswer:
         families = {name: self._registry.status(name) for name in self._registry.families()}
         return StatusAnswer(
-            incarnation=self._recorder.incarnation, families=families, buffer=self._buffer.facts()
+            incarnation=self._recorder.incarnation,
+            families=families,
+            buffer=self._buffer.facts(),
+            memory_bytes=_resident_bytes(),
         )
+
+
+def _resident_bytes() -> int:
+    """Return what this process holds in memory now (proc(5), statm)."""
+    with Path("/proc/self/statm").open() as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def _parse(line: bytes) -> control.Request:

@@ -179,6 +179,7 @@ class Endpoint:
             features=taken.features,
         )
         model.answered += 1
+        model.latency_us_sum += latency_us
         return _response(model, taken, answer, prediction)
 
     async def _run(self, model: ServedModel, stored: list[Stored]) -> list[Stored]:

@@ -77,6 +77,7 @@ class Registry:
             since=model.since,
             answered=model.answered,
             errors=model.errors,
+            latency_us_sum=model.latency_us_sum,
             ready=True,
         )
 

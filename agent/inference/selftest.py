@@ -20,9 +20,14 @@ import msgspec
 from agent.deployment import slots
 from agent.inference.control import Line, Refusal, SelfTest, SelfTestAnswer, parse_line
 from firmware_bundles.errors import Malformed, SelfTestFailed, ShoalError, from_code
+from firmware_bundles.manifest import Needs
 
-MEMORY_BYTES_MAX: Final = 2 * 1024**3
+COMMAND: Final = (sys.executable, "-I", "-m", "agent.inference.selftest")
+# Address space, beside what the manifest says that the model needs (reference: a half-truncated
+# file took 22.6 GB without a limit).
+MEMORY_BYTES_MAX: Final = 1024**3
 
+_PR_SET_NO_NEW_PRIVS: Final = 38  # prctl(2)
 _OUTPUT_BYTES_MAX: Final = 64 * 1024
 _REASON_CHARS_MAX: Final = 200
 _FILES_MAX: Final = 64
@@ -36,10 +41,11 @@ async def run(state_dir: Path, request: SelfTest) -> SelfTestAnswer:
     """
     import asyncio  # the parent's: the child does without, and is ready sooner
 
-    arguments = ["-I", "-m", __name__, str(state_dir), request.family, request.slot]
     child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *arguments,
+        *COMMAND,
+        str(state_dir),
+        request.family,
+        request.slot,
         str(request.deadline_s),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -78,15 +84,20 @@ def _verdict(status: int, output: bytes, complaint: bytes) -> SelfTestAnswer:
 
 
 def measure(state_dir: Path, family: str, name: str) -> SelfTestAnswer:
-    """Load and prove the model of a slot in this process. Raises as `served.load`."""
+    """Load and prove the model of a slot in this process, and hold it against its own budgets.
+
+    Raises as `served.load`.
+    """
     import numpy as np
 
-    from agent.inference import served
+    from agent.inference import backends, served
 
     slot = slots.slot(state_dir / "slots", family, name)
+    backends.load_runtime()  # what the interpreter itself weighs is not the model's
+    before = _memory_bytes_peak()
     model = served.load(slot)
     agreement = model.prove()
-    return SelfTestAnswer(
+    answer = SelfTestAnswer(
         digest=model.bundle.digest,
         runtime=model.backend.runtime,
         rows=agreement.rows,
@@ -94,28 +105,57 @@ def measure(state_dir: Path, family: str, name: str) -> SelfTestAnswer:
         difference_absolute_max=agreement.difference_absolute_max,
         latency_us_p50=float(np.median(agreement.latency_us)),
         latency_us_max=float(agreement.latency_us.max()),
-        memory_bytes_peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        memory_bytes_peak=max(0, _memory_bytes_peak() - before),
     )
+    check_budgets(answer, model.manifest.needs)
+    return answer
 
 
-def _limit(deadline_s: float) -> None:
+def check_budgets(answer: SelfTestAnswer, needs: Needs) -> None:
+    """Hold what was measured against what the manifest promises; 0 promises nothing.
+
+    Raises SelfTestFailed.
+    """
+    latency_ms = answer.latency_us_p50 / 1000
+    if 0 < needs.latency_ms_max < latency_ms:
+        raise SelfTestFailed(
+            f"half of the golden vectors took {latency_ms:.2f} ms or longer; "
+            f"the manifest allows {needs.latency_ms_max:g} ms"
+        )
+    if 0 < needs.memory_bytes < answer.memory_bytes_peak:
+        raise SelfTestFailed(
+            f"the model took {answer.memory_bytes_peak} bytes of memory; "
+            f"the manifest allows {needs.memory_bytes}"
+        )
+
+
+def _memory_bytes_peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _limit(deadline_s: float, memory_bytes: int) -> None:
+    import ctypes
+
     processor_s = int(deadline_s) + 1
     for kind, most in (
-        (resource.RLIMIT_AS, MEMORY_BYTES_MAX),
+        (resource.RLIMIT_AS, MEMORY_BYTES_MAX + memory_bytes),
         (resource.RLIMIT_CPU, processor_s),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NOFILE, _FILES_MAX),
+        (resource.RLIMIT_NPROC, 0),  # no child, no further thread (where it is not root's)
     ):
         resource.setrlimit(kind, (most, most))
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     signal.alarm(processor_s + 1)  # a hang ends though the parent may be gone
 
 
 def _main() -> None:
     state_dir, family, name, deadline_s = sys.argv[1:]
-    _limit(float(deadline_s))
     line: Line
     try:
+        needs = slots.read(slots.slot(Path(state_dir) / "slots", family, name)).needs
+        _limit(float(deadline_s), needs.memory_bytes)
         line = measure(Path(state_dir), family, name)
     except ShoalError as error:
         line = Refusal(code=error.code, message=error.message, hint=error.hint)

@@ -102,6 +102,7 @@ class ServedModel:
         self.since = time.time()
         self.answered = 0
         self.errors = 0
+        self.latency_us_sum = 0
         self.latency_us_typical = 0.0
 
     def run(self, inputs: Sequence[Stored]) -> list[Stored]:

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from firmware_bundles.identifiers import CohortName, Family, ModelVersion, RolloutId
 from firmware_bundles.limits import DOWNLOAD_S_DEFAULT, RATE_BYTES_PER_S_DEFAULT
-from firmware_bundles.wire.messages import WINDOW_PATTERN, Conditions, Delivery, Policy
+from firmware_bundles.wire.messages import WINDOW_PATTERN, Budgets, Conditions, Delivery, Policy
 
 SCHEMA: Final = "1.0"
 PHASES_MAX: Final = 32
@@ -83,10 +83,16 @@ class DeviceConditions(_Part, frozen=True, kw_only=True):
 
 
 class DevicePolicy(_Part, frozen=True, kw_only=True):
-    """Limits for the device's own part of a deployment, beside its probation."""
+    """Limits for the device's own part of a deployment, beside its probation.
+
+    `latency_ms_max` (the mean of all answers) and `memory_bytes_max` (of the worker) end a
+    probation that exceeds them; 0 sets no limit.
+    """
 
     self_test_s_max: Annotated[float, Meta(gt=0, le=3_600)] = 30.0
     attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
+    latency_ms_max: Annotated[float, Meta(ge=0, le=3_600_000)] = 0.0
+    memory_bytes_max: Annotated[int, Meta(ge=0, lt=2**53)] = 0
     download_s_max: Annotated[float, Meta(gt=0, le=_MONTH_S)] = DOWNLOAD_S_DEFAULT
     rate_bytes_per_s_min: Annotated[int, Meta(ge=0, lt=2**31)] = RATE_BYTES_PER_S_DEFAULT
     conditions: DeviceConditions = DeviceConditions()
@@ -117,9 +123,14 @@ class RolloutSpec(_Part, frozen=True, kw_only=True):
 
     def device_policy(self) -> Policy:
         """Return the policy that assignments carry."""
+        budgets = Budgets(
+            latency_ms_max=self.policy.latency_ms_max,
+            memory_bytes_max=self.policy.memory_bytes_max,
+        )
         return Policy(
             probation_s=self.probation_s,
             self_test_s_max=self.policy.self_test_s_max,
             attempts_max=self.policy.attempts_max,
             delivery=self.policy.delivery(),
+            budgets=budgets if budgets != Budgets() else msgspec.UNSET,
         )

@@ -93,6 +93,16 @@ class Arm(StrEnum):
     ROLLBACK = "rollback"
 
 
+class Budgets(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model may take in probation: the mean latency of its answers, the worker's memory.
+
+    0 sets no limit; for the latency the manifest's own counts then.
+    """
+
+    latency_ms_max: Annotated[float, Meta(ge=0, le=3_600_000)] = 0.0
+    memory_bytes_max: Count = 0
+
+
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """When an update may use a device, and how much of it; what is None does not matter.
 
@@ -128,6 +138,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     self_test_s_max: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
     delivery: Delivery | UnsetType = UNSET
+    budgets: Budgets | UnsetType = UNSET
 
 
 class ModelReference(msgspec.Struct, frozen=True, kw_only=True):

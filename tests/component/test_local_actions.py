@@ -20,9 +20,10 @@ from agent.deployment.seals import Mark
 from agent.identity import Broker, Identity
 from agent.local_actions import LOCK_NAME, LocalActions
 from agent.local_control import Done, LocalControl, MarkSlot, RollBack
-from agent.task_messages import Allowed, CheckRelease
+from agent.task_messages import Admit, Admitted, Allowed, CheckRelease
 from firmware_bundles.errors import ReleaseWithdrawn, ShoalError, SlotBroken
 from firmware_bundles.wire.messages import DeploymentState
+from support import owners as signing
 from support.deployments import FAMILY, V1, V2, V3, Device, deployed
 
 S = DeploymentState
@@ -258,3 +259,43 @@ def test_requests_survive_their_way(tmp_path: Path) -> None:
     for request in (RollBack(family=FAMILY), MarkSlot(family=FAMILY, slot="other", mark="bad")):
         line = msgspec.json.encode(request)
         assert local_control._parse(line) == request
+
+
+def test_the_owners_last_word_on_this_device_decides_offline(tmp_path: Path) -> None:
+    """By the verified cache alone, however old: what they allowed may serve again, no more."""
+    owners = signing.Owners()
+    for version in ("1", "2"):
+        owners.publish(version)
+
+    def admit(files: dict[str, bytes]) -> Admit:
+        return Admit(
+            metadata_dir=str(tmp_path),
+            root=owners.root,
+            files=files,
+            envelope=owners.assignment(),
+            device="dev-1",
+            generations={},
+            nonce=None,
+            now=signing.NOW,
+            time_floor=signing.NOW,
+        )
+
+    def check(version: str) -> CheckRelease:
+        model = owners.order(version).model
+        return CheckRelease(
+            metadata_dir=str(tmp_path), root=owners.root, floors={}, family="digits", model=model
+        )
+
+    async def run() -> None:
+        children = Children(s_max=60)
+        await children.run(admit(owners.seal()), Admitted)
+        await children.run(check("1"), Allowed)
+        owners.publish("3", withdraw=("digits/1/manifest.json",))
+        await children.run(check("1"), Allowed)  # this device has not heard of it
+        await children.run(admit(owners.seal()), Admitted)
+        with pytest.raises(ReleaseWithdrawn):
+            await children.run(check("1"), Allowed)
+        await children.run(check("2"), Allowed)
+        await children.stop()
+
+    asyncio.run(run())

@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from agent.deployment import slots
@@ -28,7 +27,6 @@ from agent.inference.control import SelfTest, SelfTestAnswer, Swap, Unload
 from agent.inference.supervisor import CONTROL_SOCKET, Supervisor
 from agent.inference.worker_client import WorkerClient
 from agent.store.buffer import Buffer
-from firmware_bundles import golden
 from firmware_bundles.errors import (
     ModelUnusable,
     SelfTestFailed,
@@ -37,7 +35,7 @@ from firmware_bundles.errors import (
 )
 from firmware_bundles.wire.messages import SegmentKind
 from support import spool, workers
-from support.bundles import Sample, images
+from support.bundles import Sample, images, turned
 from support.workers import Device, infer
 
 INFER = "/v2/models/digits/infer"
@@ -213,7 +211,7 @@ def test_a_bad_model_fails_its_self_test_cleanly(tmp_path: Path) -> None:
             device.call(SelfTest("digits", "B"))
 
         foreign = Sample("v2")
-        foreign.files["golden.msgpack"] = _turned(foreign.files["golden.msgpack"])
+        foreign.files["golden.msgpack"] = turned(foreign.files["golden.msgpack"])
         foreign.put(tmp_path, "B", serve=False)
         with pytest.raises(SelfTestFailed, match="golden vector 0: output 'probs' is off by"):
             device.call(SelfTest("digits", "B"))
@@ -273,17 +271,6 @@ def test_a_worker_that_is_not_there_is_told_so(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGCONT)
         with pytest.raises(WorkerUnavailable, match="did not answer Status"):
             asyncio.run(control.status(device.run_dir / CONTROL_SOCKET))
-
-
-def _turned(data: bytes) -> bytes:
-    """Golden vectors whose answers belong to other inputs."""
-    vectors = golden.parse(data)
-    probs = vectors.outputs["probs"]
-    rows = np.frombuffer(probs.data, dtype="<f4").reshape(probs.shape)
-    turned = golden.RealArray(shape=probs.shape, data=np.roll(rows, 1, axis=1).tobytes())
-    return golden.encode(
-        golden.GoldenVectors(inputs=vectors.inputs, outputs={"probs": turned}, labels=())
-    )
 
 
 def _sealed(state_dir: Path) -> Counter[str]:

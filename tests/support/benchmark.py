@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, TextIO
 
 
@@ -74,21 +75,30 @@ def to_table(name: str, report: Report) -> str:
     return "\n".join(lines)
 
 
-def main(name: str, measure: Callable[[], Report], argv: Sequence[str] | None = None) -> int:
+def main(
+    name: str,
+    measure: Callable[..., Report],
+    argv: Sequence[str] | None = None,
+    *,
+    numbers: Mapping[str, int] = MappingProxyType({}),
+) -> int:
     """Run `measure` and print its report. The status is 0 if every limit holds, else 1.
 
+    Each of `numbers` is an option with this default, and given to `measure` by its name.
     With `--json` standard output carries exactly one object: whatever `measure` or its children
     print there goes to standard error.
     """
     parser = argparse.ArgumentParser(prog=f"bench.sh {name}")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    as_json = parser.parse_args(argv).json
-    if as_json:
+    for option, default in numbers.items():
+        parser.add_argument(f"--{option}", type=int, default=default, metavar="N")
+    options = vars(parser.parse_args(argv))
+    if options.pop("json"):
         with _standard_output_moved_to(sys.stderr):
-            report = measure()
+            report = measure(**options)
         print(to_json(name, report), flush=True)
     else:
-        report = measure()
+        report = measure(**options)
         print(to_table(name, report), flush=True)
     return 0 if report.holds else 1
 

@@ -87,6 +87,17 @@ def images(count: int) -> Reals:
     return feed[np.arange(count) % len(feed)].reshape(count, 1, 8, 8, 1)
 
 
+def turned(data: bytes) -> bytes:
+    """Return golden vectors whose answers belong to other inputs."""
+    vectors = golden.parse(data)
+    probs = vectors.outputs["probs"]
+    rows = np.frombuffer(probs.data, dtype="<f4").reshape(probs.shape)
+    turned = golden.RealArray(shape=probs.shape, data=np.roll(rows, 1, axis=1).tobytes())
+    return golden.encode(
+        golden.GoldenVectors(inputs=vectors.inputs, outputs={"probs": turned}, labels=())
+    )
+
+
 def _entry(name: str, data: bytes) -> FileEntry:
     return FileEntry(
         name=name,

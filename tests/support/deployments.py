@@ -26,6 +26,7 @@ from agent.store import state_schema
 from agent.store.state import State
 from firmware_bundles import chunks, manifest
 from firmware_bundles.errors import SelfTestFailed, ShoalError, WorkerUnavailable
+from firmware_bundles.limits import CHUNK_BYTES_MAX
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.messages import (
     Arm,
@@ -84,7 +85,12 @@ class Release:
         )
 
     def order(
-        self, generation: int, probation_s: float = 0.05, patches: Patches | UnsetType = UNSET
+        self,
+        generation: int,
+        probation_s: float = 0.05,
+        patches: Patches | UnsetType = UNSET,
+        *,
+        attempts_max: int = 3,
     ) -> Assignment:
         """An admitted assignment of this release."""
         order = Order(
@@ -93,7 +99,7 @@ class Release:
             model=self.model,
             rollout="r1",
             arm=Arm.CANDIDATE,
-            policy=Policy(probation_s=probation_s, self_test_s_max=0.5),
+            policy=Policy(probation_s=probation_s, self_test_s_max=0.5, attempts_max=attempts_max),
             patches=patches,
         )
         return Assignment(device="d1", issued=1.0, expires=2.0, orders=(order,))
@@ -210,7 +216,7 @@ class Device:
             state_schema.prepare(path)
         self.state = State.open(path)
         OPENED.append(self.state)
-        self.store = ChunkStore(folder / "chunks")
+        self.store = ChunkStore(folder / "chunks", reserve_bytes=0, sync_bytes=CHUNK_BYTES_MAX)
         self.permission = Permission(None)
         self.crashed = asyncio.Event()
         self._changes = asyncio.Event()
