@@ -98,6 +98,7 @@ class Verification:
             self._collection.drop()
             await self._collection.whole()
             if self._collection.files == judged:
+                self._collection.drop()  # the next envelope asks for them anew
                 raise
             self._detect(error)
             admitted = await self._admit(envelope)

@@ -9,7 +9,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Final
 
-from firmware_bundles.errors import SubscriptionExceeded
+from firmware_bundles.errors import SubscriptionExceeded, TrustError, WireError
 from firmware_bundles.limits import TEXT_CHARS_MAX
 
 if TYPE_CHECKING:
@@ -42,8 +42,12 @@ class Misconduct:
         self._note(device_id, SubscriptionExceeded.code, message)
 
     def refused(self, device_id: str, error: ShoalError) -> None:
-        """Take note that a statement in a device's name was refused; never waits either."""
-        self._note(device_id, error.code, error.message[:TEXT_CHARS_MAX])
+        """Take note of what came in a device's name and was refused; never waits, either.
+
+        It may be the device, or who holds the broker: its own words carry its signature.
+        """
+        if isinstance(error, TrustError | WireError):
+            self._note(device_id, error.code, error.message[:TEXT_CHARS_MAX])
 
     def tick(self) -> None:
         """Store what was noted since the last round, and tell the log."""

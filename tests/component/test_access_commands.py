@@ -85,7 +85,7 @@ def test_what_a_device_should_not_do_is_shown(
     misconduct.tick()
     assert run("device", "show", "press-1") == 0
     out = capsys.readouterr().out
-    assert "seen by broker and control plane" in out
+    assert "refused of what was done in its name" in out
     shown = {line.split()[0]: line.split()[1] for line in out.splitlines() if "." in line[:30]}
     assert shown["access.subscription_exceeded"] == "3"
     assert shown["trust.signature_invalid"] == "1"

@@ -263,7 +263,7 @@ def test_devices_come_back_from_stolen_online_keys(
     publish("1")
     files = service.repository.files()
     listed = {"targets": files["1.targets.json"], "digits": files["2.digits.json"]}
-    online, now, far = service.online_keys, service.now, 2**30
+    online, now, far = service.online_keys, service.now, 2**31
     snapshot = publisher.create_snapshot(online.snapshot, version=far, files=listed, now=now)
     timestamp = publisher.create_timestamp(
         online.timestamp, version=far, snapshot=snapshot, now=now

@@ -193,7 +193,7 @@ def stopped_device(
     folder.mkdir()
     monkeypatch.setattr(
         "agent.local_actions.identities.load",
-        lambda _dir: Identity(folder, "d1", "https://x", Broker("x", 1, is_tls=False), b"", b""),
+        lambda *_: Identity(folder, "d1", "https://x", Broker("x", 1, is_tls=False), b"", b""),
     )
     owners = Owners()
     monkeypatch.setattr("agent.local_actions.Children", lambda **_: owners)

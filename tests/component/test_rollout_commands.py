@@ -133,7 +133,7 @@ def test_mistakes_are_one_line(service: RolloutService, capsys: pytest.CaptureFi
     assert run("start", "broken.yaml") == 2
     assert capsys.readouterr().err == (
         "error: line 5: phases[1].shar: there is no such field (input.rollout_invalid)\n"
-        "  Did you mean share?\n"
+        "hint: Did you mean share?\n"
     )
     assert run("start", "missing.yaml") == 2
     assert "cannot read missing.yaml" in capsys.readouterr().err
