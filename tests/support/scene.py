@@ -197,6 +197,16 @@ class Scene:
         finally:
             os.kill(self.installation.server.pid, signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def given_back(self) -> Iterator[None]:
+        """Take back what an attack did, also one that went otherwise than it should."""
+        try:
+            yield
+        except BaseException:
+            self.thief.restore()
+            self.broker.deliver(is_wanted=True)
+            raise
+
     # What the test looks at.
 
     def refusals(self, code: str) -> int:
