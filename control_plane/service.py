@@ -330,7 +330,7 @@ class _Service:
             stores.devices,
             stores.certificates,
             self._authority,
-            root=self._repository.root,
+            roots=self._repository.roots,
             broker=self._broker.offered.url,
             clock=clock,
         )
