@@ -2,14 +2,15 @@
 
 A device that is enrolled again after its owners rotated the root's keys is given a newer root than
 it knows; one whose control plane was restored from a backup, an older one. Both are of its fleet,
-and its floors stay, exactly if signatures lead from the one to the other.
+and its floors stay, exactly if signatures lead from the one to the other. A root that went another
+way from a common beginning is not: a thief of root keys may have led the device astray.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from firmware_bundles.trust.anchors import leads_to
+from firmware_bundles.trust.anchors import leads_to, newest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,16 +27,28 @@ class Anchor(NamedTuple):
     is_other_fleet: bool
 
 
-def choose(known: Sequence[bytes], offered: bytes, former: Sequence[bytes]) -> Anchor:
-    """Return what follows from the roots that are `known` and those that the server sent. Pure."""
-    every = (*known, *former)
-    if not known or any(leads_to(root, offered, every) for root in known):
+class Known(NamedTuple):
+    """The root that this device was enrolled with, and those that it verified since."""
+
+    anchor: bytes
+    cached: Sequence[bytes]
+
+
+def choose(known: Known | None, offered: bytes, former: Sequence[bytes]) -> Anchor:
+    """Return what follows from the `known` roots, if any, and those that the server sent. Pure."""
+    if known is None:
         return Anchor(offered, is_other_fleet=False)
-    later = [root for root in known if leads_to(offered, root, every)]
-    return Anchor(later[-1], is_other_fleet=False) if later else Anchor(offered, True)
+    last = newest(known.anchor, known.cached)
+    if leads_to(last, offered, former):
+        return Anchor(offered, is_other_fleet=False)
+    if leads_to(offered, last, known.cached):
+        return Anchor(last, is_other_fleet=False)
+    return Anchor(offered, is_other_fleet=True)
 
 
-def known_roots(state_dir: Path, present: Path) -> list[bytes]:
-    """Return the roots that this device trusts, in no order but its anchor last. Raises OSError."""
-    paths = [*sorted((state_dir / TRUST_FOLDER).glob(_CACHED)), present]
-    return [path.read_bytes() for path in paths if path.exists()]
+def known_roots(state_dir: Path, present: Path) -> Known | None:
+    """Return the roots that this device trusts, if it was enrolled before. Raises OSError."""
+    if not present.exists():
+        return None
+    cached = [path.read_bytes() for path in (state_dir / TRUST_FOLDER).glob(_CACHED)]
+    return Known(present.read_bytes(), cached)

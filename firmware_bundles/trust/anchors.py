@@ -23,19 +23,27 @@ if TYPE_CHECKING:
 
 def leads_to(root: bytes, wanted: bytes, between: Iterable[bytes] = ()) -> bool:
     """Whether `wanted` is `root`, or follows from it through some of `between`, in any order."""
-    if root == wanted:
-        return True
-    numbered = {_version(each): each for each in (*between, wanted)}
+    return wanted in _chain(root, (*between, wanted))
+
+
+def newest(root: bytes, successors: Iterable[bytes]) -> bytes:
+    """Return the last root that follows from `root` through `successors`, in any order."""
+    return _chain(root, successors)[-1]
+
+
+def _chain(root: bytes, successors: Iterable[bytes]) -> list[bytes]:
+    """Return the roots from `root` on, as far as signatures lead; the last of a number counts."""
+    found = [root]
+    numbered = {_version(each): each for each in successors}
     try:
         trusted = TrustedMetadataSet(root, EnvelopeType.METADATA)
-        while (found := numbered.get(trusted.root.version + 1)) is not None:
+        while (following := numbered.get(trusted.root.version + 1)) is not None:
             count_each_key_once(trusted.root.roles.values(), trusted.root.keys)
-            trusted.update_root(found)
-            if found == wanted:
-                return True
+            trusted.update_root(following)
+            found.append(following)
     except (RepositoryError, SignatureError, ValueError, RecursionError):
-        return False
-    return False
+        return found
+    return found
 
 
 def _version(root: bytes) -> int:

@@ -178,6 +178,28 @@ def test_a_rotated_root_keeps_floors_and_generations(server: Server, tmp_path: P
     assert kept() == last
 
 
+def test_a_device_that_was_led_astray_begins_anew(server: Server, tmp_path: Path) -> None:
+    """Who stole root keys and was first may have raised every floor."""
+    owners, thief = Owners(), Owners()
+    thief.rotate("root-1", "root-2", "root-3")
+    owners.rotate("root-2", "snapshot")
+    assert thief.root == owners.root
+    server.root = owners.root
+    enrol(server, tmp_path)
+    state = State.open(tmp_path / "state.db")
+    state.raise_floors({"root": Mark(version=2)})
+    state.close()
+    history = tmp_path / "trust" / "root_history"
+    history.mkdir(parents=True)
+    (history / "2.root.json").write_bytes(thief.roots[1])
+    server.root, server.former_roots = owners.roots[1], (owners.root,)
+    assert enrol(server, tmp_path) == cli.DONE
+    state = State.open(tmp_path / "state.db")
+    assert state.floors() == {}
+    state.close()
+    assert not history.exists()
+
+
 @pytest.mark.parametrize("claimed", ["signed by others", "a gap", "garbage"])
 def test_a_root_to_which_no_signatures_lead_is_another_fleets(
     server: Server, tmp_path: Path, claimed: str
