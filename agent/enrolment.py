@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from agent import anchor, inventory, tls
 from agent import identity as identities
-from agent import inventory, tls
 from agent.clock import Clock
 from agent.deployment import retirement
 from agent.store import damage, state_schema
@@ -84,9 +84,10 @@ def enrol(
         )
         answer = _ask(server, request, ca)
         check_certificate(answer, key)
-        is_other_fleet = _is_other_root(present / identities.ROOT, answer.root)
-        _keep(staged, server, answer)
-        _prepare(state_dir, is_other_fleet=is_other_fleet)
+        known = anchor.known_roots(state_dir, present / identities.ROOT)
+        settled = anchor.choose(known, answer.root, answer.former_roots)
+        _keep(staged, server, answer, settled.root)
+        _prepare(state_dir, is_other_fleet=settled.is_other_fleet)
         identities.publish(state_dir)
     except OSError as error:
         raise SlotUnwritable(
@@ -223,13 +224,13 @@ def is_for(certificate: x509.Certificate, device: str, key: ec.EllipticCurvePriv
     return names == [device] and certificate.public_key() == key.public_key()
 
 
-def _keep(directory: Path, server: str, answer: Enrolment) -> None:
+def _keep(directory: Path, server: str, answer: Enrolment, root: bytes) -> None:
     """Write the identity, all but the key, into the folder that is about to count."""
     facts = identities.Facts(device=answer.device, server=server, broker=answer.broker)
     contents = {
         identities.CERTIFICATE: answer.certificate.encode(),
         identities.CA: answer.ca.encode(),
-        identities.ROOT: answer.root,
+        identities.ROOT: root,
         identities.SECRET: answer.telemetry_secret,
         identities.FACTS: msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n",
     }
@@ -237,18 +238,14 @@ def _keep(directory: Path, server: str, answer: Enrolment) -> None:
         durable.write(directory / name, data, mode=identities.MODES[name])
 
 
-def _is_other_root(path: Path, root: bytes) -> bool:
-    return path.exists() and path.read_bytes() != root
-
-
 def _prepare(state_dir: Path, *, is_other_fleet: bool) -> None:
     """Make the state database, or take the mark of a lost one away: the device is known again.
 
-    Under another root nothing that was verified or numbered before counts; the models stay.
+    In another fleet nothing that was verified or numbered before counts; the models stay.
     """
     path = state_dir / STATE_NAME
     if is_other_fleet:
-        shutil.rmtree(state_dir / "trust", ignore_errors=True)
+        shutil.rmtree(state_dir / anchor.TRUST_FOLDER, ignore_errors=True)
         damage.set_aside(path, "replaced")
     try:
         state = State.open(path)

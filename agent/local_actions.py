@@ -60,8 +60,10 @@ class LocalActions:
     async def carry_out(self, request: Request) -> Done:
         """Return how it went.
 
-        Raises SlotBroken, SlotUnwritable, StateDamaged, and what the owners' terms refuse.
+        Raises SlotBroken, SlotUnwritable, StateDamaged, DeviceError on a retired device, and what
+        the owners' terms refuse.
         """
+        _check_serves(self._state)
         serving = slots.serving(self._root, request.family)
         if serving is None:
             raise SlotBroken(f"nothing of {request.family} serves on this device")
@@ -117,8 +119,7 @@ async def without_core(config: Config, request: Request) -> Done:
         identity = identities.load(config.state_dir, config.key_file)
         state = State.open(config.state_dir / STATE_NAME)
         stack.callback(state.close)
-        if state.retirement().is_open:
-            raise DeviceError("this device is retired: it serves no model any more")
+        _check_serves(state)
         children = Children(s_max=config.task_s_max)
         root = config.state_dir / "slots"
         updater = _updater(config, state, root)
@@ -129,6 +130,11 @@ async def without_core(config: Config, request: Request) -> Done:
         finally:
             await updater.stop()
             await children.stop()
+
+
+def _check_serves(state: State) -> None:
+    if state.retirement().is_open:
+        raise DeviceError("this device is retired: it serves no model any more")
 
 
 def _updater(config: Config, state: State, root: Path) -> Updater:

@@ -17,19 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from control_plane.api import app as application
-from control_plane.api import broker as broker_routes
-from control_plane.api import cohorts as cohort_routes
-from control_plane.api import devices as device_routes
-from control_plane.api import enrolment as enrolment_routes
-from control_plane.api import est as est_routes
-from control_plane.api import events as event_routes
+from control_plane import routes
 from control_plane.api import listeners
-from control_plane.api import releases as release_routes
-from control_plane.api import rollouts as rollout_routes
-from control_plane.api import status as status_routes
-from control_plane.api import strangers as stranger_routes
-from control_plane.api import telemetry as telemetry_routes
 from control_plane.api import tokens as token_routes
 from control_plane.api.auth import Access, Role
 from control_plane.broker import acl, choice, client
@@ -43,15 +32,12 @@ from control_plane.data_folder import Hold
 from control_plane.fleet.assignments import Assignments
 from control_plane.fleet.authority import ROOT_KEY, Authority, Pair
 from control_plane.fleet.cohorts import Cohorts
-from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.misconduct import Misconduct
 from control_plane.fleet.presence import Presences
-from control_plane.fleet.renewal import Renewals
 from control_plane.fleet.reports import Reports
 from control_plane.fleet.retirement import Retirements
 from control_plane.fleet.revocation import Revocations
 from control_plane.fleet.strangers import Strangers
-from control_plane.releases import retention
 from control_plane.releases.announcer import Announcer
 from control_plane.releases.chunk_files import ChunkFiles
 from control_plane.releases.online_keys import OnlineKeys
@@ -62,23 +48,10 @@ from control_plane.releases.repository import ModelsRepository
 from control_plane.releases.requests import ChunkRequests
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
-from control_plane.store.certificates import Certificates
-from control_plane.store.cohorts import CohortRows
 from control_plane.store.database import Database
-from control_plane.store.devices import Devices
-from control_plane.store.enrolment import Invitations
-from control_plane.store.overview import Overview
-from control_plane.store.patches import Patches
-from control_plane.store.releases import Releases
-from control_plane.store.retirement import RetirementRows
-from control_plane.store.rollouts import Rollouts
-from control_plane.store.telemetry import Telemetry
-from control_plane.telemetry.baselines import Baselines
-from control_plane.telemetry.cohort_drift import CohortDrift
+from control_plane.store.stores import Stores
 from control_plane.telemetry.ingest import Ingest
 from control_plane.ticker import Ticker
-from control_plane.web import pages
-from control_plane.web.snapshot import Reader
 from firmware_bundles import durable
 from firmware_bundles.wire.topics import Up
 
@@ -87,7 +60,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from fastapi import APIRouter, FastAPI
+    from fastapi import FastAPI
 
     from control_plane.broker.endpoint import Broker
     from control_plane.config import Config
@@ -100,22 +73,6 @@ _STOP_S_MAX: Final = 1.0
 DAY_S: Final = 86_400
 _CA_FOLDER: Final = "ca"
 _SESSION_KEY_BYTES: Final = 32
-
-
-class _Stores(NamedTuple):
-    """One class for each subject, all over one database."""
-
-    tokens: AccessTokens
-    invitations: Invitations
-    devices: Devices
-    certificates: Certificates
-    retirements: RetirementRows
-    cohorts: CohortRows
-    releases: Releases
-    patches: Patches
-    rollouts: Rollouts
-    telemetry: Telemetry
-    overview: Overview
 
 
 class _Files(NamedTuple):
@@ -140,7 +97,7 @@ def run(config: Config, say: Say, *, wants_admin_token: bool = False) -> None:
         local = stack.enter_context(listeners.bind(_LOOPBACK, config.local_port, "--local-port"))
         database = Database.open(config.database_url)
         stack.callback(database.close)
-        stores = _open(database)
+        stores = Stores.over(database)
         service = _Service(config, stores, listeners.port_of(secure), time.time, say)
         if wants_admin_token or stores.tokens.count() == 0:
             _tell_admin_token(stores.tokens, listeners.port_of(local), say)
@@ -157,7 +114,7 @@ def run(config: Config, say: Say, *, wants_admin_token: bool = False) -> None:
 class _Service:
     """All parts, made but not started."""
 
-    def __init__(self, config: Config, stores: _Stores, port: int, clock: Clock, say: Say) -> None:
+    def __init__(self, config: Config, stores: Stores, port: int, clock: Clock, say: Say) -> None:
         self._config = config
         self._stores = stores
         self._clock = clock
@@ -323,120 +280,28 @@ class _Service:
         return Inbox(handlers, ingest.ingest, self._misconduct.refused)
 
     def _make_app(self) -> FastAPI:
-        stores, clock = self._stores, self._clock
-        access = Access(stores.tokens, _session_key(self._config.data), clock)
-        enrolments = Enrolments(
-            stores.invitations,
-            stores.devices,
-            stores.certificates,
-            self._authority,
-            root=self._repository.root,
-            broker=self._broker.offered.url,
-            clock=clock,
-        )
-        api = [
-            enrolment_routes.router(
-                access,
-                enrolments,
-                ca_pem=self._authority.certificate_pem,
+        return routes.create(
+            routes.Parts(
+                config=self._config,
+                stores=self._stores,
+                clock=self._clock,
+                access=Access(self._stores.tokens, _session_key(self._config.data), self._clock),
                 server_url=self._server_url,
-            ),
-            device_routes.router(
-                access,
-                stores.devices,
-                self._cohorts,
-                stores.certificates,
-                revoke=self._revocations.revoke,
-                retire=self._retirements.retire,
-                clock=clock,
-            ),
-            stranger_routes.router(access, self._strangers),
-            broker_routes.router(
-                access,
-                self._authority,
-                standing=self._broker_standing,
-                revoked=self._revocations.current,
-            ),
-            cohort_routes.router(access, self._cohorts),
-            token_routes.router(access, stores.tokens, clock),
-            release_routes.router(
+                authority=self._authority,
+                broker=self._broker,
+                client=self._client,
+                inbox=self._inbox,
                 repository=self._repository,
                 registry=self._registry,
-                patches=stores.patches,
-                chunk_files=self._chunks,
+                chunks=self._chunks,
                 publisher=self._publisher,
-                online_keys=self._keys,
-                access=access,
-            ),
-            rollout_routes.router(
-                access, stores.rollouts, self._registry.find, self._cohorts.members, clock
-            ),
-        ]
-        watching, page = self._make_page(access)
-        renewals = Renewals(stores.certificates, self._authority, clock)
-        est = est_routes.router(renewals, chain_pem=self._authority.chain_pem)
-        return application.create(
-            version("shoal"), api=[*api, *watching, self._make_status(access)], pages=[page, est]
+                keys=self._keys,
+                cohorts=self._cohorts,
+                strangers=self._strangers,
+                revocations=self._revocations,
+                retirements=self._retirements,
+            )
         )
-
-    def _broker_standing(self) -> broker_routes.BrokerStanding:
-        chunks, age = self._publisher.choice, self._revocations.age()
-        return broker_routes.BrokerStanding(
-            name=self._broker.name,
-            url=self._broker.offered.url,
-            is_connected=self._client.is_connected,
-            retained_bytes_max=self._config.retained_bytes_max,
-            retained_bytes=retention.bytes_of(chunks.retained),
-            retained_chunks=len(chunks.retained),
-            left_out_bytes=retention.bytes_of(chunks.left_out),
-            left_out_chunks=len(chunks.left_out),
-            list_given=age.given,
-            list_ends=age.ends,
-            list_is_late=age.is_late,
-            refused=dict(self._inbox.refused),
-            dropped=self._inbox.dropped,
-        )
-
-    def _make_status(self, access: Access) -> APIRouter:
-        status = status_routes.Status(
-            version=version("shoal"), broker=self._broker.name, broker_url=self._broker.offered.url
-        )
-        return status_routes.router(access, status)
-
-    def _make_page(self, access: Access) -> tuple[list[APIRouter], APIRouter]:
-        """Return the routes of telemetry and events, and the browser's."""
-        stores, members = self._stores, self._cohorts.members
-        baselines = Baselines(stores.telemetry.manifest, self._chunks.get)
-        drift = CohortDrift(stores.telemetry, baselines, members, self._clock)
-        reader = Reader(
-            overview=stores.overview,
-            telemetry=stores.telemetry,
-            rollouts=stores.rollouts,
-            cohorts=self._cohorts,
-            drift=drift,
-            clock=self._clock,
-        )
-        watching = [
-            telemetry_routes.router(access, stores.telemetry, drift, members),
-            event_routes.router(access, pages.make_feed(reader)),
-        ]
-        return watching, pages.router(access, reader, f"{application.API_PREFIX}/events")
-
-
-def _open(database: Database) -> _Stores:
-    return _Stores(
-        tokens=AccessTokens(database),
-        invitations=Invitations(database),
-        devices=Devices(database),
-        certificates=Certificates(database),
-        retirements=RetirementRows(database),
-        cohorts=CohortRows(database),
-        releases=Releases(database),
-        patches=Patches(database),
-        rollouts=Rollouts(database),
-        telemetry=Telemetry(database),
-        overview=Overview(database),
-    )
 
 
 def _write_files(config: Config, ca: bytes, server: Pair, client_pair: Pair) -> _Files:

@@ -87,7 +87,8 @@ class _Asked(NamedTuple):
 class Window:
     """Which chunks are asked for now: never more than `size` outstanding. Times are arguments.
 
-    An attempt that worked where earlier ones did not is where the next chunks begin.
+    An attempt that worked where earlier ones did not is where the next chunks begin, until nothing
+    is wanted any more: the next download begins at the broker, which serves any number of devices.
     """
 
     def __init__(self, size: int) -> None:
@@ -126,6 +127,7 @@ class Window:
         asked = self._outstanding.pop(digest, None)
         if asked is not None:
             self._first_attempt = asked.attempt % len(ROUND)
+        self._forget_source_at_end()
         return asked is not None
 
     def arrived_corrupt(self, digest: str) -> int:
@@ -164,7 +166,13 @@ class Window:
         self._todo = deque(digest for digest in self._todo if digest not in gone)
         for digest in gone:
             self._corrupt.pop(digest, None)
-        return tuple(d for d in gone if self._outstanding.pop(d, None) is not None)
+        asked_for = tuple(d for d in gone if self._outstanding.pop(d, None) is not None)
+        self._forget_source_at_end()
+        return asked_for
+
+    def _forget_source_at_end(self) -> None:
+        if not self._outstanding and not self._todo:
+            self._first_attempt = 0
 
     def reconnected(self) -> None:
         """Queue all outstanding chunks again: a clean session remembers no subscription."""

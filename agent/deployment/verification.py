@@ -88,11 +88,11 @@ class Verification:
     async def _judge(self, envelope: bytes) -> None:
         """Admit an envelope, or refuse it by the repository as it is retained now.
 
-        A file that was swapped on its way never changes by itself: after a refusal of the
-        repository all are collected anew, and judged once more if that makes a difference.
+        A file that was swapped on its way never changes by itself: after a refusal, of the whole
+        or of one family, all are collected anew, and judged once more if that makes a difference.
         """
         try:
-            admitted = await self._admit(envelope)
+            self._accept(await self._admit(envelope))
         except TrustError as error:
             judged = dict(self._collection.files)
             self._collection.drop()
@@ -101,8 +101,7 @@ class Verification:
                 self._collection.drop()  # the next envelope asks for them anew
                 raise
             self._detect(error)
-            admitted = await self._admit(envelope)
-        self._accept(admitted)
+            self._accept(await self._admit(envelope))
 
     async def _admit(self, envelope: bytes) -> task_messages.Admitted:
         """Ask the task; again when files were still on their way."""

@@ -125,7 +125,7 @@ def _same(data: Path, description: Description) -> _Marker | None:
         return None
     try:
         marker = msgspec.json.decode((data / MARKER).read_bytes(), type=_Marker)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError):
         return None
     return marker if marker.backup == description.id else None
 

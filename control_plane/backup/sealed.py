@@ -26,7 +26,8 @@ FRAME_BYTES: Final = 64 * 1024
 # Base-2 logarithm of scrypt's cost: 17 takes 128 MiB and half a second (OWASP, 2024).
 COST_DEFAULT: Final = 17
 COST_MIN: Final = 14
-COST_MAX: Final = 20
+# 256 MiB: nobody's file makes a small machine run out of memory.
+COST_MAX: Final = 18
 _BLOCK_SIZE: Final = 8
 _SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32

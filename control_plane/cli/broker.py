@@ -102,6 +102,7 @@ def certificate(
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return the key in a file, made if there is none. Raises InputError, OSError."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -113,7 +114,7 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
         )
     try:
         key = load_pem_private_key(path.read_bytes(), None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise InputError(f"{path} holds no P-256 key", hint="Move it away: a new one is made.")

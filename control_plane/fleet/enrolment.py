@@ -19,7 +19,7 @@ from firmware_bundles.identifiers import DeviceId, parse
 from firmware_bundles.wire.enrolment import TELEMETRY_SECRET_BYTES, Enrolment, EnrolmentRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from control_plane.store.certificates import Certificates
     from control_plane.store.devices import Devices
@@ -34,8 +34,8 @@ LIFE_S_MAX: Final = 30 * 86_400.0
 class Enrolments:
     """Invites devices and enrols them.
 
-    `root` returns the trusted root metadata of the models repository, or raises NotFound before
-    there is one; `broker` is the URL that devices connect to.
+    `roots` returns the root metadata of the models repository, the newest last, or raises NotFound
+    before there is one; `broker` is the URL that devices connect to.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Enrolments:
         certificates: Certificates,
         authority: ca.Authority,
         *,
-        root: Callable[[], bytes],
+        roots: Callable[[], Sequence[bytes]],
         broker: str,
         clock: Callable[[], float],
     ) -> None:
@@ -53,7 +53,7 @@ class Enrolments:
         self._devices = devices
         self._certificates = certificates
         self._authority = authority
-        self._root = root
+        self._roots = roots
         self._broker = broker
         self._clock = clock
 
@@ -99,7 +99,7 @@ class Enrolments:
         if invitation is None:
             raise EnrolmentRefused("this enrolment token is unknown, used up or expired")
         public_key = key_of(parse_request(request.csr.encode()))
-        root = self._trusted_root()
+        *former, root = self._trusted_roots()
         device_id = self._name(invitation, request.device)
         self._check_key(device_id, ca.public_key_pem(public_key))
         issued = self._authority.issue_device(device_id, public_key)
@@ -125,11 +125,12 @@ class Enrolments:
             root=root,
             broker=self._broker,
             telemetry_secret=new.telemetry_secret,
+            former_roots=tuple(former),
         )
 
-    def _trusted_root(self) -> bytes:
+    def _trusted_roots(self) -> Sequence[bytes]:
         try:
-            return self._root()
+            return self._roots()
         except NotFound as error:
             raise ConflictError(
                 "the models repository has no root of trust yet, so no device could check a model",

@@ -21,6 +21,7 @@ from control_plane.releases.changes import (
     check_terms,
 )
 from control_plane.releases.role_files import (
+    all_roots,
     first_root,
     listed_roles,
     name_of,
@@ -88,6 +89,10 @@ class ModelsRepository:
     def root(self) -> bytes:
         """Return the newest root, which a device is enrolled with. Raises NotFound."""
         return role_file(self._files(), "root")
+
+    def roots(self) -> list[bytes]:
+        """Return all roots, the newest last. Raises NotFound before there is one."""
+        return all_roots(self._files())
 
     def family_role(self, family: str) -> bytes:
         """Return a family's present role, for its owners to extend. Raises NotFound."""

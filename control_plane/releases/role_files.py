@@ -71,9 +71,15 @@ def listed_roles(files: Mapping[str, bytes]) -> set[str]:
     return found - {"root", "snapshot"}
 
 
+def all_roots(files: Mapping[str, bytes]) -> list[bytes]:
+    """Return all roots, the one with which the repository began first."""
+    names = sorted((name for name in files if name.endswith(".root.json")), key=_number)
+    return [files[name] for name in names]
+
+
 def first_root(files: Mapping[str, bytes]) -> bytes:
     """Return the root with which the repository began."""
-    return files[min((name for name in files if name.endswith(".root.json")), key=_number)]
+    return all_roots(files)[0]
 
 
 def _number(name: str) -> int:

@@ -15,6 +15,7 @@ from control_plane.rollouts.model import (
     PhaseState,
     Rollout,
     Verdict,
+    devices_of,
     total,
 )
 from control_plane.rollouts.spec import InstallsGate, LabelErrorsGate
@@ -78,19 +79,20 @@ def _installs_verdict(
 ) -> tuple[Verdict, str]:
     if not offered:
         return Verdict.INCONCLUSIVE, "no device has an offer yet"
-    told = f"{broken} of {offered} devices failed or rolled back ({broken / offered:.1%})"
+    devices = devices_of(offered)
+    told = f"{broken} of {devices} failed or rolled back ({broken / offered:.1%})"
     told += f", {quiet} silent" if quiet else ""
     limit = f"{gate.failed_share_max:.1%}"
     if broken > gate.failed_share_max * offered:
         return Verdict.FAIL, f"{told}, above the limit of {limit}"
     if quiet > gate.silent_share_max * offered:
         allowed = f"{gate.silent_share_max:.1%} may be"
-        return Verdict.INCONCLUSIVE, f"{quiet} of {offered} devices silent, {allowed}"
+        return Verdict.INCONCLUSIVE, f"{quiet} of {devices} silent, {allowed}"
     if pending := offered - finished - quiet:
-        return Verdict.INCONCLUSIVE, f"{pending} of {offered} devices not yet ended"
+        return Verdict.INCONCLUSIVE, f"{pending} of {devices} not yet ended"
     needed = min(gate.finished_min, offered)
     if finished < needed:
-        return Verdict.INCONCLUSIVE, f"{finished} of {offered} devices ended, {needed} are needed"
+        return Verdict.INCONCLUSIVE, f"{finished} of {devices} ended, {needed} are needed"
     return Verdict.PASS, f"{told}, within the limit of {limit}"
 
 

@@ -191,6 +191,11 @@ def total(counts: Iterable[Counts], field: str) -> int:
     return sum(getattr(each, field) for each in counts)
 
 
+def devices_of(count: int) -> str:
+    """Return a number of devices as sentences have it."""
+    return "1 device" if count == 1 else f"{count} devices"
+
+
 def worst(findings: Iterable[Finding]) -> Verdict:
     """Return the worst verdict; gates that do not apply have no say."""
     said = {finding.verdict for finding in findings}

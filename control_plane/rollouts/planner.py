@@ -22,6 +22,7 @@ from control_plane.rollouts.model import (
     RolloutState,
     Standing,
     Verdict,
+    devices_of,
     phase_ends,
     total,
     worst,
@@ -78,7 +79,7 @@ def _begin(rollout: Rollout, view: FleetView, phase: int, now: float, *told: str
     orders = _offers(rollout, view, phase)
     told = (
         *told,
-        f"{_name(rollout, phase)} begins: {_devices(view.phases[phase].planned)} to offer to",
+        f"{_name(rollout, phase)} begins: {devices_of(view.phases[phase].planned)} to offer to",
     )
     changed = moved(rollout.standing, since=now, phase=phase, phase_state=state)
     return Plan(next=changed, orders=orders, why=told)
@@ -88,19 +89,20 @@ def _offer(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: 
     phase = rollout.standing.phase
     own, name = view.phases[phase], _name(rollout, phase)
     if own.planned:
-        told = f"{name}: offering to {_devices(own.planned)}"
+        told = f"{name}: offering to {devices_of(own.planned)}"
         return Plan(next=rollout.standing, orders=_offers(rollout, view, phase), why=(told,))
     if own.unfinished and not gates.is_overdue(rollout, view, now):
         timeout_s = rollout.spec.phases[phase].timeout_s
-        waiting = f"waiting for {own.unfinished} of {_devices(own.offered)}"
+        waiting = f"waiting for {own.unfinished} of {devices_of(own.offered)}"
         told = f"{name}: {waiting}, {timeout_s:g} s at most"
         return _wait(rollout, told, *_sentences(findings))
     installs = next(finding for finding in findings if finding.gate == gates.INSTALLS)
     if own.unfinished and installs.verdict is not Verdict.PASS:
-        told = f"{name}: out of time for {_devices(own.unfinished)}"
+        told = f"{name}: out of time for {devices_of(own.unfinished)}"
         return _pause(rollout, told, *_sentences(findings))
     soak_s = rollout.spec.phases[phase].soak_s
-    ended = f"{name}: ended are {own.finished} of {_devices(own.offered)}; soaking for {soak_s:g} s"
+    share = f"{own.finished} of {devices_of(own.offered)}"
+    ended = f"{name}: ended are {share}; soaking for {soak_s:g} s"
     changed = moved(rollout.standing, since=now, phase_state=PhaseState.SOAKING)
     return Plan(next=changed, why=(ended, installs.sentence))
 
@@ -133,7 +135,7 @@ def _pass(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
     serving = total(view.phases, "committed")
     told = (
         *told,
-        f"completed: by signed report, {_devices(serving)} on {rollout.release_path}",
+        f"completed: by signed report, {devices_of(serving)} on {rollout.release_path}",
     )
     return Plan(next=changed, why=told)
 
@@ -147,7 +149,7 @@ def _fail(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
     changed = moved(
         rollout.standing, since=now, state=RolloutState.ROLLING_BACK, phase_state=PhaseState.FAILED
     )
-    reverting = f"back to the previous model: {_devices(total(view.phases, 'revertible'))}"
+    reverting = f"back to the previous model: {devices_of(total(view.phases, 'revertible'))}"
     return Plan(next=changed, orders=revert_all(rollout, view), why=(*told, reverting))
 
 
@@ -155,13 +157,15 @@ def _roll_back(rollout: Rollout, view: FleetView, now: float) -> Plan:
     orders = revert_all(rollout, view)
     left = total(view.phases, "revertible") + total(view.phases, "reverting")
     reverted, stuck = total(view.phases, "reverted"), total(view.phases, "stuck")
-    kept = (f"left as they are, for want of a previous model: {_devices(stuck)}",) if stuck else ()
+    kept = (
+        (f"left as they are, for want of a previous model: {devices_of(stuck)}",) if stuck else ()
+    )
     if left:
-        of = _devices(left + reverted)
+        of = devices_of(left + reverted)
         told = f"rolling back: {left} of {of} yet to say, signed, that they are back"
         return Plan(next=rollout.standing, orders=orders, why=(told, *kept))
     changed = moved(rollout.standing, since=now, state=RolloutState.ROLLED_BACK)
-    told = f"rolled back: by signed report, {_devices(reverted)} on the previous model"
+    told = f"rolled back: by signed report, {devices_of(reverted)} on the previous model"
     return Plan(next=changed, why=(told, *kept))
 
 
@@ -188,7 +192,7 @@ def _missing(rollout: Rollout, view: FleetView, findings: Sequence[Finding]) -> 
     missing = [finding.sentence for finding in findings if finding.verdict not in passing]
     is_last = rollout.standing.phase + 1 == len(rollout.spec.phases)
     if is_last and (differing := total(view.phases, "differing")):
-        missing.append(f"committed, but on another model by signed report: {_devices(differing)}")
+        missing.append(f"committed, but on another model by signed report: {devices_of(differing)}")
     return tuple(missing)
 
 
@@ -205,7 +209,3 @@ def _sentences(findings: Sequence[Finding]) -> tuple[str, ...]:
 
 def _name(rollout: Rollout, phase: int) -> str:
     return f"phase {phase + 1} of {len(rollout.spec.phases)}"
-
-
-def _devices(count: int) -> str:
-    return "1 device" if count == 1 else f"{count} devices"

@@ -68,12 +68,12 @@ class GuardedUpdater(Updater):
 
     def _count_root_keys(self) -> None:
         root = self._trusted_set.root
-        _count_each_key_once(root.roles.values(), root.keys)
+        count_each_key_once(root.roles.values(), root.keys)
 
     def _load_targets(self, role: str, parent_role: str) -> Targets:
         targets = super()._load_targets(role, parent_role)
         if targets.delegations is not None and targets.delegations.roles is not None:
-            _count_each_key_once(targets.delegations.roles.values(), targets.delegations.keys)
+            count_each_key_once(targets.delegations.roles.values(), targets.delegations.keys)
         return targets
 
     def _load_timestamp(self) -> None:
@@ -101,7 +101,7 @@ class GuardedUpdater(Updater):
         return _mark_of(self._trusted_set.root, role, self._trusted_set[role].version)
 
 
-def _count_each_key_once(delegated: Iterable[Role], keys: Mapping[str, Key]) -> None:
+def count_each_key_once(delegated: Iterable[Role], keys: Mapping[str, Key]) -> None:
     """Leave one id of each key: python-tuf counts ids, and a threshold means different keys."""
     for role in delegated:
         found: dict[str, str] = {}

@@ -40,7 +40,8 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 
     `certificate` and `ca` are PEM, `root` is the trusted root metadata of the models repository
     byte for byte, `broker` a URL (`mqtts://host:port` with the certificate, `mqtt://` on loopback
-    only).
+    only). `former_roots` are those before it: to a device that knows one of them they show that
+    `root` follows from it.
     """
 
     device: DeviceId
@@ -49,3 +50,4 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     root: bytes
     broker: str
     telemetry_secret: bytes
+    former_roots: tuple[bytes, ...] = ()

@@ -19,6 +19,7 @@ from control_plane.fleet.authority import Authority
 from control_plane.fleet.certificates import key_of, parse_request
 from firmware_bundles.trust.floors import Mark
 from firmware_bundles.wire.enrolment import Enrolment, EnrolmentRequest
+from support.owners import Owners
 
 Answer = Callable[[EnrolmentRequest], tuple[int, bytes]]
 
@@ -31,6 +32,7 @@ class Server:
         self.ca = folder / "root.pem"
         self.requests: list[EnrolmentRequest] = []
         self.root = b'{"root":1}'
+        self.former_roots: tuple[bytes, ...] = ()
         self.answer: Answer = self.enrolled
         pair = self.authority.issue_server(["127.0.0.1"])
         (folder / "server.pem").write_bytes(pair.certificate + pair.key)
@@ -57,6 +59,7 @@ class Server:
                 root=self.root,
                 broker="mqtts://127.0.0.1:8883",
                 telemetry_secret=b"s" * 32,
+                former_roots=self.former_roots,
             )
         )
 
@@ -145,6 +148,78 @@ def test_enrolling_again_keeps_the_key_and_takes_the_damage_back(
     state = State.open(tmp_path / "state.db")
     assert not state.is_damaged()
     assert state.floors() == {"root": Mark(version=1)}
+    state.close()
+
+
+def test_a_rotated_root_keeps_floors_and_generations(server: Server, tmp_path: Path) -> None:
+    """Signatures lead from the root that the device knows to the one that it is given, or back."""
+    owners = Owners()
+    owners.rotate("root-1", "root-2")
+    owners.rotate("root-3", "snapshot")
+    former, between, last = owners.roots
+    server.root = former
+    enrol(server, tmp_path)
+    state = State.open(tmp_path / "state.db")
+    state.raise_floors({"root": Mark(version=9)})
+    state.close()
+    (tmp_path / "trust").mkdir()
+
+    def kept() -> bytes:
+        assert enrol(server, tmp_path) == cli.DONE
+        state = State.open(tmp_path / "state.db")
+        assert state.floors() == {"root": Mark(version=9)}
+        state.close()
+        assert (tmp_path / "trust").exists()
+        return contents(tmp_path)[identity.ROOT]
+
+    server.root, server.former_roots = last, (former, between)
+    assert kept() == last
+    server.root, server.former_roots = between, (former,)  # restored from a backup
+    assert kept() == last
+
+
+def test_a_device_that_was_led_astray_begins_anew(server: Server, tmp_path: Path) -> None:
+    """Who stole root keys and was first may have raised every floor."""
+    owners, thief = Owners(), Owners()
+    thief.rotate("root-1", "root-2", "root-3")
+    owners.rotate("root-2", "snapshot")
+    assert thief.root == owners.root
+    server.root = owners.root
+    enrol(server, tmp_path)
+    state = State.open(tmp_path / "state.db")
+    state.raise_floors({"root": Mark(version=2)})
+    state.close()
+    history = tmp_path / "trust" / "root_history"
+    history.mkdir(parents=True)
+    (history / "2.root.json").write_bytes(thief.roots[1])
+    server.root, server.former_roots = owners.roots[1], (owners.root,)
+    assert enrol(server, tmp_path) == cli.DONE
+    state = State.open(tmp_path / "state.db")
+    assert state.floors() == {}
+    state.close()
+    assert not history.exists()
+
+
+@pytest.mark.parametrize("claimed", ["signed by others", "a gap", "garbage"])
+def test_a_root_to_which_no_signatures_lead_is_another_fleets(
+    server: Server, tmp_path: Path, claimed: str
+) -> None:
+    """A number and a claim are not enough."""
+    owners, stranger = Owners(), Owners(seed=5000)
+    for each in (owners, stranger):
+        each.rotate("root-1", "root-2")
+        each.rotate("root-1", "root-2", "root-3")
+    between = {"signed by others": stranger.roots[1], "a gap": b"", "garbage": b"{"}[claimed]
+    server.root = owners.root
+    enrol(server, tmp_path)
+    state = State.open(tmp_path / "state.db")
+    state.raise_floors({"root": Mark(version=9)})
+    state.close()
+    server.root = stranger.roots[2] if claimed == "signed by others" else owners.roots[2]
+    server.former_roots = (owners.root, between)
+    assert enrol(server, tmp_path) == cli.DONE
+    state = State.open(tmp_path / "state.db")
+    assert state.floors() == {}
     state.close()
 
 

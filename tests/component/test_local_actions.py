@@ -16,12 +16,13 @@ import pytest
 from agent import cli, local_control, locks
 from agent.children import Children
 from agent.deployment import slots
+from agent.deployment.retirement import Phase, Retirement
 from agent.deployment.seals import Mark
 from agent.identity import Broker, Identity
 from agent.local_actions import LOCK_NAME, LocalActions
 from agent.local_control import Done, LocalControl, MarkSlot, RollBack
 from agent.task_messages import Admit, Admitted, Allowed, CheckRelease
-from firmware_bundles.errors import ReleaseWithdrawn, ShoalError, SlotBroken
+from firmware_bundles.errors import DeviceError, ReleaseWithdrawn, ShoalError, SlotBroken
 from firmware_bundles.wire.messages import DeploymentState
 from support import owners as signing
 from support.deployments import FAMILY, V1, V2, V3, Device, deployed
@@ -82,6 +83,21 @@ def test_a_rollback_serves_the_other_slot_without_a_download(tmp_path: Path) -> 
         assert slots.mark_of(slots.slot(device.root, FAMILY, "B")) is Mark.GOOD
         again = await until(actions(device, owners).carry_out(RollBack(family=FAMILY)))
         assert again.version == "v2"
+
+    asyncio.run(run())
+
+
+def test_a_retired_device_takes_no_word_of_anybody(tmp_path: Path) -> None:
+    """Also while its core still runs: what serves no more is not brought back."""
+
+    async def run() -> None:
+        device, owners = await deployed(tmp_path, V1, V2), Owners()
+        device.state.save_retirement(Retirement(generation=1, phase=Phase.ERASING))
+        for request in (RollBack(family=FAMILY), MarkSlot(family=FAMILY, slot="other", mark="bad")):
+            with pytest.raises(DeviceError, match="retired"):
+                await until(actions(device, owners).carry_out(request))
+        assert device.worker.digest == V2.digest
+        assert owners.asked == []
 
     asyncio.run(run())
 

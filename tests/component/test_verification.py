@@ -223,18 +223,19 @@ def test_a_lost_cache_is_filled_again_from_the_first_root(tmp_path: Path, owners
     asyncio.run(run())
 
 
-def test_what_was_refused_is_asked_for_again(tmp_path: Path, owners: Owners) -> None:
-    """Once a broker says the truth again, no new connection is needed to hear it."""
+@pytest.mark.parametrize("name", ["1.targets.json", "3.digits.json"])
+def test_what_was_refused_is_asked_for_again(tmp_path: Path, owners: Owners, name: str) -> None:
+    """Once a broker says the truth again, about all or one family, no new connection is needed."""
 
     async def run() -> None:
         device = Device(tmp_path, owners)
         files = owners.seal()
-        device.publish({**files, "1.targets.json": b"{}"})
+        device.publish({**files, name: b"{}"})
         envelope = owners.assignment(owners.order("1"))
-        assert await device.verdict(envelope) != "admitted"
-        topic = topics.repository_file("1.targets.json")
-        device.retained[topic] = files["1.targets.json"]
-        assert await device.verdict(envelope) == "admitted"
+        assert await device.verdict(envelope) == "trust.digest_mismatch"
+        assert device.admitted == []
+        device.retained[topics.repository_file(name)] = files[name]
+        await device.admission(envelope)
         await device.close()
 
     asyncio.run(run())

@@ -15,6 +15,7 @@ from control_plane.api import tokens
 from control_plane.api.auth import Role
 from control_plane.config import Config
 from control_plane.store.database import Database
+from control_plane.store.stores import Stores
 from support.http import AppTransport
 
 NOW = 1_760_000_000.0
@@ -28,7 +29,7 @@ class Whole:
     def __init__(self, directory: Path) -> None:
         config = Config(data=directory, broker="mqtts://broker.example", local_port=0, port=0)
         self.database = Database.open(config.database_url)
-        stores = service._open(self.database)
+        stores = Stores.over(self.database)
         self.app = service._Service(config, stores, 8443, lambda: NOW, print).app
         self.token = tokens.create(stores.tokens, "looker", Role.VIEWER, NOW).token
 

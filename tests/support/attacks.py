@@ -26,7 +26,7 @@ from support.broker_hall import Peer
 from support.scene import PATIENCE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from support.scene import Scene
 
@@ -125,34 +125,34 @@ def older_role_under_a_newer_snapshot(scene: Scene) -> Iterator[None]:
 @_attack("arbitrary software", Victim.DEVICE, "transfer.chunk_corrupt")
 def flipped_bit_in_a_chunk(scene: Scene) -> Iterator[None]:
     """Flip one bit of the model on its way to the device."""
-    digest = _model(scene, "4")
-    whole = scene.thief.chunk(digest)
-    yield from _offer_instead(scene, digest, bytes([whole[0] ^ 1]) + whole[1:])
+    yield from _offer_instead(scene, lambda whole: bytes([whole[0] ^ 1]) + whole[1:])
 
 
 @_attack("mix-and-match", Victim.DEVICE, "transfer.chunk_corrupt")
 def chunk_of_another_release(scene: Scene) -> Iterator[None]:
     """Put the model of another release under the name of this one's."""
     other = scene.thief.chunk(_model(scene, "2"))
-    yield from _offer_instead(scene, _model(scene, "4"), other)
+    yield from _offer_instead(scene, lambda _: other)
 
 
 @_attack("endless data", Victim.DEVICE, "transfer.chunk_corrupt")
 def endless_chunk(scene: Scene) -> Iterator[None]:
     """Put more bytes under a chunk's name than any chunk has."""
-    yield from _offer_instead(scene, _model(scene, "4"), bytes(limits.CHUNK_BYTES_MAX + 1))
+    yield from _offer_instead(scene, lambda _: bytes(limits.CHUNK_BYTES_MAX + 1))
 
 
 @_attack("slow retrieval", Victim.DEVICE, "transfer.chunk_missing")
 def no_chunk_comes(scene: Scene) -> Iterator[None]:
     """Keep the manifest of a new release back, for ever."""
-    yield from _keep_back(scene, scene.releases["4"]["digest"], "transfer.chunk_missing")
+    release = scene.to_be_fetched()
+    yield from _keep_back(scene, release, scene.releases[release]["digest"])
 
 
 @_attack("partial bundle", Victim.DEVICE, "transfer.chunk_missing")
 def one_file_is_kept_back(scene: Scene) -> Iterator[None]:
     """Let all of a new release through but its model."""
-    yield from _keep_back(scene, _model(scene, "4"), "transfer.chunk_missing")
+    release = scene.to_be_fetched()
+    yield from _keep_back(scene, release, _model(scene, release))
 
 
 # Assignments.
@@ -319,30 +319,32 @@ def timestamp_of_the_far_future(scene: Scene) -> Iterator[None]:
     scene.rotate("snapshot", "timestamp")
 
 
-def _offer_instead(scene: Scene, digest: str, wrong: bytes) -> Iterator[None]:
-    """Let the device fetch release 4 with other bytes in the place of one chunk.
+def _offer_instead(scene: Scene, wrong: Callable[[bytes], bytes]) -> Iterator[None]:
+    """Let the device fetch a release with other bytes in the place of its model.
 
     It asks the control plane for what the broker spoils, and so may come to the true one.
     """
-    code = "transfer.chunk_corrupt"
-    before = scene.refusals(code)
-    scene.thief.retain(topics.chunk(digest), wrong)
-    name = scene.start_rollout("4")
+    code, release = "transfer.chunk_corrupt", scene.to_be_fetched()
+    before, digest = scene.refusals(code), _model(scene, release)
+    scene.thief.retain(topics.chunk(digest), wrong(scene.thief.chunk(digest)))
+    name = scene.start_rollout(release)
     scene.await_refusal(code, before)
     scene.settle(name)
     yield
 
 
-def _keep_back(scene: Scene, digest: str, code: str) -> Iterator[None]:
-    """Let the device fetch release 4 without one chunk, while the control plane has none either."""
-    before, order = scene.refusals(code), scene.order("4")
+def _keep_back(scene: Scene, release: str, digest: str) -> Iterator[None]:
+    """Let the device fetch a release without one chunk, while the control plane has none either."""
+    code = "transfer.chunk_missing"
+    before, order = scene.refusals(code), scene.order(release)
     scene.thief.retain(topics.chunk(digest), b"")
     with scene.control_plane_stopped():
         scene.thief.order(scene.device.id, order)
         scene.await_refusal(code, before)
         assert scene.version_that_answers() == "2"
-    wait_until(lambda: scene.serves("4"), "the release, now from the control plane", PATIENCE_S)
-    scene.make_room()
+    serves = "the release, now from the control plane"
+    wait_until(lambda: scene.serves(release), serves, PATIENCE_S)
+    scene.roll_out("2")
     yield
 
 

@@ -96,7 +96,7 @@ class ControlPlane:
             self.devices,
             self.certificates,
             self.authority,
-            root=self._trusted_root,
+            roots=self._trusted_roots,
             broker=BROKER,
             clock=self.clock,
         )
@@ -207,10 +207,10 @@ class ControlPlane:
             dropped=0,
         )
 
-    def _trusted_root(self) -> bytes:
+    def _trusted_roots(self) -> list[bytes]:
         if self.root is None:
             raise NotFound("there is no root yet")
-        return self.root
+        return [self.root]
 
 
 @dataclass

@@ -39,7 +39,8 @@ def swap(state_dir: Path, name: str) -> None:
     """Make an identity, and let it be the one that counts."""
     staged = identity.stage(state_dir)
     durable.write(staged / identity.KEY, name.encode(), mode=0o600)
-    enrolment._keep(staged, "https://server.example", answer(name))
+    given = answer(name)
+    enrolment._keep(staged, "https://server.example", given, given.root)
     identity.publish(state_dir)
 
 

@@ -58,6 +58,7 @@ class Scene:
         self.installation.settings["SHOAL_PATCH_BYTES_MAX"] = "0"  # chunks are under attack
         self._asked = 0
         self._rollouts = 0
+        self._fetched = "5"
 
     def start(self) -> None:
         """Bring it to the point where the device serves model 2."""
@@ -75,7 +76,7 @@ class Scene:
         self.device, self.other = site.devices.values()
         site.shoal("device", "label", self.other.id, "site=elsewhere")
         site.shoal("cohort", "create", "attacked", "--selector", "site=demo")
-        self.device.start(SHOAL_AGENT_CHUNK_STALL_S="0.5", SHOAL_AGENT_HELLO_JITTER_S="0")
+        self.device.start(SHOAL_AGENT_CHUNK_STALL_S="0.2", SHOAL_AGENT_HELLO_JITTER_S="0")
         wait_until(lambda: bool(self.shown()["is_online"]), "the device is online", 60)
         self.releases = {row["version"]: row for row in site.get("/releases")}
         self.roll_out("2")
@@ -146,16 +147,16 @@ class Scene:
         self.await_rollout(self.start_rollout(release), "completed")
 
     def settle(self, name: str) -> None:
-        """Wait until a rollout has ended, one way or the other, and see model 2 serve again."""
+        """Wait until a rollout has ended, one way or the other, and let model 2 serve again."""
         ends = {"completed", "rolled_back"}
         where = f"/rollouts/{name}"
         wait_until(lambda: self.installation.get(where)["state"] in ends, "its end", PATIENCE_S)
-        self.make_room()
+        self.roll_out("2")
 
-    def make_room(self) -> None:
-        """Put another release into the slot beside model 2: what it held is to be fetched again."""
-        for release in ("5", "2"):
-            self.roll_out(release)
+    def to_be_fetched(self) -> str:
+        """Return a release that is not in the slot beside model 2: the last such one is there."""
+        self._fetched = "4" if self._fetched == "5" else "5"
+        return self._fetched
 
     def serves(self, release: str) -> bool:
         """Whether the device says, signed, that this release answers."""
@@ -196,6 +197,16 @@ class Scene:
             yield
         finally:
             os.kill(self.installation.server.pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def given_back(self) -> Iterator[None]:
+        """Take back what an attack did, also one that went otherwise than it should."""
+        try:
+            yield
+        except BaseException:
+            self.thief.restore()
+            self.broker.deliver(is_wanted=True)
+            raise
 
     # What the test looks at.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.children import Children
@@ -121,17 +121,28 @@ class Device:
 
     async def verdict(self, envelope: bytes) -> str:
         """Hand over an envelope; return "admitted" or the code of the refusal."""
-        self._changed.clear()
         before = len(self.detected)
+        await self._judged(envelope, lambda: True)
+        return self.detected[-1].code if len(self.detected) > before else "admitted"
+
+    async def admission(self, envelope: bytes) -> None:
+        """Hand over an envelope and wait until it is admitted, whatever is refused before."""
+        before = len(self.admitted)
+        await self._judged(envelope, lambda: len(self.admitted) > before)
+
+    async def _judged(self, envelope: bytes, is_enough: Callable[[], bool]) -> None:
         self.verification.take_envelope(envelope)
         running = asyncio.create_task(self.verification.run())
         try:
             async with asyncio.timeout(60):
-                await self._changed.wait()
+                while True:
+                    self._changed.clear()
+                    await self._changed.wait()
+                    if is_enough():
+                        return
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-        return self.detected[-1].code if len(self.detected) > before else "admitted"
 
     async def detection(self) -> None:
         """Wait until something was refused."""

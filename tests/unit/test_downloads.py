@@ -110,6 +110,20 @@ def test_the_next_chunks_begin_where_the_last_one_came_from() -> None:
     assert window.source("c") is Source.RETAINED
 
 
+def test_the_next_download_begins_at_the_broker_again() -> None:
+    """One chunk that had to be had elsewhere does not take a device off the broker for good."""
+    window = Window(2)
+    window.want(["a"])
+    window.fill(0.0)
+    for now in (10.0, 20.0, 30.0):
+        window.stalled(now, 10.0)
+    assert window.source("a") is Source.HTTPS
+    window.arrived("a")
+    window.want(["b"])
+    window.fill(31.0)
+    assert window.source("b") is Source.RETAINED
+
+
 def test_the_store_keeps_only_what_its_name_promises(tmp_path: Path) -> None:
     """A corrupt delivery is never stored; a file that rotted is fetched again."""
     store = ChunkStore(tmp_path / "chunks")

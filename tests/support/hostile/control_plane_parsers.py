@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from control_plane import config
 from control_plane.api import auth
 from control_plane.broker import endpoint, subscriptions
-from control_plane.fleet import credentials, labels, selectors
+from control_plane.cli import broker
+from control_plane.fleet import certificates, credentials, labels, selectors
 from control_plane.rollouts import parsing
 from control_plane.telemetry import ingest
 from control_plane.telemetry import labels as scores
@@ -111,6 +114,12 @@ PARSERS: Final = (
         name="settings of the control plane",
         parse=from_file(_settings),
         make_seeds=lambda: [b'port = 8443\nlog_level = "info"\ntick_s = 1.0\n'],
+        cost=2,
+    ),
+    Parser(
+        name="key of a broker's certificate",
+        parse=from_file(broker._key),
+        make_seeds=lambda: [certificates.key_pem(ec.generate_private_key(ec.SECP256R1()))],
         cost=2,
     ),
     _text("address of a broker", endpoint.parse, "mqtts://host:8883", "mqtt://127.0.0.1:1"),

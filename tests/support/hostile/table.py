@@ -6,6 +6,7 @@ from typing import Final
 
 from support.hostile import (
     agent_parsers,
+    backup_parsers,
     bundle_parsers,
     control_plane_parsers,
     trust_parsers,
@@ -19,6 +20,7 @@ PARSERS: Final[tuple[Parser, ...]] = (
     *trust_parsers.PARSERS,
     *agent_parsers.PARSERS,
     *control_plane_parsers.PARSERS,
+    *backup_parsers.PARSERS,
 )
 
 _OWN_FILE: Final = "a file that this control plane wrote, in its own folder"

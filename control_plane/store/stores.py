@@ -1,0 +1,53 @@
+"""Everything that one database holds: one class for each subject."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from control_plane.store.access import AccessTokens
+from control_plane.store.certificates import Certificates
+from control_plane.store.cohorts import CohortRows
+from control_plane.store.devices import Devices
+from control_plane.store.enrolment import Invitations
+from control_plane.store.overview import Overview
+from control_plane.store.patches import Patches
+from control_plane.store.releases import Releases
+from control_plane.store.retirement import RetirementRows
+from control_plane.store.rollouts import Rollouts
+from control_plane.store.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from control_plane.store.database import Database
+
+
+class Stores(NamedTuple):
+    """All subjects, over one database."""
+
+    tokens: AccessTokens
+    invitations: Invitations
+    devices: Devices
+    certificates: Certificates
+    retirements: RetirementRows
+    cohorts: CohortRows
+    releases: Releases
+    patches: Patches
+    rollouts: Rollouts
+    telemetry: Telemetry
+    overview: Overview
+
+    @classmethod
+    def over(cls, database: Database) -> Self:
+        """Return all of them over an open database."""
+        return cls(
+            tokens=AccessTokens(database),
+            invitations=Invitations(database),
+            devices=Devices(database),
+            certificates=Certificates(database),
+            retirements=RetirementRows(database),
+            cohorts=CohortRows(database),
+            releases=Releases(database),
+            patches=Patches(database),
+            rollouts=Rollouts(database),
+            telemetry=Telemetry(database),
+            overview=Overview(database),
+        )
