@@ -165,7 +165,7 @@ class Core:
         parts = [
             self._verification.run(),
             self._downloads.watch(),
-            self._hellos.run(self._updater.generations, self._connection.publish),
+            self._hellos.run(self._updater.checked_generations, self._connection.publish),
             self._reports.run(lambda: self._updater.records, self._connection.publish),
             self._forwarder.run(stopping),
             self._renewal.run(self._connection.renew),

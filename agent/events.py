@@ -58,6 +58,7 @@ CATALOGUE: Final[dict[str, str]] = {
     "local-not-listening": "The socket for people at this device could not be made.",
     "local-refused": "A request of somebody at this device was refused.",
     "message-ignored": "A message came on a topic that the agent does not know.",
+    "model-lost": "No whole model is left of a family: its committed release is asked for again.",
     "message-refused": "A message could not be read.",
     "metadata-incomplete": "Files of the models repository have not come.",
     "metadata-missing": "The models repository could not be verified yet: files are missing.",

@@ -11,6 +11,7 @@ import pytest
 
 from agent.deployment import lifecycle, slots
 from agent.deployment.conditions import Permission
+from agent.deployment.seals import Mark
 from agent.inference import control
 from firmware_bundles.errors import SelfTestFailed
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
@@ -257,6 +258,55 @@ def test_a_pointer_to_a_broken_slot_is_mended_at_the_start(tmp_path: Path) -> No
         assert again.serving() == "v1"
         assert [error.code for error in again.detected] == ["device.slot_broken"]
         await again.crash()
+
+    asyncio.run(run())
+
+
+def rot(device: Device) -> None:
+    """Damage the model in both slots."""
+    for name in slots.NAMES:
+        (slots.slot(device.root, FAMILY, name).directory / "model.tflite").write_bytes(b"rotten")
+
+
+def test_a_model_of_which_nothing_is_left_is_fetched_again(tmp_path: Path) -> None:
+    """Under the generation it had: the hello asks for that order once more, and for no older."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1, V2)
+        assert await device.updater.checked_generations() == {FAMILY: 2}
+        rot(device)
+        assert await device.updater.checked_generations() == {FAMILY: 1}
+        assert device.updater.known_generations() == {FAMILY: 1}
+        device.updater.offer(V2.order(2))
+        await device.reaches(S.COMMITTED)
+        assert device.serving() == "v2"
+        assert await device.updater.checked_generations() == {FAMILY: 2}
+
+    asyncio.run(run())
+
+
+def test_a_model_that_is_left_in_one_slot_is_not_fetched_again(tmp_path: Path) -> None:
+    """Not even one that somebody marked bad, while it serves."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1)
+        device.updater.mark(FAMILY, "A", Mark.BAD)
+        assert await device.updater.checked_generations() == {FAMILY: 1}
+
+    asyncio.run(run())
+
+
+def test_a_lost_model_that_fails_the_second_time_is_not_fetched_a_third(tmp_path: Path) -> None:
+    """A newer generation is needed then."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1, V2)
+        rot(device)
+        await device.updater.checked_generations()
+        device.worker.failing_self_test = {"v2"}
+        device.updater.offer(V2.order(2))
+        await device.reaches(S.FAILED)
+        assert await device.updater.checked_generations() == {FAMILY: 2}
 
     asyncio.run(run())
 
