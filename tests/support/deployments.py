@@ -31,6 +31,7 @@ from firmware_bundles.wire import topics
 from firmware_bundles.wire.messages import (
     Arm,
     Assignment,
+    Conditions,
     DeploymentState,
     ModelReference,
     Order,
@@ -43,6 +44,7 @@ S = DeploymentState
 # States of devices that lost their power: closed when the test is over.
 OPENED: list[State] = []
 FAMILY = "digits"
+Judge = Callable[[Conditions, int, bool], Permission]
 
 
 class Release:
@@ -218,6 +220,7 @@ class Device:
         OPENED.append(self.state)
         self.store = ChunkStore(folder / "chunks", reserve_bytes=0, sync_bytes=CHUNK_BYTES_MAX)
         self.permission = Permission(None)
+        self.judge: Judge = lambda _ordered, _wanted, _is_urgent: self.permission
         self.crashed = asyncio.Event()
         self._changes = asyncio.Event()
 
@@ -251,7 +254,7 @@ class Device:
                     stall_s=0.1,
                     detect=self.detected.append,
                 ),
-                lambda _ordered, _wanted, _is_urgent: self.permission,
+                self.judge,
                 recheck_s=0.01,
             ),
             worker=self.worker,

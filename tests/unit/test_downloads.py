@@ -30,6 +30,8 @@ from firmware_bundles.manifest import FileEntry
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import ChunkRequest
 
+_STALL_S = 1_000.0
+
 
 def chunk(number: int) -> tuple[str, bytes]:
     """A small chunk and its digest."""
@@ -241,10 +243,15 @@ class Retained:
         self.packets: list[int] = []
         self.requests: list[ChunkRequest] = []
         self.web: Web | None = None
+        self.is_asked = asyncio.Event()
+
+    def told(self, _error: ShoalError) -> None:
+        """Hear what the device detected; a subclass does something about it."""
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Deliver what is retained, soon."""
         self.packets.append(len(filters))
+        self.is_asked.set()
         self.subscribed |= set(filters)
         self.outstanding_max = max(self.outstanding_max, len(self.subscribed))
         for topic in filters:
@@ -263,19 +270,25 @@ class Retained:
         return True
 
 
-async def fetched(
-    line: Retained, directory: Path, digests: Sequence[str], stall_s: float = 0.05
-) -> list[ShoalError]:
-    """Fetch all over the line; return what was detected meanwhile."""
+async def fetched(line: Retained, directory: Path, digests: Sequence[str]) -> list[ShoalError]:
+    """Fetch all over the line; return what was detected meanwhile.
+
+    A chunk is late as soon as nothing else moves: how fast this machine is does not matter.
+    """
     detected: list[ShoalError] = []
+
+    def detect(error: ShoalError) -> None:
+        detected.append(error)
+        line.told(error)
+
     downloads = Downloads(
         ChunkStore(directory),
         line,
         device="d1",
         web=line.web,
         window=8,
-        stall_s=stall_s,
-        detect=detected.append,
+        stall_s=_STALL_S,
+        detect=detect,
     )
     arriving: set[asyncio.Task[None]] = set()
 
@@ -283,15 +296,30 @@ async def fetched(
         arriving.add(asyncio.create_task(downloads.received(digest, data)))
 
     line.deliver = deliver
-    watching = asyncio.create_task(downloads.watch())
+    fetching = asyncio.current_task()
+    looking = asyncio.create_task(_look_when_nothing_moves(downloads, fetching))
     downloads.connection_changed(is_up=True)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await downloads.fetch(digests)
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, *arriving, return_exceptions=True)
+        looking.cancel()
+        await asyncio.gather(looking, *arriving, return_exceptions=True)
     return detected
+
+
+async def _look_when_nothing_moves(
+    downloads: Downloads, fetching: asyncio.Task[object] | None
+) -> None:
+    now = asyncio.get_running_loop().time()
+    while True:
+        await asyncio.sleep(0.002)  # what was called soon has been called
+        moving = asyncio.all_tasks() - {fetching, asyncio.current_task()}
+        if moving:
+            await asyncio.wait(moving)
+            continue
+        now += 64 * _STALL_S
+        downloads.look(now)
 
 
 def test_all_chunks_arrive_through_the_window(tmp_path: Path) -> None:
@@ -312,7 +340,7 @@ def test_what_is_on_disk_is_not_fetched_again(tmp_path: Path) -> None:
     for digest in list(retained)[:15]:
         store.save(digest, retained[digest])
     line = Retained(retained)
-    asyncio.run(fetched(line, tmp_path, list(retained), stall_s=10.0))
+    asyncio.run(fetched(line, tmp_path, list(retained)))
     assert sum(line.packets) == 5
 
 
@@ -342,7 +370,7 @@ def test_a_chunk_that_is_whole_the_second_time_is_taken(tmp_path: Path) -> None:
             super().subscribe(filters)
             self.retained = {digest: data}
 
-    detected = asyncio.run(fetched(MendedOnce({digest: b"wrong"}), tmp_path, [digest], stall_s=0.5))
+    detected = asyncio.run(fetched(MendedOnce({digest: b"wrong"}), tmp_path, [digest]))
     assert [error.code for error in detected] == [ChunkCorrupt.code]
     assert (tmp_path / digest).read_bytes() == data
 
@@ -366,7 +394,7 @@ def test_chunks_that_the_broker_has_not_come_on_request(tmp_path: Path) -> None:
     """After two tries; the rest is requested at once, a window at a time."""
     stock = dict(chunk(n) for n in range(40))
     line = Answering(stock)
-    assert asyncio.run(fetched(line, tmp_path, list(stock), stall_s=0.5)) == []
+    assert asyncio.run(fetched(line, tmp_path, list(stock))) == []
     assert {file.name for file in tmp_path.iterdir()} == set(stock)
     assert max(len(request.digests) for request in line.requests) <= 8
     assert sum(line.packets) < 2 * len(stock)
@@ -421,15 +449,59 @@ def test_a_download_that_nobody_answers_ends_at_its_deadline(tmp_path: Path) -> 
     asyncio.run(run())
 
 
+class FilledWhenMissed(Retained):
+    """A broker to which the chunks come once somebody has missed them."""
+
+    def __init__(self, stock: dict[str, bytes]) -> None:
+        super().__init__({})
+        self.stock = stock
+
+    def told(self, _error: ShoalError) -> None:
+        """Retain them."""
+        self.retained.update(self.stock)
+
+
 def test_chunks_that_come_from_nowhere_are_told_of_once(tmp_path: Path) -> None:
     """Who starves a device of chunks is noticed; the fetch goes on when they come after all."""
-    retained = dict(chunk(n) for n in range(4))
+    stock = dict(chunk(n) for n in range(4))
+    (detected,) = asyncio.run(fetched(FilledWhenMissed(stock), tmp_path, list(stock)))
+    assert (detected.code, "4 chunks" in detected.message) == (ChunkMissing.code, True)
+    assert {file.name for file in tmp_path.iterdir()} == set(stock)
+
+
+def test_a_download_below_its_minimum_rate_is_told_and_asks_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks that are not late yet are asked for anew at the next look, and not before."""
+    monkeypatch.setattr("agent.deployment.downloads._RATE_WINDOW_S", 0.5)
     line = Retained({})
 
-    async def run() -> list[ShoalError]:
-        asyncio.get_running_loop().call_later(2.0, line.retained.update, retained)
-        return await fetched(line, tmp_path, list(retained))
+    async def run() -> None:
+        slow = asyncio.Event()
+        detected: list[ShoalError] = []
 
-    (detected,) = asyncio.run(run())
-    assert (detected.code, "4 chunks" in detected.message) == (ChunkMissing.code, True)
-    assert {file.name for file in tmp_path.iterdir()} == set(retained)
+        def detect(error: ShoalError) -> None:
+            detected.append(error)
+            slow.set()
+
+        downloads = Downloads(
+            ChunkStore(tmp_path), line, device="d1", window=8, stall_s=_STALL_S, detect=detect
+        )
+        downloads.connection_changed(is_up=True)
+        pace = Pace(connected_s_max=100.0, rate_bytes_per_s_min=1)
+        fetching = asyncio.ensure_future(downloads.fetch([chunk(1)[0]], pace))
+        now = asyncio.get_running_loop().time()
+        await line.is_asked.wait()
+        downloads.look(now)
+        assert line.packets == [1]
+        async with asyncio.timeout(60):
+            await slow.wait()
+        await asyncio.sleep(0)
+        downloads.look(now)
+        assert line.packets == [1, 1]
+        assert [error.code for error in detected] == [TransferTooSlow.code]
+        assert "0 bytes a second" in detected[0].message
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
+
+    asyncio.run(run())
