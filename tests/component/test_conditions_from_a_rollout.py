@@ -110,7 +110,6 @@ def report(member: Member, family: FamilyReport) -> bytes:
 
 async def waiting(folder: Path, assignment: Assignment) -> FamilyReport:
     """Give the order to a device at noon on battery; return its report, then let it go on."""
-    folder.mkdir()
     device, facts = Device(folder), NOON_ON_BATTERY
 
     def judge(wanted: Conditions, lacking: int, is_urgent: bool) -> conditions.Permission:  # noqa: FBT001
@@ -137,7 +136,9 @@ def test_conditions_of_a_rollout_hold_its_update_up_and_the_fleet_sees_why(
     """As they stand in the file; the update goes on by itself once they hold."""
     member = control_plane.enrol("press-1")
     assignment = ordered(control_plane, member)
-    said = asyncio.run(waiting(tmp_path / "device", assignment))
+    folder = tmp_path / "device"
+    folder.mkdir()
+    said = asyncio.run(waiting(folder, assignment))
     assert said.waits_for == WAITS
     control_plane.reports.handle(member.id, report(member, said))
     with serving(control_plane.app) as address:
