@@ -18,8 +18,8 @@ from agent.deployment import conditions, slots
 from agent.deployment.lifecycle import Record
 from agent.inference import control, control_server, protocol, selftest, tensors
 from agent.inference.quantization import Port
+from agent.inference.refused import Refused
 from agent.inference.served import _real
-from agent.inference.tensors import Refused
 from agent.store import journal, state, state_schema
 from agent.telemetry import feedback, rows
 from firmware_bundles import golden
