@@ -93,8 +93,7 @@ def _outputs(model: ServedModel, taken: Taken, answer: Answer) -> Iterator[tuple
             yield port.name, _tensor(port, stored, is_raw=taken.is_raw)
     named = [each for each in model.made_outputs if asked is None or each in asked]
     if named:
-        fact = model.manifest.classification
-        best = postprocessing.best(answer.scores, fact.top_k or 1, fact.threshold or None)
+        best = postprocessing.best(answer.scores, model.top_k, model.threshold)
         if CLASS_OUTPUT in named:
             labels = model.bundle.labels
             names = ["" if each < 0 else labels[each] for each in best]

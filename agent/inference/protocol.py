@@ -312,11 +312,10 @@ def _allow(method: str, allowed: str) -> None:
 
 
 def _metadata(model: ServedModel) -> object:
-    fact = model.manifest.classification
     outputs = [_tensor(port) for port in model.outputs]
     for name in model.made_outputs:
         datatype = "BYTES" if name == CLASS_OUTPUT else REAL
-        outputs.append({"name": name, "datatype": datatype, "shape": [fact.top_k or 1]})
+        outputs.append({"name": name, "datatype": datatype, "shape": [model.top_k]})
     return {
         "name": model.manifest.family,
         "versions": [model.version],

@@ -26,7 +26,7 @@ from firmware_bundles.sketches.baseline import Baseline
 from firmware_bundles.wire.columns import CLASS_MAX
 
 _LABELS_BYTES_MAX: Final = 1024 * 1024
-QUICK_US_MAX: Final = 500.0  # such inferences cost less than handing them to another thread
+QUICK_US_MAX: Final = 2000.0  # longer inferences leave the loop's thread free
 _RELATIVE: Final = 1e-5  # what float kernels of different runtimes may differ by
 
 
@@ -101,6 +101,8 @@ class ServedModel:
         made = [] if fact is None else [CLASS_OUTPUT, SCORE_OUTPUT][: 1 + fact.has_score]
         self.made_outputs = [each for each in made if each not in names]
         self.output_names = frozenset([*names, *self.made_outputs])
+        self.top_k = (fact.top_k or 1) if fact is not None else 0
+        self.threshold = (fact.threshold or None) if fact is not None else None
         self.backend = backend
         self.inputs = [Port(tensor) for tensor in bundle.manifest.inputs]
         self.outputs = [Port(tensor) for tensor in bundle.manifest.outputs]

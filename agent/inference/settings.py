@@ -61,7 +61,10 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
 
 def load(environ: Mapping[str, str]) -> Settings:
     """Read the settings. Raises ConfigInvalid, which names the variable that is wrong."""
-    kinds = {field.name: type(field.default) for field in fields(Settings)}
+    defaults = Settings()
+    kinds: dict[str, type[int | float]] = {
+        field.name: type(getattr(defaults, field.name)) for field in fields(Settings)
+    }
     values: dict[str, float] = {}
     for variable, text in environ.items():
         if not variable.startswith(_PREFIX):
