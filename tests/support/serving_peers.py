@@ -95,7 +95,9 @@ def _command(name: str, model: Path, folder: Path) -> tuple[list[str], str, dict
     (folder / "settings.json").write_text(json.dumps(settings))
     facts = {"name": "digits", "implementation": "mlserver_digits.Digits"}
     (folder / "model-settings.json").write_text(json.dumps(facts))
-    return ["-m", "mlserver", "start", str(folder)], f"tcp:{port}", {"DIGITS_MODEL": str(model)}
+    start = "from mlserver.cli import main; main()"
+    command = ["-c", start, "start", str(folder)]
+    return command, f"tcp:{port}", {"DIGITS_MODEL": str(model)}
 
 
 def _environment(name: str, packages: tuple[str, ...]) -> Path:
