@@ -110,7 +110,6 @@ class ServedModel:
         self.answered = 0
         self.errors = 0
         self.latency_us_sum = 0
-        self.latency_us_typical = 0.0
         self.is_quick = True
 
     def run(self, inputs: Sequence[Stored]) -> list[Stored]:
@@ -123,7 +122,6 @@ class ServedModel:
         Raises SelfTestFailed when an output is further off than the manifest allows.
         """
         agreement = _run_golden(self)
-        self.latency_us_typical = float(np.median(agreement.latency_us))
         # The least: the first run is cold, and a busy machine is no slow model.
         self.is_quick = float(agreement.latency_us.min()) <= QUICK_US_MAX
         return agreement
