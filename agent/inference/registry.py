@@ -30,12 +30,19 @@ class Serving(NamedTuple):
 class Registry:
     """The serving models by family, and the reasons where there is none."""
 
-    def __init__(self, root: Path, recorder: Recorder, on_event: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        recorder: Recorder,
+        on_event: Callable[..., None],
+        load: Callable[[Slot], ServedModel] = served.load,
+    ) -> None:
         self.serving: dict[str, Serving] = {}
         self.reasons: dict[str, str] = {}
         self._root = root
         self._recorder = recorder
         self._on_event = on_event
+        self._load = load
         self._changing = asyncio.Lock()
 
     def start(self) -> None:
@@ -52,7 +59,7 @@ class Registry:
         if slot is None:
             raise SlotBroken(f"the family {family} has no pointer to a slot")
         async with self._changing:
-            model = await asyncio.to_thread(served.load, slot)
+            model = await asyncio.to_thread(self._load, slot)
             self._serve(family, model)
         return self.status(family)
 
@@ -93,7 +100,7 @@ class Registry:
         other = slots.other(self._root, family)
         for slot in (named, *([other] if slots.is_good(other) else ())):
             try:
-                self._serve(family, served.load(slot))
+                self._serve(family, self._load(slot))
             except ShoalError as error:
                 # What is said is why the slot that should serve does not.
                 self.reasons.setdefault(family, error.message)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from agent.deployment import slots
 from agent.deployment.slots import Slot
 from agent.inference.backends import Backend, LiteRtBackend
+from agent.inference.pool import Pool
 from agent.inference.quantization import Port, Reals, Stored
-from agent.inference.tensors import CLASS_OUTPUT
+from agent.inference.tensors import CLASS_OUTPUT, SCORE_OUTPUT
 from firmware_bundles import golden
 from firmware_bundles.errors import BundleError, SelfTestFailed, SlotBroken, WireError
 from firmware_bundles.manifest import Manifest
@@ -25,6 +26,7 @@ from firmware_bundles.sketches.baseline import Baseline
 from firmware_bundles.wire.columns import CLASS_MAX
 
 _LABELS_BYTES_MAX: Final = 1024 * 1024
+QUICK_US_MAX: Final = 2000.0  # longer inferences leave the loop's thread free
 _RELATIVE: Final = 1e-5  # what float kernels of different runtimes may differ by
 
 
@@ -73,6 +75,8 @@ def _check_fit(bundle: Bundle) -> None:
         raise SlotBroken(f"the bundle names {len(bundle.labels)} classes; at most {CLASS_MAX}")
     if (fact := manifest.classification) is not None:
         shape = next(each for each in manifest.outputs if each.name == fact.scores).shape
+        if (fact.top_k or 1) > len(bundle.labels):
+            raise SlotBroken(f"top_k is {fact.top_k}, but there are {len(bundle.labels)} classes")
         if int(np.prod(shape)) != len(bundle.labels):
             raise SlotBroken(
                 f"the output {fact.scores!r} has shape {tuple(shape)}, "
@@ -94,8 +98,11 @@ class ServedModel:
         names = [tensor.name for tensor in bundle.manifest.outputs]
         fact = bundle.manifest.classification
         self.scores_place = None if fact is None else names.index(fact.scores)
-        self.has_class_output = fact is not None and CLASS_OUTPUT not in names
-        self.output_names = frozenset([*names, CLASS_OUTPUT] if self.has_class_output else names)
+        made = [] if fact is None else [CLASS_OUTPUT, SCORE_OUTPUT][: 1 + fact.has_score]
+        self.made_outputs = [each for each in made if each not in names]
+        self.output_names = frozenset([*names, *self.made_outputs])
+        self.top_k = (fact.top_k or 1) if fact is not None else 0
+        self.threshold = (fact.threshold or None) if fact is not None else None
         self.backend = backend
         self.inputs = [Port(tensor) for tensor in bundle.manifest.inputs]
         self.outputs = [Port(tensor) for tensor in bundle.manifest.outputs]
@@ -103,7 +110,7 @@ class ServedModel:
         self.answered = 0
         self.errors = 0
         self.latency_us_sum = 0
-        self.latency_us_typical = 0.0
+        self.is_quick = True
 
     def run(self, inputs: Sequence[Stored]) -> list[Stored]:
         """Return the stored outputs for stored inputs, both in the manifest's order."""
@@ -115,19 +122,27 @@ class ServedModel:
         Raises SelfTestFailed when an output is further off than the manifest allows.
         """
         agreement = _run_golden(self)
-        self.latency_us_typical = float(np.median(agreement.latency_us))
+        # The least: the first run is cold, and a busy machine is no slow model.
+        self.is_quick = float(agreement.latency_us.min()) <= QUICK_US_MAX
         return agreement
 
 
-def load(slot: Slot) -> ServedModel:
+def load(slot: Slot, *, interpreters: int = 1, threads: int = 1) -> ServedModel:
     """Return the model of a slot, verified, loaded and proved.
 
+    A model that is not quick gets as many `interpreters`, of so many `threads` each.
     Raises SlotBroken, ModelUnusable, RuntimeUnsupported, SelfTestFailed.
     """
     bundle = open_bundle(slot)
-    backend = LiteRtBackend(slot.directory / bundle.manifest.model, bundle.manifest)
+    path = slot.directory / bundle.manifest.model
+    backend = LiteRtBackend(path, bundle.manifest, threads=threads)
     model = ServedModel(bundle, backend)
     model.prove()
+    if not model.is_quick and interpreters > 1:
+        more = (
+            LiteRtBackend(path, bundle.manifest, threads=threads) for _ in range(interpreters - 1)
+        )
+        model.backend = Pool([backend, *more])
     return model
 
 
