@@ -33,6 +33,7 @@ class Registry:
     def __init__(self, root: Path, recorder: Recorder, on_event: Callable[..., None]) -> None:
         self.serving: dict[str, Serving] = {}
         self.reasons: dict[str, str] = {}
+        self.changed = asyncio.Event()  # set when a family gets another model
         self._root = root
         self._recorder = recorder
         self._on_event = on_event
@@ -74,6 +75,7 @@ class Registry:
             version=model.version,
             runtime=model.backend.runtime,
             delegate=model.backend.delegate,
+            delegate_reason=model.delegate_reason,
             since=model.since,
             answered=model.answered,
             errors=model.errors,
@@ -106,6 +108,7 @@ class Registry:
         recording = self._recorder.use(family, bundle.digest, bundle.baseline_file, bundle.baseline)
         self.serving[family] = Serving(model, recording)
         self.reasons.pop(family, None)
+        self.changed.set()
         self._on_event(
             "serving",
             slot=_name(bundle.slot),

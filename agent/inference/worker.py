@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 import uvicorn
 
 from agent import locks, log
+from agent.inference.acceleration import Acceleration
 from agent.inference.control_server import ControlServer
 from agent.inference.protocol import Endpoint
 from agent.inference.registry import Registry
@@ -146,6 +147,7 @@ async def serve(
     recorder = Recorder(spool, sealing, secrets.token_hex(8), pace, event)
     registry = Registry(state_dir / "slots", recorder, event)
     registry.start()
+    acceleration = Acceleration(state_dir, spool, registry, event)
     feedback = Feedback(recorder, reading)
     endpoint = Endpoint(registry, recorder, feedback, metadata.version("shoal"), event)
     server = _server(endpoint)
@@ -160,6 +162,7 @@ async def serve(
     recording = asyncio.create_task(recorder.run(stopping))
     notifier.watch(lambda: "the recorder ended" if recording.done() else "")
     beating = asyncio.create_task(notifier.beat())
+    accelerating = asyncio.create_task(acceleration.run())
     await control.start(sockets.control)
     _end_on_signals(server, notifier, watch_stdin=watch_stdin)
     gc.collect()
@@ -168,6 +171,8 @@ async def serve(
     notifier.ready(f"serves {', '.join(registry.serving) or 'no model yet'}")
     await server.serve(sockets=sockets.inference)
     await control.close()
+    accelerating.cancel()
+    acceleration.close()
     stopping.set()
     await recording
     beating.cancel()

@@ -8,6 +8,7 @@ import shutil
 # The program's name -> its Debian package.
 PACKAGES = {
     "chromium": "chromium",
+    "gcc": "gcc libc6-dev",
     "mosquitto": "mosquitto",
     "setpriv": "util-linux",
     "systemd-analyze": "systemd",
