@@ -51,13 +51,15 @@ Request = Status | SelfTest | Swap | Unload | Erase
 class FamilyStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The model that answers for a family. `since` is Unix seconds; `reason` says why not ready.
 
-    `latency_us_sum` is of all that was answered.
+    `latency_us_sum` is of all that was answered; `delegate_reason` says what the accelerator took,
+    or why the CPU serves though one is configured.
     """
 
     digest: Digest | None = None
     version: ModelVersion | None = None
     runtime: str = ""
     delegate: str = ""
+    delegate_reason: str = ""
     since: float = 0.0
     answered: Count = 0
     errors: Count = 0

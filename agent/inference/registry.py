@@ -39,6 +39,7 @@ class Registry:
     ) -> None:
         self.serving: dict[str, Serving] = {}
         self.reasons: dict[str, str] = {}
+        self.changed = asyncio.Event()  # set when a family gets another model
         self._root = root
         self._recorder = recorder
         self._on_event = on_event
@@ -81,6 +82,7 @@ class Registry:
             version=model.version,
             runtime=model.backend.runtime,
             delegate=model.backend.delegate,
+            delegate_reason=model.delegate_reason,
             since=model.since,
             answered=model.answered,
             errors=model.errors,
@@ -113,6 +115,7 @@ class Registry:
         recording = self._recorder.use(family, bundle.digest, bundle.baseline_file, bundle.baseline)
         self.serving[family] = Serving(model, recording)
         self.reasons.pop(family, None)
+        self.changed.set()
         self._on_event(
             "serving",
             slot=_name(bundle.slot),

@@ -42,12 +42,16 @@ class Bundle(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How far the golden vectors were missed, in steps and in real units, and the pace."""
+    """How far the golden vectors were missed, in steps and in real units, and the pace.
+
+    `answers` are the real outputs of all rows.
+    """
 
     rows: int
     difference_lsb_max: float
     difference_absolute_max: float
     latency_us: NDArray[np.float64]
+    answers: list[Reals]
 
 
 def open_bundle(slot: Slot) -> Bundle:
@@ -89,7 +93,10 @@ def _check_fit(bundle: Bundle) -> None:
 
 
 class ServedModel:
-    """A loaded model with its counters. `since` is Unix seconds."""
+    """A loaded model with its counters. `since` is Unix seconds.
+
+    `delegate_reason` says why the backend's delegate is the one, or why there is none.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
@@ -104,6 +111,7 @@ class ServedModel:
         self.top_k = (fact.top_k or 1) if fact is not None else 0
         self.threshold = (fact.threshold or None) if fact is not None else None
         self.backend = backend
+        self.delegate_reason = ""
         self.inputs = [Port(tensor) for tensor in bundle.manifest.inputs]
         self.outputs = [Port(tensor) for tensor in bundle.manifest.outputs]
         self.since = time.time()
@@ -116,12 +124,13 @@ class ServedModel:
         """Return the stored outputs for stored inputs, both in the manifest's order."""
         return self.backend.run(inputs)
 
-    def prove(self) -> Agreement:
-        """Run the golden vectors (which also warms the model).
+    def prove(self, other: Agreement | None = None) -> Agreement:
+        """Run the golden vectors (which also warms the model), held against `other`'s answers.
 
-        Raises SelfTestFailed when an output is further off than the manifest allows.
+        Without `other`: against those in the bundle. Raises SelfTestFailed when an output is
+        further off than the manifest allows.
         """
-        agreement = _run_golden(self)
+        agreement = _run_golden(self, other)
         # The least: the first run is cold, and a busy machine is no slow model.
         self.is_quick = float(agreement.latency_us.min()) <= QUICK_US_MAX
         return agreement
@@ -146,14 +155,16 @@ def load(slot: Slot, *, interpreters: int = 1, threads: int = 1) -> ServedModel:
     return model
 
 
-def _run_golden(model: ServedModel) -> Agreement:
+def _run_golden(model: ServedModel, other: Agreement | None) -> Agreement:
     manifest, directory = model.manifest, model.bundle.slot.directory
     try:
         vectors = golden.parse((directory / manifest.golden.file).read_bytes())
     except (OSError, BundleError) as error:
         raise SelfTestFailed(f"the golden vectors cannot be read: {error}") from error
     inputs = [_real(vectors.inputs, port, vectors.rows) for port in model.inputs]
-    wanted = [_real(vectors.outputs, port, vectors.rows) for port in model.outputs]
+    told = [_real(vectors.outputs, port, vectors.rows) for port in model.outputs]
+    wanted = told if other is None else other.answers
+    answers = [np.empty_like(each) for each in told]
     lsb = absolute = 0.0
     latency_us = np.zeros(vectors.rows)
     for row in range(vectors.rows):
@@ -161,11 +172,12 @@ def _run_golden(model: ServedModel) -> Agreement:
         started = time.perf_counter_ns()
         outputs = model.run(stored)
         latency_us[row] = (time.perf_counter_ns() - started) / 1000
-        for output, values, port in zip(outputs, wanted, model.outputs, strict=True):
-            off = _difference(port.real(output), values[row], port)
+        for place, port in enumerate(model.outputs):
+            answers[place][row] = port.real(outputs[place])
+            off = _difference(answers[place][row], wanted[place][row], port)
             lsb, absolute = max(lsb, off[0]), max(absolute, off[1])
             _check(off, row, port, manifest)
-    return Agreement(vectors.rows, lsb, absolute, latency_us)
+    return Agreement(vectors.rows, lsb, absolute, latency_us, answers)
 
 
 def _real(arrays: dict[str, golden.RealArray], port: Port, rows: int) -> Reals:

@@ -28,6 +28,7 @@ from typing import Final, NamedTuple
 
 from agent import locks, log
 from agent.inference import served
+from agent.inference.acceleration import Acceleration
 from agent.inference.control_server import ControlServer
 from agent.inference.http import HttpLimits, Server
 from agent.inference.protocol import Endpoint, EndpointLimits
@@ -127,6 +128,7 @@ async def serve(
     )
     registry = Registry(state_dir / "slots", recorder, event, load_model)
     registry.start()
+    acceleration = Acceleration(state_dir, spool, registry, event)
     server = _server(_endpoint(settings, registry, recorder, reading), settings)
     ending = asyncio.Event()
 
@@ -140,6 +142,7 @@ async def serve(
     recording = asyncio.create_task(recorder.run(stopping))
     notifier.watch(lambda: "the recorder ended" if recording.done() else "")
     beating = asyncio.create_task(notifier.beat())
+    accelerating = asyncio.create_task(acceleration.run())
     await control.start(sockets.control)
     _end_on_signals(ending, notifier, watch_stdin=watch_stdin)
     gc.collect()
@@ -150,6 +153,8 @@ async def serve(
     await ending.wait()
     await server.close(_DRAIN_S_MAX)
     await control.close()
+    accelerating.cancel()
+    acceleration.close()
     stopping.set()
     await recording
     beating.cancel()

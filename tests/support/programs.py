@@ -10,6 +10,7 @@ from support import small_disk
 # The program's name -> its Debian package.
 PACKAGES = {
     "chromium": "chromium",
+    "gcc": "gcc libc6-dev",
     "mosquitto": "mosquitto",
     "mount": "mount",
     "setpriv": "util-linux",

@@ -22,7 +22,10 @@ from agent.inference import (
     content_coding,
     control,
     control_server,
+    delegates,
     http,
+    losses,
+    probe,
     protocol,
     selftest,
     tensors,
@@ -30,6 +33,7 @@ from agent.inference import (
 from agent.inference.quantization import Port
 from agent.inference.refused import Refused
 from agent.inference.served import _real
+from agent.inference.verdicts import Probe
 from agent.store import journal, state, state_schema
 from agent.telemetry import feedback, rows
 from firmware_bundles import golden
@@ -395,12 +399,42 @@ PARSERS: Final = (
     ),
     _json("worker's request", control_server._parse, _requests),
     _json("worker's answer", control.parse_line, _worker_lines),
+    Parser(
+        name="accelerators",
+        parse=delegates.parse,
+        make_seeds=lambda: [
+            b'[[delegate]]\nkind = "external"\nname = "a"\nlibrary = "/a"\noptions = {b = 1}\n',
+            b'[[delegate]]\nkind = "compiled"\nname = "a"\naccelerator = "npu"\nretry_s = 1.5\n',
+        ],
+    ),
+    _json(
+        "note of accelerators",
+        losses.parse,
+        lambda: [b'{"in_use":["a/b"],"lost":{"a/c":{"count":2,"at":1.5,"reason":"why"}}}'],
+    ),
+    _json(
+        "probe's answer",
+        lambda data: probe._verdict(0, data, data),
+        lambda: [b"\n" + msgspec.json.encode(_probed()) + b"\n"],
+    ),
     _json(
         "self-test's answer",
         lambda data: selftest._verdict(0, data, data),
         lambda: [msgspec.json.encode(_tested())],
     ),
 )
+
+
+def _probed() -> Probe:
+    return Probe(
+        nodes=1,
+        taken=2,
+        operations=3,
+        difference_lsb_max=0.5,
+        difference_absolute_max=0.1,
+        latency_us=5.0,
+        cpu_latency_us=9.0,
+    )
 
 
 def _made_key(folder: Path, _data: bytes) -> bytes:
