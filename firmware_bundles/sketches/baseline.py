@@ -155,6 +155,11 @@ def make(
     return msgspec.structs.replace(full, right=right.columns()[-2].counts)
 
 
+def with_cycle(baseline: Baseline, cycle_s: float) -> Baseline:
+    """Return the baseline with the seconds after which what is normal repeats."""
+    return msgspec.structs.replace(baseline, cycle_s=cycle_s)
+
+
 def _feature_columns(inputs: Mapping[str, Reals], features: Reals, bins: int) -> list[Column]:
     names = [
         f"{name}[{place}]"

@@ -84,9 +84,8 @@ def _shape(counts: Counts, rows_min: int, columns: int) -> _Shape:
     if ROWS_PER_BIN_MIN * (groups[-1] + 1) > rows_min:
         groups = cells(expected, float(ROWS_PER_BIN_MIN))
     size = int(groups[-1]) + 1
-    shares: Floats = (np.bincount(groups, weights=counts, minlength=size) + 0.5) / (
-        rows + 0.5 * size
-    )
+    held = np.bincount(groups, weights=counts, minlength=size).astype(np.float64)
+    shares = (held + 0.5) / (rows + 0.5 * size)
     tolerance = _TOLERANCE_MIN
     if size > 1:
         tolerance = max(tolerance, chi2_isf(_TOLERANCE_ALPHA / columns, size - 1) / rows)

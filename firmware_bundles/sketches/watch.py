@@ -17,7 +17,7 @@ from firmware_bundles.sketches.evidence import Evidence
 from firmware_bundles.sketches.sketch import Sketch
 
 REFERENCE_ROWS: Final = 5_000
-_CYCLE_EXCESS_MAX: Final = 0.1  # of the span: what may stick out beyond whole cycles
+_CYCLE_EXCESS_MAX: Final = 0.05  # of the span: what may stick out beyond whole cycles
 _SUDDEN_WINDOWS: Final = 3
 _NAMED_SHARE: Final = 0.01
 
