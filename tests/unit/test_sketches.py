@@ -148,6 +148,7 @@ def test_a_baseline_survives_its_bytes() -> None:
         {"position": 99},
         {"total": 2**61},
         {"counts": (0, 0, 1, 0)},
+        {"maximum": 3.5e38},
     ],
 )
 def test_a_baseline_that_contradicts_itself_is_refused(change: dict[str, object]) -> None:
