@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the checks and the tests. Needs git and Python 3.11 only; makes .venv first.
+# Runs the checks and the tests. Needs git and Python 3.11 only; makes .venv first, and
+# .venv-tflite for the tests of the older runtime.
 #
 #   ./test.sh [--require-all] [--long] [pytest arguments]
 #
@@ -16,6 +17,7 @@ source scripts/environment.sh
 case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' test.sh && exit ;; esac
 
 prepare_environment
+prepare_tflite_environment
 export PATH="$PWD/.venv/bin:$PATH"
 
 # Says nothing when all is well, else everything the tool said.

@@ -11,7 +11,7 @@ import secrets
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent import identity as identities
-from agent import log
+from agent import inventory, log
 from agent.children import Children
 from agent.clock import Clock
 from agent.connection import Connection, Message, tls_context
@@ -296,7 +296,9 @@ def _downloads(
         root, store=store, children=children, stall_s=config.chunk_stall_s, detect=detect
     )
     judge = _judge(config.conditions(), meter)
-    return downloads, Fetching(root, store, downloads, patching, judge)
+    return downloads, Fetching(
+        root, store, downloads, patching, judge, offered=inventory.offered
+    )
 
 
 def _judge(own: Conditions, meter: Meter) -> Callable[[Conditions, int, bool], Permission]:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import subprocess
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from firmware_bundles import capabilities, operations
+from firmware_bundles.capabilities import Capabilities
 from firmware_bundles.wire.messages import inventory_digest_input
 
 # Distributions that can run a model, the preferred one first.
 _RUNTIMES: Final = ("ai-edge-litert", "tflite-runtime")
 _DISTRIBUTION: Final = "shoal"
 _KIB: Final = 1024
+_ASK_RUNTIME: Final = (sys.executable, "-I", "-m", "agent.inference.operations")
+_ASK_S_MAX: Final = 30.0
 
 
 @cache
@@ -24,12 +30,18 @@ def facts() -> dict[str, str | int | float | bool]:
     return {
         "arch": platform.machine(),
         "kernel": platform.release(),
-        "memory_bytes": _memory_bytes(),
+        capabilities.MEMORY: _memory_bytes(),
         "processors": os.cpu_count() or 1,
         "python": platform.python_version(),
-        "runtime": _runtime(),
+        capabilities.RUNTIME: _runtime(),
+        capabilities.OPERATIONS: _operation_versions(_runtime()),
         "agent_version": agent_version(),
     }
+
+
+def offered() -> Capabilities:
+    """Return what this device offers to a model."""
+    return capabilities.of_inventory(facts())
 
 
 def digest() -> str:
@@ -47,7 +59,22 @@ def _runtime() -> str:
     for name in _RUNTIMES:
         if version := _version(name):
             return f"{name} {version}"
-    return "none"
+    return capabilities.RUNTIME_NONE
+
+
+def _operation_versions(runtime: str) -> str:
+    """Return what the runtime knows; one that this release does not know is asked, once."""
+    if known := operations.RUNTIMES.get(runtime):
+        return known
+    if runtime == capabilities.RUNTIME_NONE:
+        return ""
+    try:
+        asked = subprocess.run(
+            _ASK_RUNTIME, capture_output=True, text=True, timeout=_ASK_S_MAX, check=True
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""  # not known: the self-test decides alone
+    return asked.stdout if operations.parse(asked.stdout) else ""
 
 
 def _version(distribution: str) -> str | None:

@@ -149,8 +149,8 @@ def _releases(parts: Parts) -> list[APIRouter]:
         rollout_routes.router(
             parts.access,
             parts.stores.rollouts,
-            parts.registry.find,
-            parts.cohorts.members,
+            parts.registry,
+            parts.cohorts,
             parts.clock,
         ),
     ]

@@ -153,6 +153,16 @@ class RuntimeUnsupported(BundleError):
     code = "bundle.runtime_unsupported"
 
 
+class ConversionFaulty(BundleError):
+    """The converted model is not what its owner trained, or not what devices can serve.
+
+    Read the message: convert the model again as it says.
+    """
+
+    code = "bundle.conversion_faulty"
+    default_hint = "Convert the model again; docs/how-to/convert-a-model.md lists the traps."
+
+
 class BundleTooLarge(BundleError):
     """A bundle, or a file of it, is larger than allowed.
 
@@ -225,6 +235,16 @@ class DeviceError(ShoalError):
     """
 
     code = "device.failed"
+
+
+class NeedsUnmet(DeviceError):
+    """A model needs newer operations or more memory than the device has; it was not fetched.
+
+    Update the device's interpreter, or convert the model for the one it has.
+    """
+
+    code = "device.needs_unmet"
+    default_hint = "Update the device's interpreter, or convert the model for the one it has."
 
 
 class NotEnrolled(DeviceError):

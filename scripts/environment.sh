@@ -2,6 +2,8 @@
 # The environment that test.sh, demo.sh and bench.sh share. Sourced, not run.
 #
 #   prepare_environment   makes .venv, or keeps it when nothing that decides its content changed
+#   prepare_tflite_environment
+#                         makes .venv-tflite, with the older runtime, where a Python 3.11 is; else says so
 #   run_group COMMAND...  runs a command in a process group of its own and ends the whole group with this script
 #
 # SHOAL_PYTHON names the interpreter; else the first that fits of python3.11, python3.12, python3.13, python3.
@@ -104,6 +106,58 @@ prepare_environment() {
         install_packages
         printf '%s\n' "$key" >"$STAMP"
         say "ready after $((SECONDS - seconds)) s"
+    fi
+    exec 9<&-
+}
+
+# Prints a Python 3.11: the older runtime knows none that is newer.
+find_python_3_11() {
+    local candidate
+    for candidate in "${SHOAL_PYTHON:-python3.11}" python3.11 .venv/bin/python python3; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# The same pins but numpy's: the extra holds numpy below 2, and 1.26.4 was its last.
+install_tflite_runtime() {
+    local python=.venv-tflite/bin/python pins=.venv-tflite/constraints.txt
+    grep -v '^numpy==' constraints.txt >"$pins"
+    if has_uv; then
+        uv pip install --quiet --python "$python" -c "$pins" -e '.[agent-tflite-runtime]' --group test
+    else
+        "$python" -m pip install --quiet --disable-pip-version-check -c "$pins" pip &&
+            "$python" -m pip install --quiet --disable-pip-version-check -c "$pins" \
+                -e '.[agent-tflite-runtime]' --group test
+    fi
+}
+
+# As prepare_environment, for the tests of the other runtime. Without a Python 3.11 those tests are
+# skipped, and fail with --require-all.
+prepare_tflite_environment() {
+    local python key stamp=.venv-tflite/.shoal-stamp
+    python=$(find_python_3_11) || {
+        say "found no Python 3.11: the tests of tflite-runtime are left out"
+        return 0
+    }
+    key=$(environment_key "$python")
+    [[ -f $stamp && $(<"$stamp") == "$key" ]] && return
+    exec 9<scripts/environment.sh
+    if command -v flock >/dev/null; then flock 9; fi
+    if [[ $(cat "$stamp" 2>/dev/null || true) != "$key" ]]; then
+        say "setting up .venv-tflite, once; this takes a minute"
+        rm -rf .venv-tflite
+        if has_uv; then
+            uv venv --quiet --no-project --python "$python" .venv-tflite || die "uv could not make .venv-tflite"
+        else
+            "$python" -m venv .venv-tflite || die "$python could not make .venv-tflite"
+        fi
+        run_group install_tflite_runtime ||
+            die "the packages of .venv-tflite could not be installed (see above); run the same command again"
+        printf '%s\n' "$key" >"$stamp"
     fi
     exec 9<&-
 }

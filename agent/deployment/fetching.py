@@ -14,8 +14,8 @@ import msgspec
 from agent import log
 from agent.deployment import slots
 from agent.deployment.downloads import Pace
-from firmware_bundles import manifest
-from firmware_bundles.errors import DigestMismatch, ManifestInvalid
+from firmware_bundles import capabilities, manifest
+from firmware_bundles.errors import DigestMismatch, ManifestInvalid, NeedsUnmet
 from firmware_bundles.wire.messages import Arm, Delivery
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agent.deployment.lifecycle import Record
     from agent.deployment.patching import Patching
     from agent.deployment.steps import Notes
+    from firmware_bundles.capabilities import Capabilities
     from firmware_bundles.manifest import FileEntry, Manifest
     from firmware_bundles.wire.messages import Conditions
 
@@ -50,6 +51,7 @@ class Fetching:
         patching: Patching,
         judge: Judge,
         *,
+        offered: Callable[[], Capabilities],
         recheck_s: float = RECHECK_S,
     ) -> None:
         self._root = root
@@ -57,12 +59,18 @@ class Fetching:
         self._downloads = downloads
         self._patching = patching
         self._judge = judge
+        self._offered = offered
         self._recheck_s = recheck_s
 
     async def bring(self, record: Record, notes: Notes) -> None:
-        """Return when all files of the release are on this disk and may be installed now."""
+        """Return when all files of the release are on this disk and may be installed now.
+
+        Raises NeedsUnmet, with only the manifest fetched, where this device cannot run the model.
+        """
         await self._allowed(record, record.model.length, notes)
         facts = await self._manifest(record)
+        if lacks := capabilities.lacking(facts.needs, await asyncio.to_thread(self._offered)):
+            raise NeedsUnmet(f"{record.model.path} cannot run here: {'; '.join(lacks)}")
         await asyncio.to_thread(self._expect, record.family, facts.files)
 
         async def fetch(digests: Sequence[str], pace: Pace) -> None:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from control_plane.api.auth import Access, Caller, Role
-from control_plane.rollouts.draft import Draft, FindMembers, FindRelease, draft
+from control_plane.rollouts.draft import Draft, Fleet, Releases, draft
 from control_plane.rollouts.model import FleetView, Plan, Rollout, phase_ends, phase_states
 from control_plane.rollouts.parsing import ROLLOUT_BYTES_MAX
 from control_plane.rollouts.planner import plan
@@ -131,8 +131,8 @@ class DeploymentDetail(BaseModel):
 def router(
     access: Access,
     rollouts: Rollouts,
-    find_release: FindRelease,
-    find_members: FindMembers,
+    releases: Releases,
+    fleet: Fleet,
     clock: Callable[[], float],
 ) -> APIRouter:
     """Return the routes below `/rollouts`."""
@@ -141,7 +141,7 @@ def router(
 
     def read(body: bytes, caller: Caller) -> Draft:
         suffix = secrets.token_hex(_ID_SUFFIX_BYTES)
-        return draft(body, find_release, find_members, now=clock(), by=caller.name, suffix=suffix)
+        return draft(body, releases, fleet, now=clock(), by=caller.name, suffix=suffix)
 
     @routes.post("", status_code=201, openapi_extra=_FILE_BODY)
     def start(

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from control_plane.fleet import selectors
 from control_plane.store.cohorts import CohortRow
+from firmware_bundles import capabilities
 from firmware_bundles.errors import NotFound
 from firmware_bundles.identifiers import CohortName, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from control_plane.store.cohorts import CohortRows
     from control_plane.store.devices import Devices
+    from firmware_bundles.capabilities import Capabilities
 
 
 class Cohort(NamedTuple):
@@ -57,6 +59,11 @@ class Cohorts:
     def members(self, name: str) -> list[str]:
         """Return the ids of the devices that belong to a cohort now. Raises NotFound."""
         return self.select(self._row(name).selector)
+
+    def capabilities(self) -> Iterator[tuple[str, Capabilities]]:
+        """Yield what each device offers to a model, as its inventory says."""
+        for device_id, facts in self._devices.inventories(capabilities.FACTS):
+            yield device_id, capabilities.of_inventory(facts)
 
     def select(self, selector: str) -> list[str]:
         """Return the ids of the devices that a selector matches. Raises SelectorInvalid."""

@@ -6,7 +6,7 @@ Nothing is stored here; `shoal rollout start --dry-run` shows what would be.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -14,9 +14,13 @@ import msgspec
 from control_plane.rollouts.model import PhaseState, Rollout, Standing
 from control_plane.rollouts.parsing import parse
 from control_plane.rollouts.spec import RolloutSpec
+from firmware_bundles import capabilities
+from firmware_bundles.capabilities import Capabilities
 from firmware_bundles.errors import NotFound, RolloutInvalid
+from firmware_bundles.manifest import Manifest
 
 _VERSION_CHARS_MAX: Final = 20
+_UNFIT_NAMED_MAX: Final = 5
 
 
 class Release(Protocol):
@@ -27,12 +31,32 @@ class Release(Protocol):
         """The owners' path of its manifest."""
 
     @property
+    def digest(self) -> str:
+        """The digest of its manifest."""
+
+    @property
     def is_withdrawn(self) -> bool:
         """Whether its owners took it back."""
 
 
-FindRelease = Callable[[str, str], Release]
-FindMembers = Callable[[str], Sequence[str]]
+class Releases(Protocol):
+    """Where releases are looked up."""
+
+    def find(self, family: str, version: str, /) -> Release:
+        """Return a release. Raises NotFound."""
+
+    def manifest(self, digest: str, /) -> Manifest:
+        """Return the manifest with this digest. Raises NotFound."""
+
+
+class Fleet(Protocol):
+    """Where devices are looked up."""
+
+    def members(self, cohort: str, /) -> Sequence[str]:
+        """Return the devices of a cohort. Raises NotFound."""
+
+    def capabilities(self) -> Iterable[tuple[str, Capabilities]]:
+        """Return what each device of the fleet offers to a model, by its own report."""
 
 
 class Draft(NamedTuple):
@@ -44,8 +68,8 @@ class Draft(NamedTuple):
 
 def draft(
     text: str | bytes,
-    find_release: FindRelease,
-    find_members: FindMembers,
+    releases: Releases,
+    fleet: Fleet,
     *,
     now: float,
     by: str,
@@ -57,14 +81,15 @@ def draft(
     """
     spec = parse(text)
     try:
-        release = find_release(spec.family, spec.release)
-        members = tuple(sorted(find_members(spec.cohort)))
+        release = releases.find(spec.family, spec.release)
+        members = tuple(sorted(fleet.members(spec.cohort)))
     except NotFound as error:
         raise RolloutInvalid(error.message, hint=error.hint) from error
     if release.is_withdrawn:
         raise RolloutInvalid(f"release: the owners withdrew {release.path}")
     if not members:
         raise RolloutInvalid(f"cohort: no device belongs to {spec.cohort}")
+    _check_fit(releases.manifest(release.digest), members, fleet)
     rollout_id = spec.id or _id(spec, suffix)
     rollout = Rollout(
         id=rollout_id,
@@ -75,6 +100,26 @@ def draft(
         created_by=by,
     )
     return Draft(rollout, members)
+
+
+def _check_fit(release: Manifest, members: Sequence[str], fleet: Fleet) -> None:
+    """Refuse a release that some devices cannot run: they would fetch nothing, and fail."""
+    wanted = set(members)
+    unfit = [
+        (device, lacks)
+        for device, offered in fleet.capabilities()
+        if device in wanted and (lacks := capabilities.lacking(release.needs, offered))
+    ]
+    if not unfit:
+        return
+    named = [f"{device}: {'; '.join(lacks)}" for device, lacks in unfit[:_UNFIT_NAMED_MAX]]
+    if len(unfit) > _UNFIT_NAMED_MAX:
+        named.append(f"and {len(unfit) - _UNFIT_NAMED_MAX} more")
+    raise RolloutInvalid(
+        f"cohort: {len(unfit)} of {len(members)} devices cannot run "
+        f"{release.family}/{release.version}. {'. '.join(named)}",
+        hint="Choose a cohort without them, update their interpreter, or convert the model for it.",
+    )
 
 
 def _id(spec: RolloutSpec, suffix: str) -> str:

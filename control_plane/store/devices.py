@@ -110,6 +110,13 @@ class Devices:
         with self._database.reading() as connection:
             return [(row.id, row.labels) for row in connection.execute(query)]
 
+    def inventories(self, names: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return id and the named facts of every device's inventory; others are not read."""
+        facts = [device.c.inventory[name].label(name) for name in names]
+        with self._database.reading() as connection:
+            rows = connection.execute(select(device.c.id, *facts).order_by(device.c.id)).all()
+        return [(row.id, row._asdict()) for row in rows]
+
     def set_labels(self, device_id: str, change: Mapping[str, str | None]) -> Mapping[str, str]:
         """Set labels, or remove those given as None; return all of them. Raises NotFound."""
         with self._database.transaction() as connection:

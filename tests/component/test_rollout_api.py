@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from control_plane.api.auth import Role
+from firmware_bundles.capabilities import Capabilities
+from firmware_bundles.manifest import Needs
 from support.control_planes import code
 from support.http import AppTransport
 from support.rollout_service import RolloutService
@@ -158,3 +160,32 @@ def test_the_api_is_described(service: RolloutService) -> None:
     paths = client(service).get("/api/v1/openapi.json").json()["paths"]
     assert "application/yaml" in paths[ROLLOUTS]["post"]["requestBody"]["content"]
     assert {f"{ROLLOUTS}/{{rollout_id}}/{verb}" for verb in ("pause", "abort")} <= set(paths)
+
+
+@pytest.mark.parametrize("path", [ROLLOUTS, f"{ROLLOUTS}/check"])
+def test_a_model_that_devices_cannot_run_is_not_rolled_out(
+    service: RolloutService, path: str
+) -> None:
+    """Before any byte moves, each device is named with what it lacks; others are no matter."""
+    old = Capabilities("tflite-runtime 2.14.0", {"FULLY_CONNECTED": 10}, 2**30)
+    new = old._replace(runtime="ai-edge-litert 2.3.0", operations={"FULLY_CONNECTED": 14})
+    unknown = Capabilities("", {})
+    one, two, *others = service.fleet.devices
+    service.needs = Needs(operations={"FULLY_CONNECTED": 12})
+    service.offered = {one: old, two: unknown, **dict.fromkeys(others, new), "stranger": old}
+    answer = client(service).post(path, content=FILE.encode())
+    assert answer.status_code == 422
+    assert code(answer) == "input.rollout_invalid"
+    detail = answer.json()["detail"]
+    assert detail.startswith("cohort: 1 of 8 devices cannot run digits/2. ")
+    assert f"{one}: it needs FULLY_CONNECTED version 12; tflite-runtime 2.14.0 has" in detail
+    assert service.rollouts.all() == []
+
+
+def test_of_many_devices_some_are_named(service: RolloutService) -> None:
+    """The sentence stays short, and counts the rest."""
+    service.needs = Needs(memory_bytes=2**40)
+    small = Capabilities("r", {}, 2**30)
+    service.offered = dict.fromkeys(service.fleet.devices, small)
+    answer = client(service).post(ROLLOUTS, content=FILE.encode())
+    assert answer.json()["detail"].endswith(". and 3 more")

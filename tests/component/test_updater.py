@@ -13,10 +13,12 @@ from agent.deployment import lifecycle, slots
 from agent.deployment.conditions import Permission
 from agent.deployment.seals import Mark
 from agent.inference import control
-from firmware_bundles.errors import SelfTestFailed
+from firmware_bundles.capabilities import Capabilities
+from firmware_bundles.errors import NeedsUnmet, SelfTestFailed
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
+from firmware_bundles.manifest import Needs
 from firmware_bundles.wire.messages import DeploymentState
-from support.deployments import FAMILY, V1, V2, V3, Device, deployed
+from support.deployments import FAMILY, V1, V2, V3, Device, Release, deployed
 
 S = DeploymentState
 
@@ -423,5 +425,28 @@ def test_a_budget_for_some_chunks_lets_those_come_and_no_more(tmp_path: Path) ->
         assert (await device.ended(2)).state is S.COMMITTED
         assert device.line.sent - before == len(V2.chunks)
         await device.crash()
+
+    asyncio.run(run())
+
+
+def test_a_model_that_needs_more_is_not_fetched(tmp_path: Path) -> None:
+    """The manifest says it: FAILED while fetching, with the operation, and no other chunk asked."""
+
+    async def run() -> None:
+        release = Release("v4", needs=Needs(operations={"FULLY_CONNECTED": 12}, memory_bytes=2**40))
+        device = await deployed(tmp_path, V1)
+        device.offered = Capabilities("tflite-runtime 2.14.0", {"FULLY_CONNECTED": 10}, 2**30)
+        device.line.retained = device.line.retained | release.chunks
+        device.line.asked.clear()
+        device.states.clear()
+        device.updater.offer(release.order(2))
+        record = await device.ended(2)
+        assert device.states == [S.FETCHING, S.FAILED]
+        assert record.fault is not None
+        assert record.fault.code == NeedsUnmet.code
+        assert "FULLY_CONNECTED version 12" in record.fault.message
+        assert "bytes of memory" in record.fault.message
+        assert device.line.asked == {release.digest}
+        assert device.serving() == "v1"
 
     asyncio.run(run())

@@ -25,6 +25,7 @@ from agent.inference import control
 from agent.store import state_schema
 from agent.store.state import State
 from firmware_bundles import chunks, manifest
+from firmware_bundles.capabilities import Capabilities
 from firmware_bundles.errors import SelfTestFailed, ShoalError, WorkerUnavailable
 from firmware_bundles.limits import CHUNK_BYTES_MAX
 from firmware_bundles.wire import topics
@@ -50,7 +51,9 @@ Judge = Callable[[Conditions, int, bool], Permission]
 class Release:
     """A bundle that a broker retains: its manifest and its chunks."""
 
-    def __init__(self, version: str, family: str = FAMILY) -> None:
+    def __init__(
+        self, version: str, family: str = FAMILY, needs: manifest.Needs | None = None
+    ) -> None:
         name = version if family == FAMILY else f"{family}{version}"
         files = {
             "model.tflite": name.encode() * 50_000,
@@ -78,6 +81,7 @@ class Release:
                 outputs=(tensor,),
                 files=entries,
                 golden=manifest.Golden(rows=1, runtime="test"),
+                needs=needs or manifest.Needs(),
             )
         )
         self.family = family
@@ -246,6 +250,7 @@ class Device:
         OPENED.append(self.state)
         self.store = ChunkStore(folder / "chunks", reserve_bytes=0, sync_bytes=CHUNK_BYTES_MAX)
         self.permission = Permission(None)
+        self.offered = Capabilities(runtime="test", operations={})
         self.judge: Judge = lambda _ordered, _wanted, _is_urgent: self.permission
         self.crashed = asyncio.Event()
         self._changes = asyncio.Event()
@@ -281,6 +286,7 @@ class Device:
                     detect=self.detected.append,
                 ),
                 self.judge,
+                offered=lambda: self.offered,
                 recheck_s=0.01,
             ),
             worker=self.workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +13,18 @@ from control_plane.api.auth import Access, Role
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
 from control_plane.store.rollouts import Rollouts
+from firmware_bundles import manifest
+from firmware_bundles.capabilities import Capabilities
 from firmware_bundles.errors import NotFound
 from firmware_bundles.identifiers import target_path
+from firmware_bundles.manifest import Manifest, Needs
+from support import deployments
 from support.rollout_fleet import FAMILY, RowFleet
 
 
 class _Release(NamedTuple):
     path: str
+    digest: str
     is_withdrawn: bool
 
 
@@ -31,14 +37,14 @@ class RolloutService:
         self.fleet.serve("1")
         self.rollouts = Rollouts(self.fleet.database)
         self.executor = Executor(self.rollouts, lambda _devices: None, self._clock)
+        self.needs = Needs()
+        self.offered: dict[str, Capabilities] = {}
         self._tokens = AccessTokens(self.fleet.database)
         access = Access(self._tokens, bytes(32), self._clock)
         self.app = application.create(
             "0.0.0",
             api=[
-                routes.router(
-                    access, self.rollouts, self._find_release, self._find_members, self._clock
-                )
+                routes.router(access, self.rollouts, self, self, self._clock),
             ],
         )
 
@@ -55,12 +61,24 @@ class RolloutService:
     def _clock(self) -> float:
         return self.now
 
-    def _find_release(self, family: str, version: str) -> _Release:
+    def find(self, family: str, version: str) -> _Release:
+        """Return one of the three releases; the third is withdrawn."""
         if family != FAMILY or version not in ("1", "2", "3"):
             raise NotFound(f"there is no release {target_path(family, version)!r}")
-        return _Release(target_path(family, version), is_withdrawn=version == "3")
+        path = target_path(family, version)
+        return _Release(path, digest=version, is_withdrawn=version == "3")
 
-    def _find_members(self, cohort: str) -> list[str]:
+    def manifest(self, digest: str) -> Manifest:
+        """Return a manifest; only family, version and needs mean something."""
+        release = deployments.Release(digest, needs=self.needs)
+        return manifest.parse(release.manifest)
+
+    def capabilities(self) -> Iterator[tuple[str, Capabilities]]:
+        """Return what each device offers."""
+        yield from self.offered.items()
+
+    def members(self, cohort: str) -> list[str]:
+        """Return the devices of the cohorts `all` and `nobody`."""
         if cohort == "nobody":
             return []
         if cohort != "all":
