@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from firmware_bundles import arrays, chunks, durable, golden, limits, manifest, model_facts
+from firmware_bundles import (
+    arrays,
+    chunks,
+    conversion,
+    durable,
+    golden,
+    limits,
+    manifest,
+    model_facts,
+)
 from firmware_bundles.errors import BundleError, BundleTooLarge, InputError, ManifestInvalid
 from firmware_bundles.identifiers import Family, ModelVersion, parse
 from firmware_bundles.manifest import Classification, FileEntry, Golden, Manifest, Needs
@@ -24,6 +33,7 @@ from firmware_bundles.sketches import codec as sketch_codec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from firmware_bundles.conversion import Run
     from firmware_bundles.golden import GoldenVectors
     from firmware_bundles.manifest import Tensor
     from firmware_bundles.model_facts import ModelFacts
@@ -42,7 +52,9 @@ class Settings:
     `golden` and `heldout` are .npz files with an array of real values for each input and output
     tensor, by name, rows first, and the true classes in `label`. `scores` names the output whose
     largest value is the class; it is needed only where the model has several. `activation`,
-    `threshold` and `top_k` are as in the manifest's Classification; None says nothing.
+    `threshold` and `top_k` are as in the manifest's Classification; None says nothing. `float_model`
+    is the trained model before quantization; `runtimes` are those of the fleet, as in
+    `operations.RUNTIMES`.
     """
 
     family: str
@@ -57,6 +69,9 @@ class Settings:
     top_k: int | None = None
     runtime: str = RUNTIME_DEFAULT
     lineage: Mapping[str, str] = field(default_factory=dict)
+    float_model: Path | None = None
+    accuracy_drop_max: float = conversion.ACCURACY_DROP_MAX
+    runtimes: tuple[str, ...] = ()
 
 
 class Bundle(NamedTuple):
@@ -76,10 +91,12 @@ class Bundle(NamedTuple):
         return _read(self.directory / name)
 
 
-def build(settings: Settings, out: Path) -> Bundle:
+def build(settings: Settings, out: Path, run: Run | None = None) -> Bundle:
     """Write a bundle to `out`, which must not exist yet.
 
-    Raises InputError, ModelUnusable, BundleTooLarge, OSError; `out` is whole or not there.
+    Where `run` is given, the model has to give its golden answers, and keep the accuracy of the
+    float model. Raises InputError, BundleError and its children, SelfTestFailed, OSError; `out` is
+    whole or not there.
     """
     parse(Family, settings.family, "model family")
     parse(ModelVersion, settings.version, "model version")
@@ -87,9 +104,14 @@ def build(settings: Settings, out: Path) -> Bundle:
         raise InputError(f"{out} exists already", hint="Name another folder, or remove this one.")
     model = _read(settings.model)
     facts = model_facts.read(model)
+    conversion.check_facts(facts, settings.runtimes)
     labels = _labels(settings.labels)
     classification = _classification(settings, facts, labels)
-    vectors = _golden(settings, facts)
+    vectors = _golden(settings.golden, facts)
+    promise = Golden(file=GOLDEN_FILE, rows=vectors.rows, runtime=settings.runtime)
+    if run is not None:
+        conversion.check_golden(vectors, run(settings.model, vectors), facts.outputs, promise)
+        _check_accuracy(settings, facts, classification, run)
     files = {MODEL_FILE: model, GOLDEN_FILE: golden.encode(vectors)}
     if settings.labels is not None:
         files[LABELS_FILE] = _read(settings.labels)
@@ -102,7 +124,7 @@ def build(settings: Settings, out: Path) -> Bundle:
         inputs=facts.inputs,
         outputs=facts.outputs,
         files=tuple(_entry(name, data) for name, data in sorted(files.items())),
-        golden=Golden(file=GOLDEN_FILE, rows=vectors.rows, runtime=settings.runtime),
+        golden=promise,
         baseline=BASELINE_FILE if BASELINE_FILE in files else None,
         classification=classification,
         needs=Needs(operations=facts.operations),
@@ -213,17 +235,34 @@ def _bundle_labels(document: Manifest, files: Mapping[str, bytes]) -> tuple[str,
     return labels
 
 
-def _golden(settings: Settings, facts: ModelFacts) -> GoldenVectors:
-    found = arrays.load(settings.golden)
-    inputs = arrays.reals_of(found, facts.inputs, settings.golden)
-    outputs = arrays.reals_of(found, facts.outputs, settings.golden)
+def _check_accuracy(
+    settings: Settings, facts: ModelFacts, classification: Classification | None, run: Run
+) -> None:
+    if settings.float_model is None:
+        return
+    path = settings.heldout or settings.golden
+    rows = _golden(path, facts)
+    if classification is None or not rows.labels:
+        raise InputError(
+            f"the accuracy of {settings.float_model} cannot be compared",
+            hint=f"Give --labels, and the true classes as the array 'label' of {path}.",
+        )
+    converted, trained = run(settings.model, rows), run(settings.float_model, rows)
+    limit = settings.accuracy_drop_max
+    conversion.check_accuracy(converted, trained, rows.labels, classification.scores, limit)
+
+
+def _golden(path: Path, facts: ModelFacts) -> GoldenVectors:
+    found = arrays.load(path)
+    inputs = arrays.reals_of(found, facts.inputs, path)
+    outputs = arrays.reals_of(found, facts.outputs, path)
     rows = len(next(iter(inputs.values())))
     if {len(values) for values in outputs.values()} != {rows}:
-        raise InputError(f"inputs and outputs of {settings.golden} differ in their number of rows")
+        raise InputError(f"inputs and outputs of {path} differ in their number of rows")
     return golden.GoldenVectors(
         inputs={name: arrays.as_golden(values) for name, values in inputs.items()},
         outputs={name: arrays.as_golden(values) for name, values in outputs.items()},
-        labels=arrays.labels_of(found, rows, settings.golden),
+        labels=arrays.labels_of(found, rows, path),
     )
 
 

@@ -21,6 +21,7 @@ from agent.inference.quantization import DTYPES, Stored
 from agent.inference.verdicts import Coverage
 from firmware_bundles.errors import ModelUnusable, RuntimeUnsupported
 from firmware_bundles.manifest import Manifest, Tensor
+from firmware_bundles.model_facts import ModelFacts
 
 _RUNTIMES: Final = (
     ("ai_edge_litert", "ai-edge-litert"),
@@ -43,7 +44,12 @@ class LiteRtBackend:
     """One interpreter behind one lock: two threads in it give wrong answers."""
 
     def __init__(
-        self, path: Path, manifest: Manifest, *, threads: int = 1, delegate: External | None = None
+        self,
+        path: Path,
+        manifest: Manifest | ModelFacts,
+        *,
+        threads: int = 1,
+        delegate: External | None = None,
     ) -> None:
         """Load the model. Raises ModelUnusable, RuntimeUnsupported."""
         module, self.runtime = load_runtime()

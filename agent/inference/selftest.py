@@ -133,7 +133,8 @@ def _memory_bytes_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _limit(deadline_s: float, memory_bytes: int) -> None:
+def limit(deadline_s: float, memory_bytes: int) -> None:
+    """Bound what this process may take from now on, for good: time, memory, files, children."""
     import ctypes
 
     processor_s = int(deadline_s) + 1
@@ -155,7 +156,7 @@ def _main() -> None:
     line: Line
     try:
         needs = slots.read(slots.slot(Path(state_dir) / "slots", family, name)).needs
-        _limit(float(deadline_s), needs.memory_bytes)
+        limit(float(deadline_s), needs.memory_bytes)
         line = measure(Path(state_dir), family, name)
     except ShoalError as error:
         line = Refusal(code=error.code, message=error.message, hint=error.hint)

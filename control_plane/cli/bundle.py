@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from control_plane.cli import output
-from firmware_bundles import build
-from firmware_bundles.errors import InputError
+from control_plane.cli import output, trial
+from firmware_bundles import build, conversion
+from firmware_bundles.errors import InputError, RuntimeUnsupported
 from firmware_bundles.manifest import Tensor
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -48,6 +48,16 @@ def build_bundle(
     runtime: Annotated[
         str, typer.Option(help="Runtime that gave the golden answers.")
     ] = build.RUNTIME_DEFAULT,
+    float_model: Annotated[
+        Path | None, typer.Option(help="The .tflite file before quantization: compare accuracy.")
+    ] = None,
+    accuracy_drop_max: Annotated[
+        float, typer.Option(help="Share of rows that quantization may turn wrong.", min=0, max=1)
+    ] = conversion.ACCURACY_DROP_MAX,
+    fleet_runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="A runtime of the fleet that has to run it; may be repeated."),
+    ] = None,
     lineage: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE to remember, may be repeated.")
     ] = None,
@@ -58,6 +68,11 @@ def build_bundle(
     Example:
       shoal bundle build --family digits --version 1 --model model.tflite --labels labels.txt \\
           --golden golden.npz --heldout heldout.npz --out digits-1
+    \b
+    The model is run on its golden vectors. To see what quantization cost, and that old devices
+    can run it:
+      shoal bundle build ... --float-model float.tflite --accuracy-drop-max 0.01 \\
+          --fleet-runtime "tflite-runtime 2.14.0"
     """
     settings = build.Settings(
         family=family,
@@ -72,8 +87,11 @@ def build_bundle(
         top_k=top_k,
         runtime=runtime,
         lineage=dict(_pair(text) for text in lineage or ()),
+        float_model=float_model,
+        accuracy_drop_max=accuracy_drop_max,
+        runtimes=tuple(fleet_runtime or ()),
     )
-    output.show_one(_facts(build.build(settings, out)))
+    output.show_one(_facts(_built(settings, out)))
 
 
 @app.command()
@@ -96,6 +114,18 @@ def verify(folder: BundleFolder) -> None:
       shoal bundle verify digits-1 && echo good
     """
     output.show_one(_facts(build.verify_bundle(folder)) | {"verified": True})
+
+
+def _built(settings: build.Settings, out: Path) -> build.Bundle:
+    """Build with a trial run; where no interpreter is installed, say that there was none."""
+    if trial.is_possible():
+        return build.build(settings, out, trial.run)
+    if settings.float_model:
+        raise RuntimeUnsupported(
+            "--float-model needs an interpreter on this machine", hint="Install shoal[agent]."
+        )
+    output.note("the golden vectors were not tried: install shoal[agent] to run the model here")
+    return build.build(settings, out)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -86,3 +86,26 @@ def _place(table: Table, slot: int) -> int:
     if place is None:
         raise ValueError(f"the table has no field {slot}")
     return place
+
+
+def with_custom_operation(model: bytes, name: str, custom: str) -> bytes:
+    """Return the model with an operation of that name, beyond the schema, in place of another.
+
+    The declaration is written anew at the end of the file, where the name has room.
+    """
+    data = bytearray(model)
+    number = operations.NAMES.index("CUSTOM")
+    start, count = _root(model)._vector(1, _MANY)
+    for place in range(start, start + 4 * count, 4):
+        code = flatbuffer._follow(model, place)
+        if max(code.scalar(0, "b"), code.scalar(3, "i")) != operations.NAMES.index(name):
+            continue
+        data.extend(bytes(-len(data) % 4))
+        table = len(data) + 12
+        struct.pack_into("<I", data, place, table - place)
+        text = custom.encode()
+        # The fields: the code as a byte, where the name lies, the version, the code again.
+        data += struct.pack("<6H", 12, 20, 4, 8, 12, 16)
+        data += struct.pack("<ibxxxIii", 12, number, 12, 1, number)
+        data += struct.pack("<I", len(text)) + text + b"\0"
+    return bytes(data)

@@ -46,8 +46,8 @@ def test_a_newer_operation_is_named_with_both_versions() -> None:
 @pytest.mark.parametrize(
     ("needs", "offered", "lacks"),
     [
-        (Needs(operations={"DILATE": 1}), OLD, "it needs DILATE version 1; tflite-runtime 2.14.0 "
-         "has no such operation"),
+        (Needs(operations={"DILATE": 1}), OLD,
+         "it needs DILATE version 1; tflite-runtime 2.14.0 has no such operation"),
         (Needs(operations={"CUSTOM:FlexErf": 1}), NEW,
          "no runtime has the custom operation 'FlexErf'"),
         (Needs(operations={"CUSTOM:TFLite_Detection_PostProcess": 1}), NEW, None),

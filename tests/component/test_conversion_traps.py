@@ -1,0 +1,161 @@
+"""What a converter may do to a model without a word, offered to `shoal bundle build`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from control_plane.cli import trial
+from control_plane.cli.main import main
+from support import models
+from support.bundles import SAMPLES
+
+GOOD = SAMPLES / "v2"
+
+
+def command(folder: Path, model: bytes, *more: str) -> list[str]:
+    """Return the command that builds a bundle of a model with the good model's data."""
+    path = folder / "converted.tflite"
+    path.write_bytes(model)
+    options = {
+        "family": "digits",
+        "version": "2",
+        "model": path,
+        "labels": GOOD / "labels.txt",
+        "golden": GOOD / "golden.npz",
+        "heldout": GOOD / "heldout.npz",
+        "out": folder / "bundle",
+    }
+    pairs = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return ["bundle", "build", *pairs, *more]
+
+
+def status_of(line: list[str]) -> int:
+    """Run the command; return its exit status."""
+    try:
+        main(line)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+class Trap(NamedTuple):
+    """A change of a good model, options of the command, and what the refusal says."""
+
+    name: str
+    change: Callable[[bytes], bytes]
+    code: str
+    said: str
+    options: tuple[str, ...] = ()
+
+
+TRAPS = (
+    Trap(
+        "lost weights",
+        models.without_weights,
+        "bundle.conversion_faulty",
+        "golden vector",
+    ),
+    Trap(
+        "dynamic batch",
+        models.with_dynamic_batch,
+        "bundle.model_unusable",
+        "Convert the model with a static batch of 1.",
+    ),
+    Trap(
+        "no quantization parameters",
+        models.without_scales,
+        "bundle.conversion_faulty",
+        "'image' is INT8 without scale and zero point",
+    ),
+    Trap(
+        "an operation too new for the fleet",
+        lambda model: models.with_operation_version(model, "FULLY_CONNECTED", 12),
+        "bundle.runtime_unsupported",
+        "FULLY_CONNECTED version 12; tflite-runtime 2.14.0 has at most version 10",
+        ("--fleet-runtime", "ai-edge-litert 2.3.0", "--fleet-runtime", "tflite-runtime 2.14.0"),
+    ),
+    Trap(
+        "an operation too new for all",
+        lambda model: models.with_operation_version(model, "FULLY_CONNECTED", 30),
+        "bundle.runtime_unsupported",
+        "the model cannot run on ai-edge-litert 2.3.0, tflite-runtime 2.14.0",
+    ),
+    Trap(
+        "an operation of TensorFlow",
+        lambda model: models.with_custom_operation(model, "SOFTMAX", "FlexErf"),
+        "bundle.runtime_unsupported",
+        "no runtime has the custom operation 'FlexErf'",
+    ),
+    Trap(
+        "a runtime that nobody knows",
+        bytes,
+        "input.invalid",
+        "Known are: ai-edge-litert",
+        ("--fleet-runtime", "tflite 1"),
+    ),
+)
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda each: each.name)
+def test_a_trap_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture[str], trap: Trap) -> None:
+    """No bundle, a stable code, and a sentence that says what to do."""
+    model = trap.change((GOOD / "model.tflite").read_bytes())
+    assert status_of(command(tmp_path, model, *trap.options)) != 0
+    said = capsys.readouterr().err
+    assert f"({trap.code})" in said
+    assert trap.said in " ".join(said.split())
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(("allowed", "status"), [("0.02", 1), ("0.5", 0)])
+def test_a_loss_of_accuracy_is_refused_unless_it_is_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], allowed: str, status: int
+) -> None:
+    """A model that gives its own golden answers may still be worse than the one it was made of."""
+    worse = SAMPLES / "bad"
+    line = command(tmp_path, (worse / "model.tflite").read_bytes())
+    line[line.index("--golden") + 1] = str(worse / "golden.npz")
+    more = ["--float-model", str(GOOD / "model.tflite"), "--accuracy-drop-max", allowed]
+    assert status_of([*line, *more]) == status
+    said = " ".join(capsys.readouterr().err.split())
+    refusal = "the converted model is right in 59.8% of 450 rows, the float model in 97.8%"
+    assert (refusal in said) == bool(status)
+
+
+def test_a_good_conversion_is_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every check on, and nothing to complain of."""
+    good = GOOD / "model.tflite"
+    fleet = [text for name in ("ai-edge-litert 2.3.0", "tflite-runtime 2.14.0")
+             for text in ("--fleet-runtime", name)]  # fmt: skip
+    line = command(tmp_path, good.read_bytes(), "--float-model", str(good), *fleet)
+    assert status_of(line) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_accuracy_needs_true_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without them nothing can be compared, and that is said."""
+    held_out = dict(np.load(GOOD / "heldout.npz"))
+    del held_out["label"]
+    np.savez(tmp_path / "rows.npz", **held_out)
+    good = GOOD / "model.tflite"
+    line = command(tmp_path, good.read_bytes(), "--float-model", str(good))
+    line[line.index("--heldout") + 1] = str(tmp_path / "rows.npz")
+    assert status_of(line) == 2
+    assert "array 'label' of" in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_an_interpreter_the_owner_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle is built, with a word that nobody tried it; an accuracy cannot be compared."""
+    monkeypatch.setattr(trial, "is_possible", lambda: False)
+    line = command(tmp_path, (GOOD / "model.tflite").read_bytes())
+    assert status_of([*line, "--float-model", str(GOOD / "model.tflite")]) != 0
+    assert "(bundle.runtime_unsupported)" in capsys.readouterr().err
+    assert status_of(line) == 0
+    assert "the golden vectors were not tried" in capsys.readouterr().err
