@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from firmware_bundles import capabilities, operations
-from firmware_bundles.errors import ConversionFaulty, InputError, RuntimeUnsupported
+from firmware_bundles.errors import ConversionFaulty, InputError, RuntimeUnsupported, SelfTestFailed
 from firmware_bundles.golden import GoldenVectors, RealArray
 from firmware_bundles.manifest import Needs
 
@@ -35,6 +35,17 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
     runtime: str
     outputs: dict[str, RealArray]
+
+
+def parse(data: bytes) -> Answered:
+    """Return the answers that a trial's child wrote, whose model may write anything.
+
+    Raises SelfTestFailed.
+    """
+    try:
+        return msgspec.msgpack.decode(data, type=Answered)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SelfTestFailed(f"the answers of the model cannot be read: {error}") from error
 
 
 # Runs a model on the inputs of vectors. Raises ModelUnusable, SelfTestFailed, RuntimeUnsupported.
@@ -123,4 +134,4 @@ def _rows(arrays: Mapping[str, RealArray], name: str) -> NDArray[np.float32]:
     if array is None:
         raise ConversionFaulty(f"the model has no output {name!r}, only {sorted(arrays)}")
     values = np.frombuffer(array.data, dtype="<f4")
-    return values.reshape(array.shape[0], -1)
+    return values.reshape(array.shape[0], -1)  # the shape fits: RealArray made sure

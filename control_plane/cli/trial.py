@@ -9,13 +9,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from firmware_bundles import golden
+from firmware_bundles import conversion, golden
 from firmware_bundles.conversion import Answered
 from firmware_bundles.errors import SelfTestFailed, from_code
 from firmware_bundles.golden import GoldenVectors
@@ -56,11 +57,12 @@ def run(model: Path, vectors: GoldenVectors) -> Answered:
         except subprocess.TimeoutExpired as error:
             raise SelfTestFailed(f"{model} did not answer in {TRIAL_S_MAX:g} seconds") from error
     if done.returncode == 0:
-        return msgspec.msgpack.decode(done.stdout, type=Answered)
+        return conversion.parse(done.stdout)
     last = done.stderr.rpartition(b"\n")[2]
     if done.returncode == _REFUSED:
-        refusal = msgspec.json.decode(last, type=_Refusal)
-        raise from_code(refusal.code, f"{model}: {refusal.message}", refusal.hint)
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            refusal = msgspec.json.decode(last, type=_Refusal)
+            raise from_code(refusal.code, f"{model}: {refusal.message}", refusal.hint)
     if done.returncode < 0:
         raise SelfTestFailed(f"{model} ends the interpreter by signal {-done.returncode}")
     said = last.decode("utf-8", "replace")[-_REASON_CHARS_MAX:]

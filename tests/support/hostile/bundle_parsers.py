@@ -14,10 +14,12 @@ from firmware_bundles import (
     arrays,
     build,
     chunks,
+    conversion,
     golden,
     limits,
     manifest,
     model_facts,
+    operations,
     patches,
 )
 from firmware_bundles.identifiers import Digest, parse
@@ -32,6 +34,11 @@ def _sample_manifest() -> bytes:
 
 def _model() -> bytes:
     return (SAMPLES / "v1" / "model.tflite").read_bytes()
+
+
+def _answers() -> bytes:
+    outputs = {"y": golden.RealArray(shape=(2, 2), data=bytes(16))}
+    return msgspec.msgpack.encode(conversion.Answered(runtime="r", outputs=outputs))
 
 
 def _golden() -> bytes:
@@ -130,6 +137,18 @@ PARSERS: Final = (
         encode=golden.encode,
         make_seeds=lambda: [_golden(), Sample().files["golden.msgpack"]],
         form=Form.MSGPACK,
+    ),
+    Parser(
+        name="answers of a trial",
+        parse=conversion.parse,
+        encode=msgspec.msgpack.encode,
+        make_seeds=lambda: [_answers()],
+        form=Form.MSGPACK,
+    ),
+    Parser(
+        name="operations of an inventory",
+        parse=lambda data: operations.parse(text_of(data)),
+        make_seeds=lambda: [text.encode() for text in operations.RUNTIMES.values()],
     ),
     Parser(name="model", parse=model_facts.read, make_seeds=lambda: [_model()]),
     Parser(

@@ -33,6 +33,9 @@ _CALLS: Final = "hands on to a parser of the table"
 EXEMPT: Final[dict[str, str]] = {
     "agent.children.Children._converse": _CALLS,
     "agent.task.main": _CALLS,
+    "agent.inference.answers._column": "arrays of golden vectors that were parsed before",
+    "control_plane.cli.trial.run": "the answer of a child of the same user, bounded in time",
+    "firmware_bundles.conversion._rows": "arrays of answers that were parsed before",
     "agent.local_control.ask": "the answer of the core, on a socket that is its own user's alone",
     "agent.telemetry.forwarder._parse": _CALLS,
     "agent.reenrolment._load": "the device's own certificate and key, which it checked and kept",
