@@ -145,19 +145,14 @@ class ModelUnusable(BundleError):
 
 
 class RuntimeUnsupported(BundleError):
-    """The device has no interpreter that can run the model.
-
-    Install an interpreter on the device: the extra `agent`.
-    """
+    """There is no interpreter, or none that can run the model."""
 
     code = "bundle.runtime_unsupported"
+    default_hint = "Install an interpreter (the extra 'agent'), or convert the model for it."
 
 
 class ConversionFaulty(BundleError):
-    """The converted model is not what its owner trained, or not what devices can serve.
-
-    Read the message: convert the model again as it says.
-    """
+    """The converted model is not what its owner trained, or not what devices can serve."""
 
     code = "bundle.conversion_faulty"
     default_hint = "Convert the model again; docs/how-to/convert-a-model.md lists the traps."
@@ -238,10 +233,7 @@ class DeviceError(ShoalError):
 
 
 class NeedsUnmet(DeviceError):
-    """A model needs newer operations or more memory than the device has; it was not fetched.
-
-    Update the device's interpreter, or convert the model for the one it has.
-    """
+    """A model needs newer operations or more memory than the device has; it was not fetched."""
 
     code = "device.needs_unmet"
     default_hint = "Update the device's interpreter, or convert the model for the one it has."
@@ -500,10 +492,8 @@ class ConflictError(ShoalError):
 
 def from_code(code: str, message: str, hint: str = "") -> ShoalError:
     """Return the error that another process meant by `code`; unknown: a plain ShoalError."""
-    for kind in _all(ShoalError):
-        if kind.code == code:
-            return kind(message, hint=hint)
-    return ShoalError(f"{message} ({code:.64})", hint=hint)
+    found = next((kind for kind in _all(ShoalError) if kind.code == code), None)
+    return found(message, hint=hint) if found else ShoalError(f"{message} ({code:.64})", hint=hint)
 
 
 def _all(kind: type[ShoalError]) -> list[type[ShoalError]]:
