@@ -296,9 +296,7 @@ def _downloads(
         root, store=store, children=children, stall_s=config.chunk_stall_s, detect=detect
     )
     judge = _judge(config.conditions(), meter)
-    return downloads, Fetching(
-        root, store, downloads, patching, judge, offered=inventory.offered
-    )
+    return downloads, Fetching(root, store, downloads, patching, judge, offered=inventory.offered)
 
 
 def _judge(own: Conditions, meter: Meter) -> Callable[[Conditions, int, bool], Permission]:

@@ -52,8 +52,8 @@ class Settings:
     `golden` and `heldout` are .npz files with an array of real values for each input and output
     tensor, by name, rows first, and the true classes in `label`. `scores` names the output whose
     largest value is the class; it is needed only where the model has several. `activation`,
-    `threshold` and `top_k` are as in the manifest's Classification; None says nothing. `float_model`
-    is the trained model before quantization; `runtimes` are those of the fleet, as in
+    `threshold` and `top_k` are as in the manifest's Classification; None says nothing.
+    `float_model` is the trained model before quantization; `runtimes` are those of the fleet, as in
     `operations.RUNTIMES`.
     """
 
