@@ -14,6 +14,16 @@ from firmware_bundles.manifest import Tensor
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
+FloatModel = Annotated[
+    Path | None, typer.Option(help="The .tflite file before quantization: compare accuracy.")
+]
+AccuracyDropMax = Annotated[
+    float, typer.Option(help="Share of rows that quantization may turn wrong.", min=0, max=1)
+]
+FleetRuntimes = Annotated[
+    list[str] | None,
+    typer.Option(help="A runtime of the fleet that has to run it; may be repeated."),
+]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder.", show_default=False)]
 
 
@@ -48,16 +58,9 @@ def build_bundle(
     runtime: Annotated[
         str, typer.Option(help="Runtime that gave the golden answers.")
     ] = build.RUNTIME_DEFAULT,
-    float_model: Annotated[
-        Path | None, typer.Option(help="The .tflite file before quantization: compare accuracy.")
-    ] = None,
-    accuracy_drop_max: Annotated[
-        float, typer.Option(help="Share of rows that quantization may turn wrong.", min=0, max=1)
-    ] = conversion.ACCURACY_DROP_MAX,
-    fleet_runtime: Annotated[
-        list[str] | None,
-        typer.Option(help="A runtime of the fleet that has to run it; may be repeated."),
-    ] = None,
+    float_model: FloatModel = None,
+    accuracy_drop_max: AccuracyDropMax = conversion.ACCURACY_DROP_MAX,
+    fleet_runtime: FleetRuntimes = None,
     lineage: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE to remember, may be repeated.")
     ] = None,
