@@ -145,10 +145,7 @@ class ModelUnusable(BundleError):
 
 
 class RuntimeUnsupported(BundleError):
-    """The device has no interpreter that can run the model.
-
-    Install an interpreter on the device: the extra `agent`.
-    """
+    """The device has no interpreter that can run the model: install the extra `agent` on it."""
 
     code = "bundle.runtime_unsupported"
 
@@ -293,6 +290,18 @@ class ProbationFailed(DeviceError):
     """
 
     code = "device.probation_failed"
+
+
+class InputRefused(DeviceError):
+    """An input took the worker down twice: for a day it is not given to that model any more."""
+
+    code = "device.input_refused"
+
+
+class ModelCrashing(DeviceError):
+    """A committed model died at different inputs, and was left: publish a mended release."""
+
+    code = "device.model_crashing"
 
 
 class DeploymentLooping(DeviceError):

@@ -274,6 +274,7 @@ class _Observer:
         self._began = now
         self._ready_at = now
         self._is_ready = False
+        self._repeated: tuple[int, int] | None = None
         self._first: dict[str, tuple[int, int, int]] = {}
         self._last: dict[str, tuple[int, int, int]] = {}
 
@@ -287,6 +288,8 @@ class _Observer:
             return
         self._ready_at = now
         self._memory_bytes = answer.memory_bytes
+        first = self._repeated[0] if self._repeated else family.repeated_deaths
+        self._repeated = first, family.repeated_deaths
         seen = (family.answered, family.errors, family.latency_us_sum)
         self._first.setdefault(answer.incarnation, (0, 0, 0) if self._first else seen)
         self._last[answer.incarnation] = seen
@@ -300,10 +303,15 @@ class _Observer:
         return probation.Facts(
             elapsed_s=self._record.elapsed_s + now - self._began,
             unready_s=0.0 if self._is_ready else now - self._ready_at,
-            deaths=max(deaths - self._deaths, len(self._last) - 1),
+            deaths=max(deaths - self._deaths, len(self._last) - 1) - self._deaths_repeated(),
             answered=answered,
             errors=errors,
             latency_ms=latency_us / answered / 1000 if answered else 0.0,
             memory_bytes=self._memory_bytes,
             manifest_latency_ms_max=self._latency_ms_max,
         )
+
+    def _deaths_repeated(self) -> int:
+        """Return how many deaths were at an input that had killed before: it is refused now."""
+        first, last = self._repeated or (0, 0)
+        return max(0, last - first)

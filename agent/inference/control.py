@@ -51,7 +51,9 @@ Request = Status | SelfTest | Swap | Unload | Erase
 class FamilyStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The model that answers for a family. `since` is Unix seconds; `reason` says why not ready.
 
-    `latency_us_sum` is of all that was answered.
+    `latency_us_sum` is of all that was answered. `refusals` counts requests whose input had killed
+    the worker twice, `killers` the different inputs at which this model died within the hour, the
+    latest by `signal`; `repeated_deaths` were at an input that had killed before.
     """
 
     digest: Digest | None = None
@@ -61,6 +63,10 @@ class FamilyStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0
     answered: Count = 0
     errors: Count = 0
+    refusals: Count = 0
+    killers: Count = 0
+    repeated_deaths: Count = 0
+    signal: str = ""
     latency_us_sum: Count = 0
     ready: bool = False
     reason: str = ""

@@ -23,7 +23,7 @@ from agent.inference.served import ServedModel
 from agent.inference.tensors import Refused, Taken
 from agent.telemetry.feedback import Feedback
 from agent.telemetry.recorder import Recorder
-from firmware_bundles.errors import ModelUnusable, NotFound, ShoalError
+from firmware_bundles.errors import InputRefused, ModelUnusable, NotFound, ShoalError
 
 BODY_BYTES_MAX: Final = 32 * 1024 * 1024
 
@@ -188,6 +188,9 @@ class Endpoint:
                 return model.run(stored)
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, model.run, stored)
+        except InputRefused as error:
+            model.refusals += 1
+            raise Refused(422, f"{error.message} ({error.code})") from error
         except ModelUnusable as error:
             model.errors += 1
             raise Refused(500, error.message) from error

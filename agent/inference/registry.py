@@ -14,10 +14,12 @@ from typing import NamedTuple
 from agent.deployment import slots
 from agent.deployment.slots import Slot
 from agent.inference import served
+from agent.inference.breadcrumbs import Act
 from agent.inference.control import FamilyStatus
+from agent.inference.guarded import Guard
 from agent.inference.served import ServedModel
 from agent.telemetry.recorder import Recorder, Recording
-from firmware_bundles.errors import ShoalError, SlotBroken
+from firmware_bundles.errors import ModelUnusable, ShoalError, SlotBroken
 
 
 class Serving(NamedTuple):
@@ -30,11 +32,14 @@ class Serving(NamedTuple):
 class Registry:
     """The serving models by family, and the reasons where there is none."""
 
-    def __init__(self, root: Path, recorder: Recorder, on_event: Callable[..., None]) -> None:
+    def __init__(
+        self, root: Path, recorder: Recorder, guard: Guard, on_event: Callable[..., None]
+    ) -> None:
         self.serving: dict[str, Serving] = {}
         self.reasons: dict[str, str] = {}
         self._root = root
         self._recorder = recorder
+        self._guard = guard
         self._on_event = on_event
         self._changing = asyncio.Lock()
 
@@ -46,13 +51,18 @@ class Registry:
     async def swap(self, family: str) -> FamilyStatus:
         """Serve what the family's pointer names now; the old model answers until then.
 
-        Raises SlotBroken, ModelUnusable, SelfTestFailed, and then nothing has changed.
+        Raises SlotBroken, ModelUnusable (also where the worker died at it before), SelfTestFailed,
+        and then nothing has changed.
         """
         slot = slots.serving(self._root, family)
         if slot is None:
             raise SlotBroken(f"the family {family} has no pointer to a slot")
         async with self._changing:
-            model = await asyncio.to_thread(served.load, slot)
+            if not self._guard.may_swap(slots.manifest_digest(slot)):
+                raise ModelUnusable(
+                    f"the worker died again and again while it took {_name(slot)} over"
+                )
+            model = await asyncio.to_thread(self._load, slot, Act.SWAPPING)
             self._serve(family, model)
         return self.status(family)
 
@@ -77,6 +87,10 @@ class Registry:
             since=model.since,
             answered=model.answered,
             errors=model.errors,
+            refusals=model.refusals,
+            killers=self._guard.killers(model.bundle.digest),
+            repeated_deaths=self._guard.repeated(model.bundle.digest),
+            signal=self._guard.signal(model.bundle.digest),
             latency_us_sum=model.latency_us_sum,
             ready=True,
         )
@@ -91,15 +105,30 @@ class Registry:
             self.reasons[family] = "no slot was chosen yet"
             return
         other = slots.other(self._root, family)
-        for slot in (named, *([other] if slots.is_good(other) else ())):
+        candidates = [named, *([other] if slots.is_good(other) else ())]
+        # One that took the worker down while it was loaded comes last. The core asks for it again.
+        for slot in sorted(candidates, key=lambda each: not self._may_start(each)):
             try:
-                self._serve(family, served.load(slot))
+                self._serve(family, self._load(slot, Act.STARTING))
             except ShoalError as error:
                 # What is said is why the slot that should serve does not.
                 self.reasons.setdefault(family, error.message)
                 self._on_event("slot_refused", slot=_name(slot), code=error.code, why=error.message)
             else:
                 return
+
+    def _may_start(self, slot: Slot) -> bool:
+        try:
+            return self._guard.may_start(slots.manifest_digest(slot))
+        except SlotBroken:
+            return True  # the attempt says what is wrong with it
+
+    def _load(self, slot: Slot, act: Act) -> ServedModel:
+        digest = slots.manifest_digest(slot)
+        with self._guard.loading(act, slot.family, digest):
+            model = served.load(slot, self._guard)
+        self._guard.loaded(digest)
+        return model
 
     def _serve(self, family: str, model: ServedModel) -> None:
         bundle = model.bundle

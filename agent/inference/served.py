@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agent.deployment import slots
 from agent.deployment.slots import Slot
 from agent.inference.backends import Backend, LiteRtBackend
+from agent.inference.guarded import Guard
 from agent.inference.quantization import Port, Reals, Stored
 from agent.inference.tensors import CLASS_OUTPUT
 from firmware_bundles import golden
@@ -102,8 +103,10 @@ class ServedModel:
         self.since = time.time()
         self.answered = 0
         self.errors = 0
+        self.refusals = 0
         self.latency_us_sum = 0
         self.latency_us_typical = 0.0
+        self._sample: tuple[list[Stored], list[Reals]] = ([], [])
 
     def run(self, inputs: Sequence[Stored]) -> list[Stored]:
         """Return the stored outputs for stored inputs, both in the manifest's order."""
@@ -114,24 +117,32 @@ class ServedModel:
 
         Raises SelfTestFailed when an output is further off than the manifest allows.
         """
-        agreement = _run_golden(self)
+        agreement, self._sample = _run_golden(self)
         self.latency_us_typical = float(np.median(agreement.latency_us))
         return agreement
 
+    def check(self) -> None:
+        """Answer the first golden vector once more. Raises SelfTestFailed, ModelUnusable."""
+        stored, wanted = self._sample
+        for output, values, port in zip(self.run(stored), wanted, self.outputs, strict=True):
+            _check(_difference(port.real(output), values, port), 0, port, self.manifest)
 
-def load(slot: Slot) -> ServedModel:
-    """Return the model of a slot, verified, loaded and proved.
+
+def load(slot: Slot, guard: Guard | None = None) -> ServedModel:
+    """Return the model of a slot, verified, loaded and proved; guarded where it is to serve.
 
     Raises SlotBroken, ModelUnusable, RuntimeUnsupported, SelfTestFailed.
     """
     bundle = open_bundle(slot)
-    backend = LiteRtBackend(slot.directory / bundle.manifest.model, bundle.manifest)
+    backend: Backend = LiteRtBackend(slot.directory / bundle.manifest.model, bundle.manifest)
+    if guard is not None:
+        backend = guard.wrap(backend, bundle.manifest.family, bundle.digest)
     model = ServedModel(bundle, backend)
     model.prove()
     return model
 
 
-def _run_golden(model: ServedModel) -> Agreement:
+def _run_golden(model: ServedModel) -> tuple[Agreement, tuple[list[Stored], list[Reals]]]:
     manifest, directory = model.manifest, model.bundle.slot.directory
     try:
         vectors = golden.parse((directory / manifest.golden.file).read_bytes())
@@ -141,8 +152,11 @@ def _run_golden(model: ServedModel) -> Agreement:
     wanted = [_real(vectors.outputs, port, vectors.rows) for port in model.outputs]
     lsb = absolute = 0.0
     latency_us = np.zeros(vectors.rows)
-    for row in range(vectors.rows):
-        stored = [port.store(each[row]) for each, port in zip(inputs, model.inputs, strict=True)]
+    rows = [
+        [port.store(each[row]) for each, port in zip(inputs, model.inputs, strict=True)]
+        for row in range(vectors.rows)
+    ]
+    for row, stored in enumerate(rows):
         started = time.perf_counter_ns()
         outputs = model.run(stored)
         latency_us[row] = (time.perf_counter_ns() - started) / 1000
@@ -150,7 +164,8 @@ def _run_golden(model: ServedModel) -> Agreement:
             off = _difference(port.real(output), values[row], port)
             lsb, absolute = max(lsb, off[0]), max(absolute, off[1])
             _check(off, row, port, manifest)
-    return Agreement(vectors.rows, lsb, absolute, latency_us)
+    sample = rows[0], [each[0].copy() for each in wanted]
+    return Agreement(vectors.rows, lsb, absolute, latency_us), sample
 
 
 def _real(arrays: dict[str, golden.RealArray], port: Port, rows: int) -> Reals:

@@ -30,6 +30,8 @@ import uvicorn
 
 from agent import locks, log
 from agent.inference.control_server import ControlServer
+from agent.inference.guarded import Guard
+from agent.inference.heartbeat import Heartbeat
 from agent.inference.protocol import Endpoint
 from agent.inference.registry import Registry
 from agent.inference.settings import Settings, load
@@ -144,8 +146,10 @@ async def serve(
         journal_bytes_max=settings.journal_bytes_max,
     )
     recorder = Recorder(spool, sealing, secrets.token_hex(8), pace, event)
-    registry = Registry(state_dir / "slots", recorder, event)
+    guard = Guard(spool, event)
+    registry = Registry(state_dir / "slots", recorder, guard, event)
     registry.start()
+    heartbeat = Heartbeat(registry, guard.crumbs, event, notifier.watchdog_s)
     feedback = Feedback(recorder, reading)
     endpoint = Endpoint(registry, recorder, feedback, metadata.version("shoal"), event)
     server = _server(endpoint)
@@ -158,8 +162,8 @@ async def serve(
 
     stopping = asyncio.Event()
     recording = asyncio.create_task(recorder.run(stopping))
-    notifier.watch(lambda: "the recorder ended" if recording.done() else "")
-    beating = asyncio.create_task(notifier.beat())
+    notifier.watch(lambda: "the recorder ended" if recording.done() else heartbeat.fault())
+    tasks = [asyncio.create_task(notifier.beat()), asyncio.create_task(heartbeat.run())]
     await control.start(sockets.control)
     _end_on_signals(server, notifier, watch_stdin=watch_stdin)
     gc.collect()
@@ -170,7 +174,9 @@ async def serve(
     await control.close()
     stopping.set()
     await recording
-    beating.cancel()
+    for task in tasks:
+        task.cancel()
+    guard.crumbs.clear()
     sealing.close()
     reading.close()
     os.close(lock)

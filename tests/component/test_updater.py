@@ -11,6 +11,7 @@ import pytest
 
 from agent.deployment import lifecycle, slots
 from agent.deployment.conditions import Permission
+from agent.deployment.oversight import Oversight
 from agent.inference import control
 from firmware_bundles.errors import SelfTestFailed
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
@@ -373,5 +374,31 @@ def test_a_budget_for_some_chunks_lets_those_come_and_no_more(tmp_path: Path) ->
         assert (await device.ended(2)).state is S.COMMITTED
         assert device.line.sent - before == len(V2.chunks)
         await device.crash()
+
+    asyncio.run(run())
+
+
+def test_a_committed_model_that_dies_at_different_inputs_gives_way_to_the_good_one(
+    tmp_path: Path,
+) -> None:
+    """Once: where there is nothing good to go back to, it serves on; the reason is told."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1, V2)
+        oversight = Oversight(device.worker, device.updater, device.detected.append)
+        device.worker.killers = 2
+        await oversight.look()
+        assert device.serving() == "v2"
+        device.worker.killers = 3
+        await oversight.look()
+        assert device.serving() == "v1"
+        record = device.updater.records[FAMILY]
+        assert record.fault is not None
+        assert (record.state, record.fault.code) == (S.ROLLED_BACK, "device.model_crashing")
+        for _ in range(2):
+            await oversight.look()
+        assert device.serving() == "v1"
+        codes = [each.code for each in device.detected]
+        assert codes == ["device.model_crashing", "device.model_crashing", "device.slot_broken"]
 
     asyncio.run(run())

@@ -150,6 +150,7 @@ class PointerWorker:
         self.failing_service: set[str] = set()
         self.is_away = False
         self.died = 0
+        self.killers = 0
         self.asked: list[control.Request] = []
         self.read_pointer()
 
@@ -193,11 +194,20 @@ class PointerWorker:
         """How often it died."""
         return self.died
 
+    async def death(self, timeout_s: float) -> None:
+        """Nobody tells of deaths here."""
+        await asyncio.sleep(timeout_s)
+
     def _family(self) -> control.FamilyStatus:
         if self.served is None:
             return control.FamilyStatus()
         is_ready = self.served.version not in self.failing_service
-        return control.FamilyStatus(digest=self.digest, version=self.served.version, ready=is_ready)
+        return control.FamilyStatus(
+            digest=self.digest,
+            version=self.served.version,
+            ready=is_ready,
+            killers=self.killers,
+        )
 
 
 class Device:
