@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from agent import log
-from agent.deployment import probation, slots
+from agent.deployment import probation, shadowing, slots
 from agent.deployment.lifecycle import Event, Record
 from agent.deployment.seals import Mark
 from agent.inference.control import (
@@ -150,8 +150,13 @@ class Steps:
         )
         return Event.DONE
 
-    async def shadow(self, _record: Record) -> Event:
-        """Nothing to mirror yet."""
+    async def shadow(self, record: Record) -> Event:
+        """Let the model see mirrored inputs, if the order says so. Raises SelfTestFailed."""
+        try:
+            await shadowing.shadow_candidate(record, self._worker, self._ask)
+        except SelfTestFailed:
+            await self._condemn(record)
+            raise
         return Event.DONE
 
     async def switch(self, record: Record) -> Event:
@@ -167,6 +172,13 @@ class Steps:
 
         Raises ProbationFailed.
         """
+        await shadowing.shadow_previous(record, self._worker, self._ask)
+        try:
+            return await self._observe(record, note)
+        finally:
+            await shadowing.end(record, self._worker)
+
+    async def _observe(self, record: Record, note: Callable[[float], None]) -> Event:
         promised = await asyncio.to_thread(self._latency_promised, record)
         observer = _Observer(record, self._worker.deaths(), self._now(), promised)
         poll_s = record.policy.probation_s / _POLLS_PER_PROBATION

@@ -178,6 +178,10 @@ class Endpoint:
             scores=answer.scores,
             features=taken.features,
         )
+        mirror = self._registry.mirrors.get(model.manifest.family)
+        if mirror is not None and mirror.live is model:
+            sequence = self._recorder.last_sequence
+            mirror.offer(sequence, taken.features, answer.predicted, answer.scores)
         model.answered += 1
         model.latency_us_sum += latency_us
         return _response(model, taken, answer, prediction)

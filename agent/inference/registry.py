@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from agent.deployment import slots
 from agent.deployment.slots import Slot
-from agent.inference import served
+from agent.inference import mirror, served
 from agent.inference.breadcrumbs import Act
 from agent.inference.control import FamilyStatus
 from agent.inference.guarded import Guard
+from agent.inference.mirror import Mirror
 from agent.inference.served import ServedModel
 from agent.telemetry.recorder import Recorder, Recording
-from firmware_bundles.errors import ModelUnusable, ShoalError, SlotBroken
+from firmware_bundles.errors import ModelUnusable, SelfTestFailed, ShoalError, SlotBroken
 
 
 class Serving(NamedTuple):
@@ -37,6 +38,7 @@ class Registry:
     ) -> None:
         self.serving: dict[str, Serving] = {}
         self.reasons: dict[str, str] = {}
+        self.mirrors: dict[str, Mirror] = {}
         self._root = root
         self._recorder = recorder
         self._guard = guard
@@ -63,8 +65,47 @@ class Registry:
                     f"the worker died again and again while it took {_name(slot)} over"
                 )
             model = await asyncio.to_thread(self._load, slot, Act.SWAPPING)
+            await self._end_shadow(family)  # its pairs would be another model's
             self._serve(family, model)
         return self.status(family)
+
+    async def shadow(self, family: str, name: str, share: float) -> FamilyStatus:
+        """Mirror a share of the inputs to the model of a slot; 0 ends what is mirrored.
+
+        Raises SelfTestFailed, SlotBroken.
+        """
+        await self._end_shadow(family)
+        if share > 0:
+            current = self.serving.get(family)
+            if current is None:
+                raise SlotBroken(f"nothing of {family} serves: there is nothing to mirror")
+            slot = slots.slot(self._root, family, name)
+            made = await mirror.start(
+                self._root.parent, current.model, slot, share, self._recorder, self._on_event
+            )
+            if self.serving.get(family) is not current:
+                await made.stop()
+                raise SelfTestFailed("another model began to serve meanwhile")
+            self.mirrors[family] = made
+        return self.status(family)
+
+    async def close(self) -> None:
+        """End all shadows."""
+        for family in list(self.mirrors):
+            await self._end_shadow(family)
+
+    async def _end_shadow(self, family: str) -> None:
+        if (ending := self.mirrors.pop(family, None)) is not None:
+            await ending.stop()
+            facts = ending.status()
+            self._on_event(
+                "shadow_ended",
+                family=family,
+                rows=facts.rows,
+                agreed=facts.agreed,
+                dropped=facts.dropped,
+                errors=facts.errors,
+            )
 
     def unload(self, family: str) -> FamilyStatus:
         """Serve nothing for this family any more."""
@@ -93,6 +134,7 @@ class Registry:
             signal=self._guard.signal(model.bundle.digest),
             latency_us_sum=model.latency_us_sum,
             ready=True,
+            shadow=self.mirrors[family].status() if family in self.mirrors else None,
         )
 
     def families(self) -> list[str]:

@@ -172,6 +172,7 @@ async def serve(
     notifier.ready(f"serves {', '.join(registry.serving) or 'no model yet'}")
     await server.serve(sockets=sockets.inference)
     await control.close()
+    await registry.close()
     stopping.set()
     await recording
     for task in tasks:

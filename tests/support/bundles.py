@@ -59,7 +59,7 @@ class Sample:
             outputs=self.outputs,
             files=tuple(_entry(name, data) for name, data in sorted(self.files.items())),
             golden=Golden(rows=32, runtime="ai-edge-litert 2.3.0"),
-            baseline="baseline.bin",
+            baseline="baseline.bin" if "baseline.bin" in self.files else None,
             classification=Classification(scores="probs"),
         )
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from agent.children import Children
@@ -36,6 +37,7 @@ from firmware_bundles.wire.messages import (
     Order,
     Patches,
     Policy,
+    Shadowing,
 )
 from support import filled
 
@@ -91,6 +93,7 @@ class Release:
         patches: Patches | UnsetType = UNSET,
         *,
         attempts_max: int = 3,
+        shadow: Shadowing | UnsetType = UNSET,
     ) -> Assignment:
         """An admitted assignment of this release."""
         order = Order(
@@ -99,7 +102,12 @@ class Release:
             model=self.model,
             rollout="r1",
             arm=Arm.CANDIDATE,
-            policy=Policy(probation_s=probation_s, self_test_s_max=0.5, attempts_max=attempts_max),
+            policy=Policy(
+                probation_s=probation_s,
+                self_test_s_max=0.5,
+                attempts_max=attempts_max,
+                shadow=shadow,
+            ),
             patches=patches,
         )
         return Assignment(device="d1", issued=1.0, expires=2.0, orders=(order,))
@@ -151,6 +159,9 @@ class PointerWorker:
         self.is_away = False
         self.died = 0
         self.killers = 0
+        self.shadow: control.ShadowStatus | None = None
+        self.shadow_grows_by = 100
+        self.is_mirrored = asyncio.Event()
         self.asked: list[control.Request] = []
         self.read_pointer()
 
@@ -179,6 +190,9 @@ class PointerWorker:
                 latency_us_max=1,
                 memory_bytes_peak=1,
             )
+        if isinstance(request, control.Shadow):
+            self._shadow(request)
+            return control.Done(family=self._family())
         self.read_pointer()
         return control.Done(family=self._family())
 
@@ -186,6 +200,9 @@ class PointerWorker:
         """What serves."""
         if self.is_away:
             raise WorkerUnavailable("away")
+        if self.shadow is not None:
+            rows = self.shadow.rows + self.shadow_grows_by
+            self.shadow = msgspec.structs.replace(self.shadow, rows=rows)
         return control.StatusAnswer(
             incarnation=f"{self.incarnation:016x}", families={FAMILY: self._family()}
         )
@@ -207,7 +224,16 @@ class PointerWorker:
             version=self.served.version,
             ready=is_ready,
             killers=self.killers,
+            shadow=self.shadow,
         )
+
+    def _shadow(self, request: control.Shadow) -> None:
+        if request.share == 0:
+            self.shadow = None
+            return
+        slot = slots.slot(self.root, FAMILY, request.slot)
+        self.shadow = control.ShadowStatus(digest=slots.manifest_digest(slot))
+        self.is_mirrored.set()
 
 
 class Device:
