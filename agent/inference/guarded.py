@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from agent.inference import breadcrumbs, deaths
 from agent.inference.backends import Backend
@@ -75,9 +76,21 @@ class Guard:
                 input=each.input[:16] or None,
                 signal=each.signal or None,
             )
+        self._last_words_path = spool / deaths.LAST_WORDS
+        self._last_words: TextIO | None = None
+
+    def listen(self) -> None:
+        """Let this process write which signal ends it."""
         with suppress(OSError):
-            self._last_words = (spool / deaths.LAST_WORDS).open("w")
+            self._last_words = self._last_words_path.open("w")
             faulthandler.enable(self._last_words, all_threads=False)
+
+    def close(self) -> None:
+        """Forget what was in flight: this process ends in order."""
+        self.crumbs.clear()
+        if self._last_words is not None:
+            faulthandler.disable()
+            self._last_words.close()
 
     def wrap(self, backend: Backend, family: str, model: str) -> GuardedBackend:
         """Return the backend of a model by its digest, guarded. Raises ModelUnusable."""

@@ -147,6 +147,7 @@ async def serve(
     )
     recorder = Recorder(spool, sealing, secrets.token_hex(8), pace, event)
     guard = Guard(spool, event)
+    guard.listen()
     registry = Registry(state_dir / "slots", recorder, guard, event)
     registry.start()
     heartbeat = Heartbeat(registry, guard.crumbs, event, notifier.watchdog_s)
@@ -177,7 +178,7 @@ async def serve(
     await recording
     for task in tasks:
         task.cancel()
-    guard.crumbs.clear()
+    guard.close()
     sealing.close()
     reading.close()
     os.close(lock)
