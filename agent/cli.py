@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except Exception as error:  # noqa: BLE001 - a fault of our own is one line, too
+        import traceback
+
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(
             f"error: a fault in shoal-agent itself: {error!r:.200} "

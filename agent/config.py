@@ -6,9 +6,7 @@ beats the default. What the enrolment decides (name, broker, server) stands in `
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -177,6 +175,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigInvalid(f"{path} cannot be read: {error.strerror}") from error
     if len(text) > _FILE_BYTES_MAX:
         raise ConfigInvalid(f"{path} is larger than {_FILE_BYTES_MAX} bytes")
+    import tomllib  # where there is no file, a start does without it
+
     try:
         return tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -191,6 +191,8 @@ def _check_name(name: str, origin: str) -> None:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
+    import difflib
+
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
     return f"Did you mean {close[0]!r}?" if close else f"Settings are: {', '.join(names)}."

@@ -17,7 +17,8 @@ from agent import inventory
 from agent.clock import Clock
 from agent.connection import tls_context
 from agent.deployment import slots
-from agent.inference import control
+from agent.inference import control, delegates
+from agent.inference.delegates import External
 from agent.inference.supervisor import CONTROL_SOCKET
 from agent.store.state import State
 from firmware_bundles.errors import NotEnrolled, ShoalError
@@ -53,7 +54,7 @@ def examine(config: Config) -> list[Check]:
     checks = [_package(), _runtime(), enrolled]
     if identity is not None:
         checks += [_modes(identity), _state(config), _clock(config), _broker(identity)]
-    return [*checks, _worker(config), *_slots(config)]
+    return [*checks, *_accelerators(config), _worker(config), *_slots(config)]
 
 
 def _package() -> Check:
@@ -94,6 +95,21 @@ def _runtime() -> Check:
         "no interpreter is installed",
         "Install shoal with the extra [agent].",
     )
+
+
+def _accelerators(config: Config) -> list[Check]:
+    try:
+        found = delegates.load(config.state_dir)
+    except ShoalError as error:
+        action = error.hint or "Mend the file; until then the CPU serves."
+        return [Check("accelerators", Result.FAILED, error.message, action)]
+    libraries = [each.library for each in found if isinstance(each, External)]
+    if missing := [path for path in libraries if not Path(path).exists()]:
+        action = "Install it, or take its entry out; until then the CPU serves."
+        detail = f"there is no {', '.join(missing)}"
+        return [Check("accelerators", Result.WARNING, detail, action)]
+    names = ", ".join(each.name for each in found)
+    return [Check("accelerators", Result.OK, f"tried in order: {names}")] if found else []
 
 
 def _enrolled(config: Config) -> tuple[Identity | None, Check]:

@@ -32,6 +32,8 @@ def of_state(state: DeploymentState) -> str:
 
 CATALOGUE: Final[dict[str, str]] = {
     **{of_state(state): meaning for state, meaning in _TRANSITIONS.items()},
+    "accelerated": "A model serves on an accelerator; `what` says what that took.",
+    "acceleration-failed": "Accelerators could not be looked after; a fault of the agent.",
     "assignment": "An assignment was admitted.",
     "assignment-dropped": "An assignment gave way to newer ones: too many waited.",
     "broker-unreachable": "The broker does not answer; tried again.",
@@ -48,6 +50,9 @@ CATALOGUE: Final[dict[str, str]] = {
     "connection-refused": "The broker refused the connection.",
     "control-failed": "A request on the worker's control socket failed; a fault of the agent.",
     "death-traced": "What a worker died of: `at` what, which `input`, by which `signal`.",
+    "delegate-lost": "An accelerator failed in service; the CPU answered, and serves on.",
+    "delegate-refused": "An accelerator may not serve a model; `why` says why. The CPU does.",
+    "delegates-invalid": "inference.toml cannot be used; the CPU serves.",
     "deployment-resumed": "A start of the agent goes on with an open deployment.",
     "detected": "Something was refused; it is counted and reported.",
     "erased": "A retired device has nothing left; it says so in its reports.",
@@ -59,6 +64,7 @@ CATALOGUE: Final[dict[str, str]] = {
     "local-not-listening": "The socket for people at this device could not be made.",
     "local-refused": "A request of somebody at this device was refused.",
     "message-ignored": "A message came on a topic that the agent does not know.",
+    "model-lost": "No whole model is left of a family: its committed release is asked for again.",
     "message-refused": "A message could not be read.",
     "metadata-incomplete": "Files of the models repository have not come.",
     "metadata-missing": "The models repository could not be verified yet: files are missing.",

@@ -18,7 +18,7 @@ from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import Hello
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from agent.config import Config
 
@@ -59,7 +59,9 @@ class Hellos:
             self._answered.set()
 
     async def run(
-        self, generations: Callable[[], Mapping[str, int]], send: Callable[[str, bytes], bool]
+        self,
+        generations: Callable[[], Awaitable[Mapping[str, int]]],
+        send: Callable[[str, bytes], bool],
     ) -> None:
         """Say hello until cancelled."""
         unanswered = 0
@@ -75,7 +77,7 @@ class Hellos:
             # A second hello would turn the answer to the first, still on its way, into a replay.
             await _within(_ANSWER_S_MAX, self._answered)
             self._asked.clear()
-            self._say(generations(), send)
+            self._say(await generations(), send)
 
     def _until_next(self) -> float:
         # A fleet that connected together must not speak together ever after.

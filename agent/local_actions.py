@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from agent.identity import Identity
 
 STATE_NAME: Final = "state.db"
-LOCK_NAME: Final = "lock"
 
 
 class LocalActions:
@@ -115,7 +114,7 @@ async def without_core(config: Config, request: Request) -> Done:
     Raises DeviceError where one runs after all, and as LocalActions.
     """
     with ExitStack() as stack:
-        stack.callback(os.close, locks.hold(config.state_dir / LOCK_NAME, "agent"))
+        stack.callback(os.close, locks.hold(config.state_dir / locks.AGENT_LOCK, "agent"))
         identity = identities.load(config.state_dir, config.key_file)
         state = State.open(config.state_dir / STATE_NAME)
         stack.callback(state.close)

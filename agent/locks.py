@@ -10,7 +10,9 @@ from typing import Final
 
 from firmware_bundles.errors import DeviceError
 
-_LOOK_S: Final = 0.05
+AGENT_LOCK: Final = "lock"  # in the agent's state directory
+
+_LOOK_S: Final = 0.01
 
 
 def hold(path: Path, what: str, *, patience_s: float = 0.0) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -31,20 +30,6 @@ def unhandled(program: str) -> Callable[[object, Mapping[str, Any]], None]:
         write(program, "unhandled", {"what": context["message"], "error": error and repr(error)})
 
     return tell
-
-
-class Lines(logging.Handler):
-    """Writes what a library logs as a program's own lines, errors without their traceback."""
-
-    def __init__(self, program: str) -> None:
-        super().__init__(logging.WARNING)
-        self._program = program
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        error = record.exc_info[1] if record.exc_info else None
-        facts = {"what": record.getMessage(), "error": error and repr(error)}
-        write(self._program, record.name, facts)
 
 
 def _value(value: object) -> str:

@@ -16,7 +16,7 @@ from agent import inventory, log
 from agent.deployment import retirement, slots
 from agent.task_messages import Signed, SignReport
 from firmware_bundles.errors import ClockSuspect, ShoalError, WorkerUnavailable
-from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
+from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX, TEXT_CHARS_MAX
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.messages import (
     SCHEMA,
@@ -159,4 +159,5 @@ def _serving(status: FamilyStatus | None) -> Serving | None:
         delegate=status.delegate,
         since=status.since,
         answered=status.answered,
+        delegate_reason=status.delegate_reason[:TEXT_CHARS_MAX] or UNSET,
     )

@@ -41,6 +41,8 @@ def _family_lines(family: FamilyFacts) -> list[str]:
             f"  answers   {worker.version} on {worker.runtime} ({worker.delegate}): "
             f"{worker.answered} answered, {worker.errors} failed"
         )
+        if worker.delegate_reason:
+            told.append(f"  delegate  {worker.delegate}: {worker.delegate_reason}")
     if family.waits_for:
         told.append(f"  waits for {family.waits_for}")
     if family.fault:

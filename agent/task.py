@@ -6,6 +6,7 @@ modules are imported by the verb that needs them.
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MEMORY_BYTES_MAX: Final = 1024**3
 _CPU_S_MAX: Final = 20
+_NICENESS: Final = 5  # serving comes first, a worker's restart before all
 # A slow board needs most of a minute for the largest file.
 _PATCH_CPU_S_MAX: Final = 80
 
@@ -171,6 +173,7 @@ def _parse(body: bytes) -> task_messages.Request:
 
 
 def _limit() -> None:
+    os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES_MAX, _MEMORY_BYTES_MAX))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S_MAX, _PATCH_CPU_S_MAX))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from firmware_bundles import arrays, chunks, durable, golden, limits, manifest, model_facts
 from firmware_bundles.errors import BundleError, BundleTooLarge, InputError, ManifestInvalid
 from firmware_bundles.identifiers import Family, ModelVersion, parse
@@ -39,7 +41,8 @@ class Settings:
 
     `golden` and `heldout` are .npz files with an array of real values for each input and output
     tensor, by name, rows first, and the true classes in `label`. `scores` names the output whose
-    largest value is the class; it is needed only where the model has several.
+    largest value is the class; it is needed only where the model has several. `activation`,
+    `threshold` and `top_k` are as in the manifest's Classification; None says nothing.
     """
 
     family: str
@@ -49,6 +52,9 @@ class Settings:
     labels: Path | None = None
     heldout: Path | None = None
     scores: str | None = None
+    activation: str | None = None
+    threshold: float | None = None
+    top_k: int | None = None
     runtime: str = RUNTIME_DEFAULT
     lineage: Mapping[str, str] = field(default_factory=dict)
 
@@ -144,7 +150,14 @@ def verify_bundle(directory: Path) -> Bundle:
 def _classification(
     settings: Settings, facts: ModelFacts, labels: tuple[str, ...]
 ) -> Classification | None:
+    said = {
+        key: value
+        for key in ("activation", "threshold", "top_k")
+        if (value := getattr(settings, key)) is not None
+    }
     if not labels:
+        if said:
+            raise InputError(f"{', '.join(said)} without labels", hint="Say them with --labels.")
         return None
     names = [tensor.name for tensor in facts.outputs]
     scores = settings.scores or (names[0] if len(names) == 1 else "")
@@ -157,7 +170,13 @@ def _classification(
         raise InputError(
             f"{settings.labels} names {len(labels)} classes; output {scores!r} has {classes}"
         )
-    return Classification(scores=scores, labels=LABELS_FILE)
+    if (settings.top_k or 1) > len(labels):
+        raise InputError(f"top_k is {settings.top_k}; there are {len(labels)} classes")
+    fact = {"scores": scores, "labels": LABELS_FILE, **said}
+    try:
+        return msgspec.convert(fact, Classification)
+    except msgspec.ValidationError as error:
+        raise InputError(f"the post-processing is wrong: {error}") from error
 
 
 def _classes(outputs: tuple[Tensor, ...], scores: str) -> int:
@@ -214,6 +233,7 @@ def _baseline(
     classification: Classification | None,
     labels: tuple[str, ...],
 ) -> bytes:
+    from firmware_bundles import postprocessing
     from firmware_bundles.sketches import baseline
 
     found = arrays.load(path)
@@ -222,6 +242,8 @@ def _baseline(
     rows = len(next(iter(inputs.values())))
     name = classification.scores if classification else facts.outputs[0].name
     scores = outputs[name].reshape(len(outputs[name]), -1)[:, : len(labels)]
+    if classification and classification.activation:
+        scores = postprocessing.activate(scores, classification.activation)
     if len(scores) != rows:
         raise InputError(f"inputs and outputs of {path} differ in their number of rows")
     return sketch_codec.encode_baseline(baseline.make(inputs, scores, labels))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from firmware_bundles import limits
 from firmware_bundles.errors import BundleTooLarge, ManifestInvalid, VersionUnsupported
@@ -53,10 +53,23 @@ class Tensor(_Part, frozen=True, kw_only=True):
 
 
 class Classification(_Part, frozen=True, kw_only=True):
-    """Post-processing: the largest score of the output `scores` names the class, in `labels`."""
+    """Post-processing: the largest score of the output `scores` names the class, in `labels`.
+
+    Where the model gives logits, `activation` makes scores of them. Below `threshold` there is no
+    class; `top_k` classes are named, the best first. What is not said does not stand in the
+    manifest, whose bytes are signed.
+    """
 
     scores: Text
     labels: FileName = "labels.txt"
+    activation: Literal["softmax", "sigmoid"] | UnsetType = UNSET
+    threshold: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
+    top_k: Annotated[int, Meta(ge=1, le=limits.TOP_K_MAX)] | UnsetType = UNSET
+
+    @property
+    def has_score(self) -> bool:
+        """Whether devices offer `class_score`: where more than the largest score was asked for."""
+        return any(each is not UNSET for each in (self.activation, self.threshold, self.top_k))
 
 
 class Golden(_Part, frozen=True, kw_only=True):

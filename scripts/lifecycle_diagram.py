@@ -49,6 +49,12 @@ committed it, `bad` when its model failed a self-test or probation, or when some
 every start the worker verifies seal, manifest and every file of the slot that the pointer names.
 Where that fails, or the pointer is lost, it serves the other slot if that is whole and good, and
 nothing else: without network, and without the core.
+
+Where nothing is left of a committed model, neither in the slot that serves nor, good, in the other
+one, the device fetches it again: its next hello (at each connect, and at least every `hello_s`)
+names for that family the generation before. The control plane answers with the order that it has
+for the device, which goes the whole way again: both signatures, download, self-test, probation.
+Nothing older is taken, and a release that fails the second time is not fetched a third.
 """
 
 

@@ -289,19 +289,23 @@ class Downloads:
         while True:
             # A fleet whose broker forgot a chunk must not ask for it in step.
             await asyncio.sleep(self._stall_s / 4 * random.uniform(0.75, 1.25))  # noqa: S311
-            late = self._window.stalled(self._now(), self._stall_s) if self._is_up else ()
-            if not late:
-                continue
-            if starving := self._window.starving(late):
-                self._detect(
-                    ChunkMissing(
-                        f"{len(starving)} chunks come from nowhere, the first is {starving[0][:12]}"
-                    )
+            self.look(self._now())
+
+    def look(self, now: float) -> None:
+        """Ask again, at the next source, for the chunks that are late at this time."""
+        late = self._window.stalled(now, self._stall_s) if self._is_up else ()
+        if not late:
+            return
+        if starving := self._window.starving(late):
+            self._detect(
+                ChunkMissing(
+                    f"{len(starving)} chunks come from nowhere, the first is {starving[0][:12]}"
                 )
-            # Only a new subscription brings a retained message anew.
-            self._line.unsubscribe([topics.chunk(digest) for digest in late])
-            self._ask(late)
-            log.event("chunks-stalled", count=len(late), now_from=self._window.source(late[0]))
+            )
+        # Only a new subscription brings a retained message anew.
+        self._line.unsubscribe([topics.chunk(digest) for digest in late])
+        self._ask(late)
+        log.event("chunks-stalled", count=len(late), now_from=self._window.source(late[0]))
 
     def _ask(self, digests: Sequence[str]) -> None:
         """Ask for outstanding chunks where each is now to be asked for."""

@@ -13,7 +13,7 @@ from firmware_bundles.errors import ShoalError, SlotBroken
 from firmware_bundles.wire.messages import DeploymentState, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from agent.deployment.lifecycle import Record
@@ -38,6 +38,25 @@ def mend(
             slots.switch(root, other)
             return True
     return is_restored
+
+
+def lost(root: Path, records: Mapping[str, Record]) -> frozenset[str]:
+    """Return the families of which no whole model is left that may serve. Reads all they have.
+
+    Only of what was committed: a release that failed is not fetched a second time.
+    """
+    return frozenset(
+        family
+        for family, record in records.items()
+        if record.state is DeploymentState.COMMITTED and not _has_model(root, family)
+    )
+
+
+def _has_model(root: Path, family: str) -> bool:
+    serving, other = slots.serving(root, family), slots.other(root, family)
+    if serving is not None and slots.is_whole(serving):
+        return True
+    return slots.is_good(other) and slots.is_whole(other)
 
 
 def reverted(root: Path, record: Record, fault: Fault) -> Record:

@@ -70,6 +70,7 @@ class Updater:
         self._following: set[asyncio.Task[None]] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._watched: dict[str, float] = {}
+        self._lost: frozenset[str] = frozenset()
 
     @property
     def records(self) -> dict[str, Record]:
@@ -82,8 +83,21 @@ class Updater:
         return record is not None and lifecycle.is_open(record)
 
     def generations(self) -> dict[str, int]:
-        """Return the newest generation whose deployment has begun, by family."""
-        return {family: record.generation for family, record in self._records.items()}
+        """Return the newest generation whose deployment has begun, by family.
+
+        One less where nothing of it is left: the same order is then taken once more.
+        """
+        return {
+            family: record.generation - (family in self._lost)
+            for family, record in self._records.items()
+        }
+
+    async def checked_generations(self) -> dict[str, int]:
+        """Return the same for a hello, after a look at what lies in the slots."""
+        self._lost = await asyncio.to_thread(repair.lost, self._steps.root, self.records)
+        for family in self._lost:
+            log.event("model-lost", family=family)
+        return self.generations()
 
     def known_generations(self) -> dict[str, int]:
         """Return the same with the orders that wait: nothing older may be admitted."""
@@ -353,6 +367,7 @@ class Updater:
         self._state.save(record)
         self._records[record.family] = record
         self._watched.pop(record.family, None)
+        self._lost -= {record.family}
         log.event(
             events.of_state(record.state),
             family=record.family,

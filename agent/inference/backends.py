@@ -15,7 +15,10 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from agent.inference import verdicts
+from agent.inference.delegates import CPU, External
 from agent.inference.quantization import DTYPES, Stored
+from agent.inference.verdicts import Coverage
 from firmware_bundles.errors import ModelUnusable, RuntimeUnsupported
 from firmware_bundles.manifest import Manifest, Tensor
 
@@ -39,19 +42,29 @@ class Backend(Protocol):
 class LiteRtBackend:
     """One interpreter behind one lock: two threads in it give wrong answers."""
 
-    def __init__(self, path: Path, manifest: Manifest, *, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, *, threads: int = 1, delegate: External | None = None
+    ) -> None:
         """Load the model. Raises ModelUnusable, RuntimeUnsupported."""
         module, self.runtime = load_runtime()
-        self.delegate = "cpu"
+        self.delegate = CPU if delegate is None else delegate.name
         self._lock = threading.Lock()
         try:
-            self._interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter = module.Interpreter(
+                model_path=str(path), num_threads=threads, **_delegation(module, delegate)
+            )
             self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError, SystemError) as error:
-            raise ModelUnusable(f"{self.runtime} cannot load {path.name}: {error}") from error
+        except (OSError, ValueError, RuntimeError, SystemError) as error:
+            reason = " ".join(str(error).split())
+            what = path.name if delegate is None else f"{path.name} with the delegate"
+            raise ModelUnusable(f"{self.runtime} cannot load {what}: {reason}") from error
         inputs, outputs = _details(self._interpreter)
         self._inputs = [_match(tensor, inputs, "input") for tensor in manifest.inputs]
         self._outputs = [_match(tensor, outputs, "output") for tensor in manifest.outputs]
+
+    def coverage(self) -> Coverage:
+        """Return how much of the model its delegate took; only of use with one."""
+        return verdicts.coverage(self._interpreter._get_ops_details())  # noqa: SLF001 - no other way
 
     def run(self, inputs: Sequence[Stored]) -> list[Stored]:
         """Set, invoke and copy under the lock. Raises ModelUnusable when the model fails."""
@@ -80,6 +93,19 @@ def load_runtime() -> tuple[ModuleType, str]:
     raise RuntimeUnsupported(
         "no interpreter is installed", hint="Install the extra 'agent' or 'agent-tflite-runtime'."
     )
+
+
+def _delegation(module: ModuleType, delegate: External | None) -> dict[str, Any]:
+    """Return the interpreter's arguments for a delegate.
+
+    XNNPACK is left out then: its nodes could not be told from the delegate's.
+    """
+    if delegate is None:
+        return {}
+    return {
+        "experimental_delegates": [module.load_delegate(delegate.library, delegate.options)],
+        "experimental_op_resolver_type": module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    }
 
 
 def _details(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401 - untyped

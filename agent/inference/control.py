@@ -77,15 +77,17 @@ class ShadowStatus(msgspec.Struct, frozen=True, kw_only=True):
 class FamilyStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The model that answers for a family. `since` is Unix seconds; `reason` says why not ready.
 
-    `latency_us_sum` is of all that was answered. `refusals` counts requests whose input had killed
-    the worker twice, `killers` the different inputs at which this model died within the hour, the
-    latest by `signal`; `repeated_deaths` were at an input that had killed before.
+    `latency_us_sum` is of all that was answered; `delegate_reason` says what the accelerator took,
+    or why the CPU serves though one is configured. `refusals` counts requests whose input had
+    killed the worker twice, `killers` the different inputs at which this model died within the
+    hour, the latest by `signal`; `repeated_deaths` were at an input that had killed before.
     """
 
     digest: Digest | None = None
     version: ModelVersion | None = None
     runtime: str = ""
     delegate: str = ""
+    delegate_reason: str = ""
     since: float = 0.0
     answered: Count = 0
     errors: Count = 0

@@ -44,13 +44,20 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
     signal: str = ""
 
 
-def traced(left: Sequence[Crumb], time: float, signal: str) -> list[Death]:
-    """Return the deaths that breadcrumbs tell of; a model that was loading died at that."""
+def traced(
+    left: Sequence[Crumb], time: float, signal: str, *, is_accelerated: bool = False
+) -> list[Death]:
+    """Return the deaths that breadcrumbs tell of; a model that was loading died at that.
+
+    With an accelerator in use no input is to blame: the death counts as the accelerator's, which
+    is held off then, so that an input that kills without it is still found.
+    """
     loading = {(each.family, each.model) for each in left if each.act is not Act.INVOKING}
     return [
         Death(time=time, signal=signal, **each._asdict())
         for each in left
-        if each.act is not Act.INVOKING or (each.family, each.model) not in loading
+        if each.act is not Act.INVOKING
+        or not (is_accelerated or (each.family, each.model) in loading)
     ]
 
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from agent.inference import breadcrumbs, deaths
+from agent.inference import breadcrumbs, deaths, losses
 from agent.inference.backends import Backend
 from agent.inference.breadcrumbs import Act, Breadcrumbs
 from agent.inference.deaths import Register
@@ -24,7 +24,8 @@ from firmware_bundles.errors import InputRefused
 class GuardedBackend:
     """One interpreter with its lane. Raises InputRefused beside what the backend raises.
 
-    It holds the lock: an input that waits is not in flight, and is not blamed for a death.
+    Each of a pool has its own, and the CPU behind an accelerator. It holds the lock: an input that
+    waits is not in flight, and is not blamed for a death.
     """
 
     def __init__(
@@ -66,7 +67,12 @@ class Guard:
         self.crumbs = Breadcrumbs(spool / breadcrumbs.NAME)
         self._register = Register(spool)
         now = time.time()
-        found = deaths.traced(self.crumbs.left, now, deaths.last_signal(spool))
+        found = deaths.traced(
+            self.crumbs.left,
+            now,
+            deaths.last_signal(spool),
+            is_accelerated=bool(losses.load(spool).in_use),
+        )
         self._register.add(found, now)
         for each in found:
             on_event(

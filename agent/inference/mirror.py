@@ -101,7 +101,9 @@ class Mirror:
             await self._child.wait()
         self._collect()
 
-    def offer(self, sequence: int, features: Reals, predicted: int, scores: Reals) -> None:
+    def offer(
+        self, sequence: int, features: Callable[[], Reals], predicted: int, scores: Reals
+    ) -> None:
         """Mirror the input of this answer if it is its turn and there is room."""
         if self._random() >= self._share or self.reason:
             return
@@ -109,7 +111,7 @@ class Mirror:
             self._dropped += 1
             return
         place = self._put % self._ring.places
-        self._ring.features[place] = features
+        self._ring.features[place] = features()
         self._sequences[place] = sequence
         self._live_class[place] = predicted
         self._live_scores[place] = scores

@@ -1,42 +1,49 @@
-"""The endpoint: Open Inference Protocol v2 over HTTP, REST, JSON, as a raw ASGI application.
+"""The endpoint: Open Inference Protocol v2 (REST), its paths, methods and statuses.
 
-Paths, methods, statuses and bodies stand here; tensors in `tensors`, models in `registry`. Every
-refusal is {"error": sentence}. Beside the protocol there is POST .../feedback, which takes the
-truth about an earlier prediction.
+HTTP itself is `http`'s affair, tensors are `tensors`' and `answers`', models are in `registry`.
+Every refusal is {"error": sentence}. Beside the protocol there is POST .../feedback, which takes
+the truth about an earlier prediction.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import numpy as np
 
-from agent.inference import tensors
-from agent.inference.quantization import Port, Reals, Stored
+from agent.inference import answers, content_coding, http, tensors
+from agent.inference.http import Request, Response
+from agent.inference.quantization import REAL, Port, Stored
+from agent.inference.refused import Refused, retry_later
 from agent.inference.registry import Registry, Serving
 from agent.inference.served import ServedModel
-from agent.inference.tensors import Refused, Taken
+from agent.inference.tensors import CLASS_OUTPUT, Taken
 from agent.telemetry.feedback import Feedback
 from agent.telemetry.recorder import Recorder
 from firmware_bundles.errors import InputRefused, ModelUnusable, NotFound, ShoalError
 
-BODY_BYTES_MAX: Final = 32 * 1024 * 1024
+EXTENSIONS: Final = ("binary_tensor_data", "feedback")
 
-_INLINE_US_MAX: Final = 2000  # longer inferences leave the loop's thread free
-_UNKNOWN: Final = -1
-_NO_SCORES: Final = np.zeros(0, dtype=np.float32)
-_JSON: Final = [(b"content-type", b"application/json")]
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+_HEAD_LENGTH: Final = b"inference-header-content-length"
+_INLINE_BYTES_MAX: Final = 64 * 1024  # longer bodies are compressed in another thread
 
 _encode = msgspec.json.Encoder().encode
+
+Outcome = Response | Awaitable[Response]
+
+
+class EndpointLimits(NamedTuple):
+    """What requests may take. `threads` run the models that are not quick, `waiting_max` wait."""
+
+    threads: int
+    waiting_max: int
+    answer_s_max: float
+    body_bytes_max: int
+    compress_bytes_min: int
 
 
 class Told(msgspec.Struct):
@@ -46,20 +53,8 @@ class Told(msgspec.Struct):
     label: str | int
 
 
-class Answer(NamedTuple):
-    """What the model gave: stored and real values of each output, and what they mean.
-
-    `scores` are those of the classes, `predicted` the index of the largest, -1 without classes.
-    """
-
-    stored: list[Stored]
-    real: list[Reals]
-    scores: Reals
-    predicted: int
-
-
 class Endpoint:
-    """The ASGI application (ASGI 3, HTTP connection scope)."""
+    """Answers requests; called on the loop's thread."""
 
     def __init__(
         self,
@@ -67,83 +62,114 @@ class Endpoint:
         recorder: Recorder,
         feedback: Feedback,
         version: str,
+        limits: EndpointLimits,
         on_event: Callable[..., None],
     ) -> None:
         self._registry = registry
         self._recorder = recorder
         self._feedback = feedback
         self._version = version
+        self._limits = limits
         self._on_event = on_event
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="infer")
+        self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="infer")
+        self._in_threads = 0
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        headers = _JSON
+    def __call__(self, request: Request) -> Outcome:
+        """Answer one request, at once where that is quick."""
         try:
-            status, answer = 200, await self._answer(scope, receive)
+            if b"content-encoding" in request.headers:
+                return self._guarded(request, self._decoded(request))
+            outcome = self._answer(request)
         except Refused as error:
-            status, answer = error.status, {"error": error.message}
-            if status == 405:  # noqa: PLR2004 - RFC 9110, section 15.5.6
-                headers = [*_JSON, (b"allow", b"GET" if scope["method"] != "GET" else b"POST")]
+            return http.refusal(error)
         except Exception as error:  # noqa: BLE001 - a client never sees a traceback
-            self._on_event("request_failed", path=scope["path"], error=repr(error))
-            status, answer = 500, {"error": "the request failed inside the worker; see its log"}
-        body = _encode(answer)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [*headers, (b"content-length", b"%d" % len(body))],
-            }
-        )
-        await send({"type": "http.response.body", "body": body})
+            return self._failed(request, error)
+        if isinstance(outcome, Response):
+            return self._compressed(request, outcome)
+        return self._guarded(request, outcome)
 
-    async def _answer(self, scope: Message, receive: Receive) -> object:
-        method = scope["method"]
-        match scope["path"].split("/"):
+    async def _guarded(self, request: Request, work: Awaitable[Response]) -> Response:
+        try:
+            outcome = self._compressed(request, await work)
+            return outcome if isinstance(outcome, Response) else await outcome
+        except Refused as error:
+            return http.refusal(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._failed(request, error)
+
+    def _failed(self, request: Request, error: Exception) -> Response:
+        self._on_event("request_failed", path=request.path, error=repr(error))
+        return http.refusal(Refused(500, "the request failed inside the worker; see its log"))
+
+    # Content codings.
+
+    async def _decoded(self, request: Request) -> Response:
+        coding = request.headers[b"content-encoding"].decode("latin-1").strip().lower()
+        most = self._limits.body_bytes_max
+        loop = asyncio.get_running_loop()
+        body = await loop.run_in_executor(
+            self._threads, content_coding.decode, request.body, coding, most
+        )
+        outcome = self._answer(request._replace(body=body))
+        return outcome if isinstance(outcome, Response) else await outcome
+
+    def _compressed(self, request: Request, response: Response) -> Outcome:
+        accept = request.headers.get(b"accept-encoding")
+        least = self._limits.compress_bytes_min
+        if accept is None or not least or len(response.body) < least:
+            return response
+        coding = content_coding.chosen(accept)
+        if not coding:
+            return response
+        if len(response.body) <= _INLINE_BYTES_MAX:
+            return _coded(response, coding)
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._threads, _coded, response, coding)
+
+    # Paths.
+
+    def _answer(self, request: Request) -> Outcome:
+        method = request.method
+        match request.path.split("/"):
             case ["", "v2", "models", family, "versions", version, *verb]:
-                return await self._model(scope, receive, verb, family, version)
+                return self._model(request, verb, family, version)
             case ["", "v2", "models", family, *verb]:
-                return await self._model(scope, receive, verb, family)
+                return self._model(request, verb, family)
             case ["", "v2"]:
                 _allow(method, "GET")
-                return {"name": "shoal", "version": self._version, "extensions": ["feedback"]}
+                return _json({"name": "shoal", "version": self._version, "extensions": EXTENSIONS})
             case ["", "v2", "health", "live"]:
                 _allow(method, "GET")
-                return {"live": True}
+                return _json({"live": True})
             case ["", "v2", "health", "ready"]:
                 _allow(method, "GET")
-                return self._all_ready()
-        raise _nothing(scope)
+                return _json(self._all_ready())
+        raise _nothing(request)
 
-    async def _model(
-        self,
-        scope: Message,
-        receive: Receive,
-        verb: list[str],
-        family: str,
-        version: str | None = None,
-    ) -> object:
+    def _model(
+        self, request: Request, verb: list[str], family: str, version: str | None = None
+    ) -> Outcome:
         match verb:
             case ["infer"]:
-                _allow(scope["method"], "POST")
-                return await self._infer(self._serving(family, version), scope, receive)
+                _allow(request.method, "POST")
+                return self._infer(self._serving(family, version), request)
             case ["feedback"] if version is None:
-                _allow(scope["method"], "POST")
-                return await self._tell(self._serving(family), scope, receive)
+                _allow(request.method, "POST")
+                return _json(self._tell(self._serving(family), request))
             case ["ready"]:
-                _allow(scope["method"], "GET")
-                return _ready(self._serving(family, version))
+                _allow(request.method, "GET")
+                name = self._serving(family, version).model.manifest.family
+                return _json({"name": name, "ready": True})
             case []:
-                _allow(scope["method"], "GET")
-                return _metadata(self._serving(family, version))
-        raise _nothing(scope)
+                _allow(request.method, "GET")
+                return _json(_metadata(self._serving(family, version).model))
+        raise _nothing(request)
 
     def _serving(self, family: str, version: str | None = None) -> Serving:
         serving = self._registry.serving.get(family)
         if serving is None:
             if (reason := self._registry.reasons.get(family)) is not None:
-                raise Refused(503, f"model {family!r} is not ready: {reason}")
+                raise retry_later(503, f"model {family!r} is not ready: {reason}", 5)
             known = ", ".join(self._registry.families()) or "none"
             raise Refused(404, f"model {family!r:.80} is unknown; this device has: {known}")
         if version is not None and version != serving.model.version:
@@ -162,14 +188,46 @@ class Endpoint:
             raise Refused(503, "no model was deployed to this device yet")
         return {"ready": True}
 
-    async def _infer(self, serving: Serving, scope: Message, receive: Receive) -> object:
-        body = await _body(scope, receive)
+    # Inference.
+
+    def _infer(self, serving: Serving, request: Request) -> Outcome:
         model = serving.model
-        taken = tensors.take(body, model.inputs, model.output_names)
-        started = time.perf_counter_ns()
-        stored = await self._run(model, taken.stored)
-        latency_us = (time.perf_counter_ns() - started) // 1000
-        answer = _interpret(model, stored)
+        body = _body(request)
+        taken = tensors.take(body, model.inputs, model.output_names, _head_length(request))
+        if not model.is_quick:
+            return self._infer_in_thread(serving, taken)
+        return self._finish(serving, taken, *_timed(model, taken.stored))
+
+    def _infer_in_thread(self, serving: Serving, taken: Taken) -> Coroutine[Any, Any, Response]:
+        most = self._limits.waiting_max + self._limits.threads
+        if self._in_threads >= most:
+            raise retry_later(429, f"{most} requests are being computed or wait; no more are taken")
+        self._in_threads += 1
+        # Now, not when the coroutine starts: until then others would be let in.
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._threads, _timed, serving.model, taken.stored)
+        work.add_done_callback(self._thread_is_free)
+        return self._finish_in_time(serving, taken, work)
+
+    def _thread_is_free(self, _work: object) -> None:
+        self._in_threads -= 1
+
+    async def _finish_in_time(
+        self, serving: Serving, taken: Taken, work: asyncio.Future[tuple[list[Stored], int]]
+    ) -> Response:
+        most = self._limits.answer_s_max
+        try:
+            async with asyncio.timeout(most):
+                stored, latency_us = await work
+        except TimeoutError as error:
+            raise retry_later(503, f"the model did not answer within {most:g} seconds") from error
+        return self._finish(serving, taken, stored, latency_us)
+
+    def _finish(
+        self, serving: Serving, taken: Taken, stored: list[Stored], latency_us: int
+    ) -> Response:
+        model = serving.model
+        answer = answers.interpret(model, stored)
         # Before the answer: what was answered is never lost.
         prediction = self._recorder.prediction(
             serving.recording,
@@ -184,23 +242,10 @@ class Endpoint:
             mirror.offer(sequence, taken.features, answer.predicted, answer.scores)
         model.answered += 1
         model.latency_us_sum += latency_us
-        return _response(model, taken, answer, prediction)
+        return answers.respond(model, taken, answer, prediction)
 
-    async def _run(self, model: ServedModel, stored: list[Stored]) -> list[Stored]:
-        try:
-            if model.latency_us_typical <= _INLINE_US_MAX:
-                return model.run(stored)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, model.run, stored)
-        except InputRefused as error:
-            model.refusals += 1
-            raise Refused(422, f"{error.message} ({error.code})") from error
-        except ModelUnusable as error:
-            model.errors += 1
-            raise Refused(500, error.message) from error
-
-    async def _tell(self, serving: Serving, scope: Message, receive: Receive) -> object:
-        told = parse_feedback(await _body(scope, receive))
+    def _tell(self, serving: Serving, request: Request) -> object:
+        told = parse_feedback(_body(request))
         try:
             is_recorded = self._feedback.tell(
                 serving.recording, serving.model.bundle.labels, told.id, told.label
@@ -220,73 +265,64 @@ def parse_feedback(body: bytes) -> Told:
         raise Refused(400, f"the body is not feedback: {error}") from error
 
 
-async def _body(scope: Message, receive: Receive) -> bytes:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > BODY_BYTES_MAX:
-            raise _too_large()
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body", False):
-        message = await receive()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > BODY_BYTES_MAX:
-            raise _too_large()
-    return b"".join(parts)
+def _timed(model: ServedModel, stored: list[Stored]) -> tuple[list[Stored], int]:
+    """Return what the model gives and the microseconds it took. Raises Refused."""
+    started = time.perf_counter_ns()
+    try:
+        outputs = model.run(stored)
+    except InputRefused as error:
+        model.refusals += 1
+        raise Refused(422, f"{error.message} ({error.code})") from error
+    except ModelUnusable as error:
+        model.errors += 1
+        raise Refused(500, error.message) from error
+    return outputs, (time.perf_counter_ns() - started) // 1000
 
 
-def _nothing(scope: Message) -> Refused:
-    return Refused(404, f"there is nothing at {scope['path']!r:.120}")
+def _body(request: Request) -> bytes:
+    headers = request.headers
+    if b"content-length" not in headers and b"transfer-encoding" not in headers:
+        raise Refused(411, "the request has no body: say its length by Content-Length")
+    return request.body
 
 
-def _too_large() -> Refused:
-    return Refused(413, f"the body is too large; at most {BODY_BYTES_MAX} bytes are taken")
+def _head_length(request: Request) -> int | None:
+    said = request.headers.get(_HEAD_LENGTH)
+    if said is None:
+        return None
+    if not said.isdigit() or len(said) > 10:  # noqa: PLR2004 - digits; more than any body has
+        raise Refused(400, f"Inference-Header-Content-Length is no number: {said[:40]!r}")
+    return int(said)
+
+
+def _json(value: object) -> Response:
+    return Response(200, _encode(value))
+
+
+def _coded(response: Response, coding: str) -> Response:
+    body = content_coding.encode(response.body, coding)
+    told = f"content-encoding: {coding}\r\nvary: accept-encoding\r\n".encode()
+    return Response(response.status, body, response.headers + told)
+
+
+def _nothing(request: Request) -> Refused:
+    return Refused(404, f"there is nothing at {request.path!r:.120}")
 
 
 def _allow(method: str, allowed: str) -> None:
     if method != allowed:
-        raise Refused(405, f"{method:.20} is not possible here; use {allowed}")
+        raise Refused(
+            405,
+            f"{method:.20} is not possible here; use {allowed}",
+            f"allow: {allowed}\r\n".encode(),
+        )
 
 
-def _interpret(model: ServedModel, stored: list[Stored]) -> Answer:
-    real = [port.real(each) for each, port in zip(stored, model.outputs, strict=True)]
-    if model.scores_place is None:
-        return Answer(stored, real, _NO_SCORES, _UNKNOWN)
-    scores = real[model.scores_place]
-    return Answer(stored, real, scores, int(scores.argmax()))
-
-
-def _response(model: ServedModel, taken: Taken, answer: Answer, prediction: str) -> dict[str, Any]:
-    outputs = [
-        tensors.give(stored, real, port, is_raw=taken.is_raw)
-        for stored, real, port in zip(answer.stored, answer.real, model.outputs, strict=True)
-        if taken.outputs is None or port.name in taken.outputs
-    ]
-    if model.has_class_output and (taken.outputs is None or tensors.CLASS_OUTPUT in taken.outputs):
-        outputs.append(tensors.give_class(model.bundle.labels[answer.predicted]))
-    response: dict[str, Any] = {
-        "model_name": model.manifest.family,
-        "model_version": model.version,
-        "parameters": {"prediction_id": prediction},
-        "outputs": outputs,
-    }
-    if taken.id is not None:
-        response["id"] = taken.id
-    return response
-
-
-def _ready(serving: Serving) -> object:
-    return {"name": serving.model.manifest.family, "ready": True}
-
-
-def _metadata(serving: Serving) -> object:
-    model = serving.model
+def _metadata(model: ServedModel) -> object:
     outputs = [_tensor(port) for port in model.outputs]
-    if model.has_class_output:
-        outputs.append({"name": tensors.CLASS_OUTPUT, "datatype": "BYTES", "shape": [1]})
+    for name in model.made_outputs:
+        datatype = "BYTES" if name == CLASS_OUTPUT else REAL
+        outputs.append({"name": name, "datatype": datatype, "shape": [model.top_k]})
     return {
         "name": model.manifest.family,
         "versions": [model.version],

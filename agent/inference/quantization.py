@@ -73,7 +73,10 @@ class Port:
         flat = stored.ravel()
         if self._table is not None:
             return self._table.take(flat.view(np.uint8))
-        return self._calculate(flat) if self.is_quantized else flat.astype(np.float32)
+        if self.is_quantized:
+            return self._calculate(flat)
+        with np.errstate(over="ignore"):  # what is too large for FP32 is infinite in it
+            return flat.astype(np.float32)
 
     def _calculate(self, stored: Stored) -> Reals:
         real = (stored.astype(np.float32) - self._zero_point) * np.float32(self.tensor.scale)

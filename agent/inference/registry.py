@@ -34,15 +34,22 @@ class Registry:
     """The serving models by family, and the reasons where there is none."""
 
     def __init__(
-        self, root: Path, recorder: Recorder, guard: Guard, on_event: Callable[..., None]
+        self,
+        root: Path,
+        recorder: Recorder,
+        guard: Guard,
+        on_event: Callable[..., None],
+        load: Callable[[Slot, Guard], ServedModel] = served.load,
     ) -> None:
         self.serving: dict[str, Serving] = {}
         self.reasons: dict[str, str] = {}
         self.mirrors: dict[str, Mirror] = {}
+        self.changed = asyncio.Event()  # set when a family gets another model
         self._root = root
         self._recorder = recorder
         self._guard = guard
         self._on_event = on_event
+        self._load_guarded = load
         self._changing = asyncio.Lock()
 
     def start(self) -> None:
@@ -125,6 +132,7 @@ class Registry:
             version=model.version,
             runtime=model.backend.runtime,
             delegate=model.backend.delegate,
+            delegate_reason=model.delegate_reason,
             since=model.since,
             answered=model.answered,
             errors=model.errors,
@@ -168,7 +176,7 @@ class Registry:
     def _load(self, slot: Slot, act: Act) -> ServedModel:
         digest = slots.manifest_digest(slot)
         with self._guard.loading(act, slot.family, digest):
-            model = served.load(slot, self._guard)
+            model = self._load_guarded(slot, self._guard)
         self._guard.loaded(digest)
         return model
 
@@ -177,6 +185,7 @@ class Registry:
         recording = self._recorder.use(family, bundle.digest, bundle.baseline_file, bundle.baseline)
         self.serving[family] = Serving(model, recording)
         self.reasons.pop(family, None)
+        self.changed.set()
         self._on_event(
             "serving",
             slot=_name(bundle.slot),

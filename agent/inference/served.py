@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from agent.deployment import slots
 from agent.deployment.slots import Slot
 from agent.inference.backends import Backend, LiteRtBackend
+from agent.inference.cpu_backed import CpuBacked
 from agent.inference.guarded import Guard
+from agent.inference.pool import Pool
 from agent.inference.quantization import Port, Reals, Stored
-from agent.inference.tensors import CLASS_OUTPUT
+from agent.inference.tensors import CLASS_OUTPUT, SCORE_OUTPUT
 from firmware_bundles import golden
 from firmware_bundles.errors import BundleError, SelfTestFailed, SlotBroken, WireError
 from firmware_bundles.manifest import Manifest
@@ -26,6 +28,7 @@ from firmware_bundles.sketches.baseline import Baseline
 from firmware_bundles.wire.columns import CLASS_MAX
 
 _LABELS_BYTES_MAX: Final = 1024 * 1024
+QUICK_US_MAX: Final = 2000.0  # longer inferences leave the loop's thread free
 _RELATIVE: Final = 1e-5  # what float kernels of different runtimes may differ by
 
 
@@ -41,12 +44,16 @@ class Bundle(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How far the golden vectors were missed, in steps and in real units, and the pace."""
+    """How far the golden vectors were missed, in steps and in real units, and the pace.
+
+    `answers` are the real outputs of all rows.
+    """
 
     rows: int
     difference_lsb_max: float
     difference_absolute_max: float
     latency_us: NDArray[np.float64]
+    answers: list[Reals]
 
 
 def open_bundle(slot: Slot) -> Bundle:
@@ -74,6 +81,8 @@ def _check_fit(bundle: Bundle) -> None:
         raise SlotBroken(f"the bundle names {len(bundle.labels)} classes; at most {CLASS_MAX}")
     if (fact := manifest.classification) is not None:
         shape = next(each for each in manifest.outputs if each.name == fact.scores).shape
+        if (fact.top_k or 1) > len(bundle.labels):
+            raise SlotBroken(f"top_k is {fact.top_k}, but there are {len(bundle.labels)} classes")
         if int(np.prod(shape)) != len(bundle.labels):
             raise SlotBroken(
                 f"the output {fact.scores!r} has shape {tuple(shape)}, "
@@ -86,7 +95,10 @@ def _check_fit(bundle: Bundle) -> None:
 
 
 class ServedModel:
-    """A loaded model with its counters. `since` is Unix seconds."""
+    """A loaded model with its counters. `since` is Unix seconds.
+
+    `delegate_reason` says why the backend's delegate is the one, or why there is none.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
@@ -95,9 +107,13 @@ class ServedModel:
         names = [tensor.name for tensor in bundle.manifest.outputs]
         fact = bundle.manifest.classification
         self.scores_place = None if fact is None else names.index(fact.scores)
-        self.has_class_output = fact is not None and CLASS_OUTPUT not in names
-        self.output_names = frozenset([*names, CLASS_OUTPUT] if self.has_class_output else names)
+        made = [] if fact is None else [CLASS_OUTPUT, SCORE_OUTPUT][: 1 + fact.has_score]
+        self.made_outputs = [each for each in made if each not in names]
+        self.output_names = frozenset([*names, *self.made_outputs])
+        self.top_k = (fact.top_k or 1) if fact is not None else 0
+        self.threshold = (fact.threshold or None) if fact is not None else None
         self.backend = backend
+        self.delegate_reason = ""
         self.inputs = [Port(tensor) for tensor in bundle.manifest.inputs]
         self.outputs = [Port(tensor) for tensor in bundle.manifest.outputs]
         self.since = time.time()
@@ -105,51 +121,70 @@ class ServedModel:
         self.errors = 0
         self.refusals = 0
         self.latency_us_sum = 0
-        self.latency_us_typical = 0.0
+        self.is_quick = True
         self._sample: tuple[list[Stored], list[Reals]] = ([], [])
 
     def run(self, inputs: Sequence[Stored]) -> list[Stored]:
         """Return the stored outputs for stored inputs, both in the manifest's order."""
         return self.backend.run(inputs)
 
-    def prove(self) -> Agreement:
-        """Run the golden vectors (which also warms the model).
+    def prove(self, other: Agreement | None = None) -> Agreement:
+        """Run the golden vectors (which also warms the model), held against `other`'s answers.
 
-        Raises SelfTestFailed when an output is further off than the manifest allows.
+        Without `other`: against those in the bundle. Raises SelfTestFailed when an output is
+        further off than the manifest allows.
         """
-        agreement, self._sample = _run_golden(self)
-        self.latency_us_typical = float(np.median(agreement.latency_us))
+        agreement, self._sample = _run_golden(self, other)
+        # The least: the first run is cold, and a busy machine is no slow model.
+        self.is_quick = float(agreement.latency_us.min()) <= QUICK_US_MAX
         return agreement
 
     def check(self) -> None:
-        """Answer the first golden vector once more. Raises SelfTestFailed, ModelUnusable."""
+        """Answer the first golden vector once more. Raises SelfTestFailed, ModelUnusable.
+
+        An accelerator is held to the CPU's answers, by `acceleration`: here the CPU answers.
+        """
+        backend = self.backend.cpu if isinstance(self.backend, CpuBacked) else self.backend
         stored, wanted = self._sample
-        for output, values, port in zip(self.run(stored), wanted, self.outputs, strict=True):
+        for output, values, port in zip(backend.run(stored), wanted, self.outputs, strict=True):
             _check(_difference(port.real(output), values, port), 0, port, self.manifest)
 
 
-def load(slot: Slot, guard: Guard | None = None) -> ServedModel:
+def load(
+    slot: Slot, guard: Guard | None = None, *, interpreters: int = 1, threads: int = 1
+) -> ServedModel:
     """Return the model of a slot, verified, loaded and proved; guarded where it is to serve.
 
+    A model that is not quick gets as many `interpreters`, of so many `threads` each.
     Raises SlotBroken, ModelUnusable, RuntimeUnsupported, SelfTestFailed.
     """
     bundle = open_bundle(slot)
-    backend: Backend = LiteRtBackend(slot.directory / bundle.manifest.model, bundle.manifest)
-    if guard is not None:
-        backend = guard.wrap(backend, bundle.manifest.family, bundle.digest)
+    path = slot.directory / bundle.manifest.model
+
+    def interpreter() -> Backend:
+        backend = LiteRtBackend(path, bundle.manifest, threads=threads)
+        return backend if guard is None else guard.wrap(backend, slot.family, bundle.digest)
+
+    backend = interpreter()
     model = ServedModel(bundle, backend)
     model.prove()
+    if not model.is_quick and interpreters > 1:
+        model.backend = Pool([backend, *(interpreter() for _ in range(interpreters - 1))])
     return model
 
 
-def _run_golden(model: ServedModel) -> tuple[Agreement, tuple[list[Stored], list[Reals]]]:
+def _run_golden(
+    model: ServedModel, other: Agreement | None
+) -> tuple[Agreement, tuple[list[Stored], list[Reals]]]:
     manifest, directory = model.manifest, model.bundle.slot.directory
     try:
         vectors = golden.parse((directory / manifest.golden.file).read_bytes())
     except (OSError, BundleError) as error:
         raise SelfTestFailed(f"the golden vectors cannot be read: {error}") from error
     inputs = [_real(vectors.inputs, port, vectors.rows) for port in model.inputs]
-    wanted = [_real(vectors.outputs, port, vectors.rows) for port in model.outputs]
+    told = [_real(vectors.outputs, port, vectors.rows) for port in model.outputs]
+    wanted = told if other is None else other.answers
+    answers = [np.empty_like(each) for each in told]
     lsb = absolute = 0.0
     latency_us = np.zeros(vectors.rows)
     rows = [
@@ -160,12 +195,13 @@ def _run_golden(model: ServedModel) -> tuple[Agreement, tuple[list[Stored], list
         started = time.perf_counter_ns()
         outputs = model.run(stored)
         latency_us[row] = (time.perf_counter_ns() - started) / 1000
-        for output, values, port in zip(outputs, wanted, model.outputs, strict=True):
-            off = _difference(port.real(output), values[row], port)
+        for place, port in enumerate(model.outputs):
+            answers[place][row] = port.real(outputs[place])
+            off = _difference(answers[place][row], wanted[place][row], port)
             lsb, absolute = max(lsb, off[0]), max(absolute, off[1])
             _check(off, row, port, manifest)
     sample = rows[0], [each[0].copy() for each in wanted]
-    return Agreement(vectors.rows, lsb, absolute, latency_us), sample
+    return Agreement(vectors.rows, lsb, absolute, latency_us, answers), sample
 
 
 def _real(arrays: dict[str, golden.RealArray], port: Port, rows: int) -> Reals:

@@ -16,7 +16,10 @@ _PREFIX: Final = "SHOAL_INFERENCE_"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings, with their units in the names. `memory_bytes_max` 0 means no limit."""
+    """All settings, with their units in the names.
+
+    `memory_bytes_max` 0 means no limit, `interpreters` 0 one a core, `compress_bytes_min` 0 never.
+    """
 
     flush_ms: float = 200.0
     segment_age_s: float = 10.0
@@ -24,6 +27,16 @@ class Settings:
     buffer_bytes_max: int = 64 * 1024 * 1024
     journal_bytes_max: int = 64 * 1024 * 1024
     memory_bytes_max: int = 0
+    interpreters: int = 0
+    threads: int = 1
+    connections_max: int = 256
+    waiting_max: int = 32
+    body_bytes_max: int = 32 * 1024 * 1024
+    bodies_bytes_max: int = 128 * 1024 * 1024
+    compress_bytes_min: int = 1024
+    request_s_max: float = 30.0
+    answer_s_max: float = 30.0
+    idle_s_max: float = 75.0
 
 
 _RANGES: Final[dict[str, tuple[float, float]]] = {
@@ -33,13 +46,24 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "buffer_bytes_max": (256 * 1024, 2**40),
     "journal_bytes_max": (64 * 1024, 2**32),
     "memory_bytes_max": (0, 2**44),
+    "interpreters": (0, 64),
+    "threads": (1, 64),
+    "connections_max": (1, 1024),
+    "waiting_max": (1, 4096),
+    "body_bytes_max": (1024, 2**31),
+    "bodies_bytes_max": (1024, 2**34),
+    "compress_bytes_min": (0, 2**31),
+    "request_s_max": (0.1, 3600),
+    "answer_s_max": (0.1, 3600),
+    "idle_s_max": (0.1, 86_400),
 }
 
 
 def load(environ: Mapping[str, str]) -> Settings:
     """Read the settings. Raises ConfigInvalid, which names the variable that is wrong."""
-    kinds = {
-        field.name: int if field.name.endswith("bytes_max") else float for field in fields(Settings)
+    defaults = Settings()
+    kinds: dict[str, type[int | float]] = {
+        field.name: type(getattr(defaults, field.name)) for field in fields(Settings)
     }
     values: dict[str, float] = {}
     for variable, text in environ.items():

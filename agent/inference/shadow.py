@@ -20,9 +20,8 @@ import msgspec
 import numpy as np
 
 from agent.deployment import slots
-from agent.inference import served
+from agent.inference import answers, served
 from agent.inference.control import Line, Refusal, ShadowReady
-from agent.inference.quantization import Reals
 from agent.inference.ring import Ring, Shape
 from agent.inference.selftest import MEMORY_BYTES_MAX
 from agent.inference.served import ServedModel
@@ -63,11 +62,9 @@ def _answer(ring: Ring, place: int, model: ServedModel, cuts: list[int]) -> None
         ring.predicted[place] = FAILED
         return
     ring.latency_us[place] = min((time.thread_time_ns() - began) // 1000, _LATENCY_US_MAX)
-    ring.predicted[place] = -1
-    if model.scores_place is not None:
-        scores: Reals = model.outputs[model.scores_place].real(outputs[model.scores_place])
-        ring.scores[place] = scores
-        ring.predicted[place] = int(scores.argmax())
+    answer = answers.interpret(model, outputs)
+    ring.scores[place] = answer.scores
+    ring.predicted[place] = answer.predicted
 
 
 def _confine(memory_bytes: int) -> None:

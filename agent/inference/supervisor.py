@@ -169,7 +169,9 @@ class Supervisor:
 
 
 def _pause_s(failures: int) -> float:
-    """Seconds until the next start: none to speak of at first, longer when it keeps dying."""
+    """Seconds until the next start: none after one death, longer when it keeps dying."""
+    if failures <= 1:
+        return 0.0
     doublings = max(0, failures - _PATIENT_DEATHS)
     return float(min(_RESTART_S_MIN * 2**doublings, _RESTART_S_MAX))
 

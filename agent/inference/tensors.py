@@ -1,41 +1,48 @@
-"""From a request's JSON to what a model takes, and from what it gives to an answer's JSON.
+"""From the body of a request to what a model takes: Open Inference Protocol v2, inference request.
 
-Open Inference Protocol v2, inference request and response JSON objects. Each refusal names the
-tensor and what was expected. Paths and methods are `protocol`'s affair.
+JSON, JSON with binary tensor data behind it, or one tensor's bytes alone. Each refusal names the
+tensor and what was expected. Paths and methods are `protocol`'s affair, answers are `answers`'.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from agent.inference.quantization import REAL, Port, Reals, Stored
+from agent.inference.quantization import DTYPES, REAL, Port, Reals, Stored
+from agent.inference.refused import Refused
 
 CLASS_OUTPUT: Final = "class"
+SCORE_OUTPUT: Final = "class_score"
 
-_EXACT_MAX: Final = 2**53
 _VALUES_MAX: Final = 16 * 1024 * 1024
+# Array types of the standard library that hold a datatype: they check range while they copy.
+_ARRAYS: Final = {"INT8": "b", "UINT8": "B", "INT16": "h", "UINT16": "H", "INT32": "i"}
 
 
-class Refused(Exception):
-    """A request that cannot be answered: the HTTP status and the sentence why."""
+class _InputParameters(msgspec.Struct):
+    binary_data_size: int | None = None
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
+
+class _OutputParameters(msgspec.Struct):
+    binary_data: bool | None = None
+
+
+class _RequestParameters(msgspec.Struct):
+    binary_data_output: bool = False
 
 
 class _Input(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    data: list[float]
+    data: list[int | float] | None = None
+    parameters: _InputParameters | None = None
 
 
 class _LooseInput(msgspec.Struct):
@@ -43,86 +50,154 @@ class _LooseInput(msgspec.Struct):
     shape: Any = None
     datatype: Any = None
     data: Any = None
+    parameters: _InputParameters | None = None
 
 
 class _Wanted(msgspec.Struct):
     name: str
+    parameters: _OutputParameters | None = None
 
 
-class _Request(msgspec.Struct):
-    inputs: list[_Input]
+class _Head(msgspec.Struct):
     id: str | None = None
+    parameters: _RequestParameters | None = None
     outputs: list[_Wanted] | None = None
 
 
-class _LooseRequest(msgspec.Struct):
-    inputs: list[_LooseInput]
-    id: str | None = None
-    outputs: list[_Wanted] | None = None
+class _Request(_Head):
+    inputs: list[_Input] = []
+
+
+class _LooseRequest(_Head):
+    inputs: list[_LooseInput] = []
 
 
 class Taken(NamedTuple):
-    """A request that the model can run. `features` are all inputs' real values, flattened."""
+    """A request that the model can run.
+
+    `outputs` are those that were asked for, None for all, with whether each is to be binary;
+    `is_binary` is what holds for those that did not say.
+    """
 
     id: str | None
+    ports: Sequence[Port]
     stored: list[Stored]
-    features: Reals
+    reals: list[Reals | None]
     is_raw: bool
-    outputs: frozenset[str] | None
+    is_binary: bool
+    outputs: dict[str, bool] | None
+
+    def features(self) -> Reals:
+        """Return the real values of all inputs, in one dimension."""
+        real = [
+            port.real(stored) if known is None else known
+            for port, stored, known in zip(self.ports, self.stored, self.reals, strict=True)
+        ]
+        return real[0] if len(real) == 1 else np.concatenate(real)
 
 
 _strict: Final = msgspec.json.Decoder(_Request)
 _loose: Final = msgspec.json.Decoder(_LooseRequest)
+_READ_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def take(body: bytes, inputs: Sequence[Port], outputs: frozenset[str]) -> Taken:
-    """Parse the body of an infer request for a model with these tensors. Raises Refused."""
-    request = _parse(body)
+def take(
+    body: bytes, inputs: Sequence[Port], outputs: frozenset[str], head_bytes: int | None = None
+) -> Taken:
+    """Parse the body of an infer request for a model with these tensors. Raises Refused.
+
+    `head_bytes` is what Inference-Header-Content-Length says: so many bytes are JSON, and the rest
+    is binary tensor data; 0 means that there is no JSON, and the body is the only input.
+    """
+    if head_bytes is None:
+        return _take(_parse(body), memoryview(b""), inputs, outputs)
+    if head_bytes > len(body):
+        raise Refused(
+            400,
+            f"Inference-Header-Content-Length is {head_bytes}; the body has {len(body)} bytes",
+        )
+    if head_bytes == 0:
+        return _take_alone(body, inputs)
+    return _take(_parse(body[:head_bytes]), memoryview(body)[head_bytes:], inputs, outputs)
+
+
+def _take(
+    request: _Request | _LooseRequest,
+    binary: memoryview,
+    inputs: Sequence[Port],
+    outputs: frozenset[str],
+) -> Taken:
     given = {each.name: each for each in request.inputs}
     _check_names(request, given, inputs)
+    places = _places(request, len(binary))
     stored: list[Stored] = []
-    real: list[Reals] = []
+    reals: list[Reals | None] = []
     is_raw = False
     for port in inputs:
         each = given[port.name]
         _check_head(each, port)
-        values, features = _values(each, port)
+        if (place := places.get(port.name)) is not None:
+            values, real = _from_bytes(binary[place], str(each.datatype), port)
+        else:
+            _check_data(each, port)
+            values, real = _values(each, port)
         stored.append(values)
-        real.append(features)
+        reals.append(real)
         is_raw = is_raw or (port.is_quantized and each.datatype != REAL)
-    return Taken(
-        id=request.id,
-        stored=stored,
-        features=real[0] if len(real) == 1 else np.concatenate(real),
-        is_raw=is_raw,
-        outputs=_wanted(request.outputs, outputs),
-    )
+    is_binary = request.parameters is not None and request.parameters.binary_data_output
+    wanted = _wanted(request.outputs, outputs, is_binary=is_binary)
+    return Taken(request.id, inputs, stored, reals, is_raw, is_binary, wanted)
 
 
-def give(stored: Stored, real: Reals, port: Port, *, is_raw: bool) -> dict[str, Any]:
-    """Return an output of the answer: real values, or what the model stores."""
-    is_real = port.is_quantized and not is_raw
-    return {
-        "name": port.name,
-        "shape": port.shape,
-        "datatype": REAL if is_real else port.tensor.datatype,
-        "data": real.tolist() if is_real else stored.ravel().tolist(),
-    }
+def _take_alone(body: bytes, inputs: Sequence[Port]) -> Taken:
+    """Take a body that is one tensor's bytes and nothing else, in a datatype told by its length."""
+    if len(inputs) != 1:
+        raise Refused(
+            400, f"this model has {len(inputs)} inputs; a body without JSON holds only one"
+        )
+    (port,) = inputs
+    fits = [each for each in port.datatypes if len(body) == port.size * DTYPES[each].itemsize]
+    if not fits:
+        sizes = " or ".join(
+            f"{port.size * DTYPES[each].itemsize} ({each})" for each in port.datatypes
+        )
+        raise Refused(400, f"input {port.name!r} has {len(body)} bytes; expected {sizes}")
+    values, real = _from_bytes(memoryview(body), fits[0], port)
+    is_raw = port.is_quantized and fits[0] != REAL
+    return Taken(None, inputs, [values], [real], is_raw, False, None)
 
 
-def give_class(label: str) -> dict[str, Any]:
-    """Return the output that names the class; BYTES elements are strings in JSON."""
-    return {"name": CLASS_OUTPUT, "shape": [1], "datatype": "BYTES", "data": [label]}
+def _places(request: _Request | _LooseRequest, length: int) -> dict[str, slice]:
+    """Return where each binary input lies: one behind the other, in the request's order."""
+    places: dict[str, slice] = {}
+    end = 0
+    for each in request.inputs:
+        size = each.parameters.binary_data_size if each.parameters else None
+        if size is None:
+            continue
+        if each.data is not None:
+            raise Refused(400, f"input {each.name!r:.80} has both 'data' and 'binary_data_size'")
+        if not 0 <= size <= length - end:
+            raise Refused(
+                400,
+                f"input {each.name!r:.80} has binary_data_size {size}; "
+                f"{length - end} bytes of binary data are left for it",
+            )
+        places[each.name] = slice(end, end + size)
+        end += size
+    if end != length:
+        raise Refused(400, f"{length - end} bytes of binary data belong to no input")
+    return places
 
 
 def _parse(body: bytes) -> _Request | _LooseRequest:
     try:
         return _strict.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _READ_ERRORS:
         pass
     try:  # nested data are allowed, and what is wrong should be told by the tensor's name
         return _loose.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _READ_ERRORS as error:
         raise Refused(400, f"the body is not an inference request: {error}") from error
 
 
@@ -153,8 +228,13 @@ def _check_head(given: _Input | _LooseInput, port: Port) -> None:
         raise Refused(
             400, f"input {port.name!r} has shape {given.shape!r:.80}; expected {list(port.shape)}"
         )
+
+
+def _check_data(given: _Input | _LooseInput, port: Port) -> None:
     if isinstance(given, _LooseInput):
         given.data = _flat(given.data, port)
+    if given.data is None:
+        raise Refused(400, f"input {port.name!r} has no list in 'data'; expected numbers")
     if len(given.data) != port.size:
         raise Refused(
             400,
@@ -163,18 +243,41 @@ def _check_head(given: _Input | _LooseInput, port: Port) -> None:
         )
 
 
-def _values(given: _Input | _LooseInput, port: Port) -> tuple[Stored, Reals]:
-    """Return what the model stores for an input, and its real values in one dimension."""
-    if given.datatype == REAL:
-        real = _finite(given.data, port)
+def _from_bytes(data: memoryview, datatype: str, port: Port) -> tuple[Stored, Reals | None]:
+    """Return what the model stores for little-endian bytes, and the real values if known."""
+    dtype = DTYPES[datatype]
+    if len(data) != port.size * dtype.itemsize:
+        raise Refused(
+            400,
+            f"input {port.name!r} has {len(data)} bytes; shape {list(port.shape)} of {datatype} "
+            f"takes {port.size * dtype.itemsize}",
+        )
+    values: Stored = np.frombuffer(data, dtype=dtype.newbyteorder("<"))
+    if dtype.kind == "f" and not np.isfinite(values).all():
+        raise Refused(400, f"input {port.name!r} has a value that is not finite ({datatype})")
+    if dtype.kind == "b" and values.view(np.uint8).max(initial=0) > 1:
+        raise Refused(400, f"input {port.name!r} has a value out of range; expected 0 or 1 (BOOL)")
+    if datatype == REAL:
+        real = values.astype(np.float32, copy=False)
         return port.store(real), real
-    stored = _raw(given.data, port)
-    return stored.reshape(port.shape), port.real(stored)
+    return np.require(values.astype(dtype, copy=False), requirements="A").reshape(port.shape), None
 
 
-def _finite(data: list[float], port: Port) -> Reals:
+def _values(given: _Input | _LooseInput, port: Port) -> tuple[Stored, Reals | None]:
+    """Return what the model stores for a checked input, and its real values if known."""
+    data: list[int | float] = given.data or []
+    if given.datatype == REAL:
+        real = _finite(data, port)
+        return port.store(real), real
+    return _raw(data, port).reshape(port.shape), None
+
+
+def _finite(data: list[int | float], port: Port) -> Reals:
     with np.errstate(over="ignore", invalid="ignore"):
-        values = np.array(data, dtype=np.float32)
+        try:
+            values = np.array(data, dtype=np.float32)
+        except OverflowError:  # a whole number beyond any float
+            values = np.full(1, np.inf, dtype=np.float32)
         # Cheap, and only a hint: squares may overflow where the values do not.
         is_tame = isfinite(values.dot(values))
     if not is_tame and not np.isfinite(values).all():
@@ -182,36 +285,47 @@ def _finite(data: list[float], port: Port) -> Reals:
     return values
 
 
-def _raw(data: list[float], port: Port) -> Stored:
-    values: NDArray[np.float64] = np.array(data, dtype=np.float64)
+def _raw(data: list[int | float], port: Port) -> Stored:
+    datatype = port.tensor.datatype
+    if (code := _ARRAYS.get(datatype)) is not None:
+        try:
+            return np.frombuffer(array(code, data), dtype=port.dtype)
+        except (TypeError, OverflowError):
+            pass  # something is no whole number, or out of range
+    return _raw_checked(data, port)
+
+
+def _raw_checked(data: list[int | float], port: Port) -> Stored:
     dtype, datatype = port.dtype, port.tensor.datatype
     if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            converted: Stored = values.astype(dtype)
-        is_good = bool(np.isfinite(converted).all())
+        try:
+            with np.errstate(over="ignore"):
+                converted: Stored = np.array(data, dtype=np.float64).astype(dtype)
+            is_good = bool(np.isfinite(converted).all())
+        except OverflowError:
+            is_good = False
         expected = f"finite {datatype}"
     else:
-        low, high = (0, 1) if dtype.kind == "b" else _whole_numbers(dtype)
-        is_good = bool(((values >= low) & (values <= high) & (values == np.rint(values))).all())
+        low, high = (0, 1) if dtype.kind == "b" else _ends(dtype)
+        is_good = all(low <= value <= high and value == int(value) for value in data)
         expected = f"whole numbers from {low} to {high} ({datatype})"
-        converted = values.astype(dtype) if is_good else values
+        converted = np.array([int(value) for value in data] if is_good else [0], dtype=dtype)
     if not is_good:
         raise Refused(400, f"input {port.name!r} has a value out of range; expected {expected}")
     return converted
 
 
-def _whole_numbers(dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Return the ends of what JSON's numbers hold of a type without rounding."""
+def _ends(dtype: np.dtype[Any]) -> tuple[int, int]:
     ends = np.iinfo(dtype)
-    return max(ends.min, -_EXACT_MAX), min(ends.max, _EXACT_MAX)
+    return int(ends.min), int(ends.max)
 
 
-def _flat(data: object, port: Port) -> list[float]:
+def _flat(data: object, port: Port) -> list[int | float]:
     """Return nested lists of numbers as one list, row-major."""
     if not isinstance(data, list):
         raise Refused(400, f"input {port.name!r} has no list in 'data'; expected numbers")
     is_bool = port.dtype.kind == "b"
-    flat: list[float] = []
+    flat: list[int | float] = []
     stack = [iter(data)]
     while stack:
         for value in stack[-1]:
@@ -222,7 +336,7 @@ def _flat(data: object, port: Port) -> list[float]:
                 raise Refused(
                     400, f"input {port.name!r} has the value {value!r:.40}; expected numbers"
                 )
-            flat.append(_number(value, port))
+            flat.append(value)
         else:
             stack.pop()
         if len(flat) > _VALUES_MAX:
@@ -230,22 +344,20 @@ def _flat(data: object, port: Port) -> list[float]:
     return flat
 
 
-def _number(value: float, port: Port) -> float:
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise Refused(400, f"input {port.name!r} has a value that is too large") from error
-
-
-def _wanted(asked: list[_Wanted] | None, outputs: frozenset[str]) -> frozenset[str] | None:
+def _wanted(
+    asked: list[_Wanted] | None, outputs: frozenset[str], *, is_binary: bool
+) -> dict[str, bool] | None:
     if not asked:
         return None
-    names = frozenset(each.name for each in asked)
-    if unknown := sorted(names - outputs):
+    wanted: dict[str, bool] = {}
+    for each in asked:
+        said = each.parameters.binary_data if each.parameters else None
+        wanted[each.name] = is_binary if said is None else said
+    if unknown := sorted(wanted.keys() - outputs):
         raise Refused(
             400, f"output {unknown[0]!r:.80} is unknown; expected {_listed(sorted(outputs))}"
         )
-    return names
+    return wanted
 
 
 def _listed(names: list[str]) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
-import logging
 import os
 import resource
 import secrets
@@ -20,19 +20,20 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import uvicorn
-
 from agent import locks, log
+from agent.inference import served
+from agent.inference.acceleration import Acceleration
 from agent.inference.control_server import ControlServer
 from agent.inference.guarded import Guard
 from agent.inference.heartbeat import Heartbeat
-from agent.inference.protocol import Endpoint
+from agent.inference.http import HttpLimits, Server
+from agent.inference.protocol import Endpoint, EndpointLimits
 from agent.inference.registry import Registry
 from agent.inference.settings import Settings, load
 from agent.notify import Notifier
@@ -52,37 +53,14 @@ _FIRST_DESCRIPTOR: Final = 3  # SD_LISTEN_FDS_START
 _DRAIN_S_MAX: Final = 2
 _LOCK_S_MAX: Final = 10.0
 _FILES_MAX: Final = 4096
+_M_TRIM_THRESHOLD: Final = -1
+_M_ARENA_MAX: Final = -8
+_TRIM_BYTES: Final = 128 * 1024
 
 
 def event(name: str, /, **facts: object) -> None:
     """Write one line of the worker's log."""
     log.write("worker", name.replace("_", "-"), facts)
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to this module: what was answered is sealed after the last answer."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        self._ending = asyncio.Event()
-        super().__init__(config)
-
-    @property
-    def should_exit(self) -> bool:
-        """Whether to take no more requests, and to finish those that are there."""
-        return self._ending.is_set()
-
-    @should_exit.setter
-    def should_exit(self, value: bool) -> None:
-        if value:
-            self._ending.set()
-
-    async def main_loop(self) -> None:
-        """Wait for the end; uvicorn's own loop looks for it ten times a second."""
-        await self._ending.wait()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
 
 
 class Sockets(NamedTuple):
@@ -129,7 +107,6 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM, SIGINT or, with `watch_stdin`, the end of standard input."""
     asyncio.get_running_loop().set_exception_handler(log.unhandled("worker"))
-    logging.getLogger("uvicorn").addHandler(log.Lines("worker"))
     spool = state_dir / SPOOL
     spool.mkdir(parents=True, exist_ok=True)
     # A second worker would take this one's journal for a dead one's.
@@ -139,44 +116,48 @@ async def serve(
     if buffer.ensure(spool / BUFFER_NAME):
         event("buffer_damaged", kept=f"{BUFFER_NAME}.damaged")
     sealing, reading = (Buffer(spool / BUFFER_NAME, settings.buffer_bytes_max) for _ in range(2))
-    pace = Pace(
-        flush_s=settings.flush_ms / 1000,
-        segment_age_s=settings.segment_age_s,
-        window_age_s=settings.window_age_s,
-        journal_bytes_max=settings.journal_bytes_max,
-    )
-    recorder = Recorder(spool, sealing, secrets.token_hex(8), pace, event)
+    recorder = Recorder(spool, sealing, secrets.token_hex(8), _pace(settings), event)
     guard = Guard(spool, event)
     guard.listen()
-    registry = Registry(state_dir / "slots", recorder, guard, event)
+    load_model = partial(
+        served.load,
+        interpreters=settings.interpreters or os.cpu_count() or 1,
+        threads=settings.threads,
+    )
+    registry = Registry(state_dir / "slots", recorder, guard, event, load_model)
     registry.start()
     heartbeat = Heartbeat(registry, guard.crumbs, event, notifier.watchdog_s)
-    feedback = Feedback(recorder, reading)
-    endpoint = Endpoint(registry, recorder, feedback, metadata.version("shoal"), event)
-    server = _server(endpoint)
+    acceleration = Acceleration(state_dir, spool, registry, event)
+    server = _server(_endpoint(settings, registry, recorder, reading), settings)
+    ending = asyncio.Event()
 
     def erase() -> None:
         durable.write(spool / ERASE, b"")
-        server.should_exit = True
+        ending.set()
 
     control = ControlServer(state_dir, registry, recorder, reading, event, erase=erase)
 
     stopping = asyncio.Event()
     recording = asyncio.create_task(recorder.run(stopping))
     notifier.watch(lambda: "the recorder ended" if recording.done() else heartbeat.fault())
-    tasks = [asyncio.create_task(notifier.beat()), asyncio.create_task(heartbeat.run())]
+    beating = [asyncio.create_task(each) for each in (notifier.beat(), heartbeat.run())]
+    accelerating = asyncio.create_task(acceleration.run())
     await control.start(sockets.control)
-    _end_on_signals(server, notifier, watch_stdin=watch_stdin)
+    _end_on_signals(ending, notifier, watch_stdin=watch_stdin)
     gc.collect()
     gc.freeze()
     event("ready", incarnation=recorder.incarnation, pid=os.getpid())
     notifier.ready(f"serves {', '.join(registry.serving) or 'no model yet'}")
-    await server.serve(sockets=sockets.inference)
+    await server.start(sockets.inference)
+    await ending.wait()
+    await server.close(_DRAIN_S_MAX)
     await control.close()
+    accelerating.cancel()
+    acceleration.close()
     await registry.close()
     stopping.set()
     await recording
-    for task in tasks:
+    for task in beating:
         task.cancel()
     guard.close()
     sealing.close()
@@ -200,28 +181,46 @@ def empty(spool: Path) -> int:
     return len(recorded)
 
 
-def _server(endpoint: Endpoint) -> _Server:
-    config = uvicorn.Config(
-        endpoint,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        date_header=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_DRAIN_S_MAX,
+def _pace(settings: Settings) -> Pace:
+    return Pace(
+        flush_s=settings.flush_ms / 1000,
+        segment_age_s=settings.segment_age_s,
+        window_age_s=settings.window_age_s,
+        journal_bytes_max=settings.journal_bytes_max,
     )
-    return _Server(config)
 
 
-def _end_on_signals(server: _Server, notifier: Notifier, *, watch_stdin: bool) -> None:
+def _endpoint(
+    settings: Settings, registry: Registry, recorder: Recorder, reading: Buffer
+) -> Endpoint:
+    limits = EndpointLimits(
+        threads=settings.interpreters or os.cpu_count() or 1,
+        waiting_max=settings.waiting_max,
+        answer_s_max=settings.answer_s_max,
+        body_bytes_max=settings.body_bytes_max,
+        compress_bytes_min=settings.compress_bytes_min,
+    )
+    feedback = Feedback(recorder, reading)
+    return Endpoint(registry, recorder, feedback, metadata.version("shoal"), limits, event)
+
+
+def _server(endpoint: Endpoint, settings: Settings) -> Server:
+    limits = HttpLimits(
+        connections_max=settings.connections_max,
+        body_bytes_max=settings.body_bytes_max,
+        bodies_bytes_max=settings.bodies_bytes_max,
+        request_s_max=settings.request_s_max,
+        idle_s_max=settings.idle_s_max,
+    )
+    return Server(endpoint, limits)
+
+
+def _end_on_signals(ending: asyncio.Event, notifier: Notifier, *, watch_stdin: bool) -> None:
     loop = asyncio.get_running_loop()
 
     def end() -> None:
         notifier.stopping()
-        server.should_exit = True
+        ending.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
@@ -245,6 +244,17 @@ def _limit(settings: Settings) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def _return_memory_early() -> None:
+    """Let the C library keep one heap, and give back what is free at its end (mallopt(3)).
+
+    By default each thread gets a heap, and less and less of it is given back.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's own
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+
+
 def main() -> int:
     """Run the worker; return its exit status."""
     import uvloop
@@ -259,6 +269,7 @@ def main() -> int:
     try:
         settings = load(os.environ)
         _limit(settings)
+        _return_memory_early()
         sockets = inherited(os.environ)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(

@@ -96,6 +96,8 @@ def is_ready(path: Path) -> bool:
 def _is_damaged(path: Path) -> bool:
     if not path.exists():
         return False
+    if not path.is_file():
+        return True  # a folder lies where it was
     connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000)
     try:
         return damage.check(connection) != "ok"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
@@ -28,4 +29,14 @@ def set_aside(path: Path, suffix: str) -> None:
     for side in _SUFFIXES:
         file = path.with_name(path.name + side)
         if file.exists():
-            file.replace(path.with_name(f"{path.name}.{suffix}{side}"))
+            target = path.with_name(f"{path.name}.{suffix}{side}")
+            if target.is_dir() or (file.is_dir() and target.exists()):  # no rename replaces these
+                _remove(target)
+            file.replace(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

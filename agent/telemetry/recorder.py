@@ -67,14 +67,14 @@ class Recording:
         self._count = 0
         self.is_declared = False  # in the journal's present file
 
-    def watched(self, features: Reals) -> Reals:
+    def watched(self, features: Callable[[], Reals]) -> Reals:
         """Return the features to count of this answer: none, unless it is its turn."""
         if self._watched is None:
             return _NOTHING
         self._count += 1
         if self._count % self._stride:
             return _NOTHING
-        return features if self._is_all_watched else features[self._watched]
+        return features() if self._is_all_watched else features()[self._watched]
 
 
 class Recorder:
@@ -139,9 +139,12 @@ class Recorder:
         predicted: int,
         latency_us: int,
         scores: Reals,
-        features: Reals,
+        features: Callable[[], Reals],
     ) -> str:
-        """Record one answer and return its id. All that is real: `features` and `scores` 1-D."""
+        """Record one answer and return its id.
+
+        `scores` and `features` are real and 1-D; the latter are asked for if they are counted.
+        """
         sequence = self._next(PredictionRow)
         index = recording.row.index
         row = PredictionRow(

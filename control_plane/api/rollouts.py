@@ -78,6 +78,7 @@ class GateFinding(BaseModel):
     value: float | None = None
     threshold: float | None = None
     samples: dict[str, int] = {}
+    left_s: float | None = None
 
 
 class DecisionDetail(BaseModel):

@@ -36,6 +36,15 @@ def build_bundle(
     scores: Annotated[
         str | None, typer.Option(help="Output that holds the scores, if there are several.")
     ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="What makes scores of the output: softmax or sigmoid.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Below this score devices name no class.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="How many classes devices name, the best first.")
+    ] = None,
     runtime: Annotated[
         str, typer.Option(help="Runtime that gave the golden answers.")
     ] = build.RUNTIME_DEFAULT,
@@ -58,6 +67,9 @@ def build_bundle(
         labels=labels,
         heldout=heldout,
         scores=scores,
+        activation=activation,
+        threshold=threshold,
+        top_k=top_k,
         runtime=runtime,
         lineage=dict(_pair(text) for text in lineage or ()),
     )

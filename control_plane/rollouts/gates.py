@@ -1,27 +1,28 @@
 """The gates: rules over what the fleet says, each with a verdict, its numbers and a sentence. Pure.
 
-Both are provisional: they compare shares with fixed limits. What a verdict leads to is the
-planner's affair.
+Installs are counted here, labels judged in `label_errors`. What a verdict leads to is the planner's
+affair.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
+from control_plane.rollouts import label_errors
 from control_plane.rollouts.model import (
     Finding,
     FleetView,
-    LabelCounts,
     PhaseState,
     Rollout,
     Verdict,
     devices_of,
     total,
 )
-from control_plane.rollouts.spec import InstallsGate, LabelErrorsGate
+from control_plane.rollouts.spec import InstallsGate
 
 INSTALLS: Final = "installs"
-LABEL_ERRORS: Final = "label_errors"
 
 
 def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
@@ -29,8 +30,24 @@ def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
     gates = rollout.spec.gates
     findings = [_installs(gates.installs, rollout, view, is_overdue=is_overdue(rollout, view, now))]
     if gates.label_errors is not None:
-        findings.append(_label_errors(gates.label_errors, view))
-    return tuple(findings)
+        findings.append(label_errors.judge(gates.label_errors, rollout, view))
+    return tuple(_timed(finding, rollout, view, now) for finding in findings)
+
+
+def _timed(finding: Finding, rollout: Rollout, view: FleetView, now: float) -> Finding:
+    """Add how long a gate that cannot say anything yet may still wait."""
+    standing, phase = rollout.standing, rollout.spec.phases[rollout.standing.phase]
+    if finding.verdict is not Verdict.INCONCLUSIVE:
+        return finding
+    own, gate = view.phases[standing.phase], rollout.spec.gates.label_errors
+    if standing.phase_state is PhaseState.SOAKING:
+        is_labels = gate is not None and finding.gate == label_errors.NAME
+        ends = standing.since + max(phase.soak_s, gate.deadline_s if gate and is_labels else 0.0)
+    elif own.offered and not own.planned and finding.gate == INSTALLS:
+        ends = _begun(rollout, view) + phase.timeout_s
+    else:
+        return finding
+    return msgspec.structs.replace(finding, left_s=max(ends - now, 0.0))
 
 
 def is_overdue(rollout: Rollout, view: FleetView, now: float) -> bool:
@@ -45,8 +62,12 @@ def is_overdue(rollout: Rollout, view: FleetView, now: float) -> bool:
         return True
     if own.planned:
         return False
-    begun = max(standing.since, own.offered_last or standing.since)
-    return now - begun >= rollout.spec.phases[standing.phase].timeout_s
+    return now - _begun(rollout, view) >= rollout.spec.phases[standing.phase].timeout_s
+
+
+def _begun(rollout: Rollout, view: FleetView) -> float:
+    standing = rollout.standing
+    return max(standing.since, view.phases[standing.phase].offered_last or standing.since)
 
 
 def silent(rollout: Rollout, view: FleetView, *, is_overdue: bool) -> int:
@@ -94,78 +115,3 @@ def _installs_verdict(
     if finished < needed:
         return Verdict.INCONCLUSIVE, f"{finished} of {devices} ended, {needed} are needed"
     return Verdict.PASS, f"{told}, within the limit of {limit}"
-
-
-def _label_errors(gate: LabelErrorsGate, view: FleetView) -> Finding:
-    for name, arm in (("candidate", view.candidate), ("control", view.control)):
-        if not 0 <= arm.wrong <= arm.labelled:
-            told = (
-                f"{arm.wrong} of {arm.labelled} labels of the {name} are wrong: impossible counts"
-            )
-            return _finding(Verdict.ERROR, told, view)
-    if view.control_devices:
-        return _compared(gate, view)
-    if gate.error_rate_max is not None:
-        return _absolute(gate.error_rate_max, gate.labels_min, view)
-    told = "no device is left on another model to compare with, and there is no error_rate_max"
-    return _finding(None, f"does not apply: {told}", view)
-
-
-def _compared(gate: LabelErrorsGate, view: FleetView) -> Finding:
-    candidate, control = view.candidate, view.control
-    if min(candidate.labelled, control.labelled) < gate.labels_min:
-        told = f"{candidate.labelled} labels of the candidate and {control.labelled} of the control"
-        needed = f"{gate.labels_min} each are needed"
-        return _finding(Verdict.INCONCLUSIVE, f"{told}; {needed}", view, threshold=gate.margin)
-    excess = _rate(candidate) - _rate(control)
-    is_worse = excess > gate.margin
-    told = (
-        f"the candidate errs in {_shown(candidate)}, the control in {_shown(control)}; "
-        f"{excess * 100:+.1f} points, {_limit(is_worse=is_worse)} of {gate.margin * 100:.1f}"
-    )
-    verdict = Verdict.FAIL if is_worse else Verdict.PASS
-    return _finding(verdict, told, view, value=excess, threshold=gate.margin)
-
-
-def _absolute(error_rate_max: float, labels_min: int, view: FleetView) -> Finding:
-    arm = view.candidate
-    if arm.labelled < labels_min:
-        told = f"{arm.labelled} labels of the candidate; {labels_min} are needed"
-        return _finding(Verdict.INCONCLUSIVE, told, view, threshold=error_rate_max)
-    is_worse = _rate(arm) > error_rate_max
-    told = (
-        f"no control is left; the candidate errs in {_shown(arm)}, "
-        f"{_limit(is_worse=is_worse)} of {error_rate_max:.1%}"
-    )
-    verdict = Verdict.FAIL if is_worse else Verdict.PASS
-    return _finding(verdict, told, view, value=_rate(arm), threshold=error_rate_max)
-
-
-def _finding(
-    verdict: Verdict | None,
-    told: str,
-    view: FleetView,
-    *,
-    value: float | None = None,
-    threshold: float | None = None,
-) -> Finding:
-    return Finding(
-        gate=LABEL_ERRORS,
-        verdict=verdict,
-        sentence=f"{LABEL_ERRORS}: {told}",
-        value=value,
-        threshold=threshold,
-        samples={"candidate": view.candidate.labelled, "control": view.control.labelled},
-    )
-
-
-def _rate(arm: LabelCounts) -> float:
-    return arm.wrong / arm.labelled if arm.labelled else 0.0
-
-
-def _shown(arm: LabelCounts) -> str:
-    return f"{_rate(arm):.1%} of {arm.labelled} labels"
-
-
-def _limit(*, is_worse: bool) -> str:
-    return "above the limit" if is_worse else "within the limit"

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from control_plane.rollouts.spec import RolloutSpec
+from control_plane.rollouts.statistics import Arm
 
 
 class RolloutState(StrEnum):
@@ -141,10 +142,15 @@ class Counts(_Value, frozen=True, kw_only=True):
 
 
 class LabelCounts(_Value, frozen=True, kw_only=True):
-    """Labels that came for one arm since the phase began, and how many contradicted it."""
+    """Labels that came for one arm since the phase began, and how many contradicted it.
+
+    `by_device` sums the share of wrong labels of each device: x in the day before the rollout's
+    first offer, z since the phase began.
+    """
 
     labelled: int = 0
     wrong: int = 0
+    by_device: Arm = Arm()
 
 
 class FleetView(_Value, frozen=True, kw_only=True):
@@ -158,7 +164,10 @@ class FleetView(_Value, frozen=True, kw_only=True):
 
 
 class Finding(_Value, frozen=True, kw_only=True):
-    """What one gate found. Where it does not apply, `verdict` is None and the sentence says why."""
+    """What one gate found. Where it does not apply, `verdict` is None and the sentence says why.
+
+    `left_s` is how long an inconclusive gate may wait before it pauses, once that time runs.
+    """
 
     gate: str
     verdict: Verdict | None
@@ -166,6 +175,7 @@ class Finding(_Value, frozen=True, kw_only=True):
     value: float | None = None
     threshold: float | None = None
     samples: dict[str, int] = {}
+    left_s: float | None = None
 
 
 class Order(_Value, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from control_plane.rollouts import gates
+from control_plane.rollouts import gates, label_errors
 from control_plane.rollouts.model import (
     Action,
     Finding,
@@ -199,7 +199,7 @@ def _missing(rollout: Rollout, view: FleetView, findings: Sequence[Finding]) -> 
 def _deadline_s(rollout: Rollout, findings: Sequence[Finding]) -> float:
     gate = rollout.spec.gates.label_errors
     verdicts = {finding.gate: finding.verdict for finding in findings}
-    is_open = verdicts.get(gates.LABEL_ERRORS) not in (None, Verdict.PASS)
+    is_open = verdicts.get(label_errors.NAME) not in (None, Verdict.PASS)
     return gate.deadline_s if gate is not None and is_open else 0.0
 
 

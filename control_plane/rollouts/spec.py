@@ -58,18 +58,24 @@ class LabelErrorsGate(_Part, frozen=True, kw_only=True):
     """How many more of the candidate's labelled predictions may be wrong than of the control's.
 
     `margin` is a difference of shares. `error_rate_max` judges where no control is left.
-    `deadline_s` after the soak began, too few labels pause.
+    `deadline_s` after the soak began, too few labels pause. A phase passes when no excess above the
+    margin is shown; with `is_non_inferiority_needed` only when one is excluded.
     """
 
     margin: Rate
     labels_min: Positive = 200
     deadline_s: Seconds = 86_400.0
     error_rate_max: Rate | None = None
+    is_non_inferiority_needed: bool = False
 
 
 class Gates(_Part, frozen=True, kw_only=True):
-    """The rules that every phase has to pass."""
+    """The rules that every phase has to pass.
 
+    `alpha` is the chance, at most, that a phase stops a candidate that is no worse than its margin.
+    """
+
+    alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
     installs: InstallsGate = InstallsGate()
     label_errors: LabelErrorsGate | None = None
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import and_, case, func, select
 
-from control_plane.rollouts.model import Counts, FleetView, LabelCounts, phase_ends
-from control_plane.store.schema import deployment, desired, label_count, release, reported, rollout
+from control_plane.rollouts.model import Counts, FleetView, phase_ends
+from control_plane.store import label_sums
+from control_plane.store.schema import deployment, desired, release, reported, rollout
 from firmware_bundles.wire.messages import Arm, DeploymentState
 
 if TYPE_CHECKING:
@@ -76,11 +77,13 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
         _counts([row for row in rows if row.in_phase == phase])
         for phase in range(len(wanted.spec.phases))
     )
-    arms = _labels(connection, wanted, phases[wanted.standing.phase].offered_first)
+    firsts = [counts.offered_first for counts in phases if counts.offered_first is not None]
+    since = phases[wanted.standing.phase].offered_first
+    arms = label_sums.count(connection, wanted, since, min(firsts, default=None))
     return FleetView(
         phases=phases,
-        candidate=arms["candidate"],
-        control=arms["control"],
+        candidate=arms[Arm.CANDIDATE],
+        control=arms[Arm.CONTROL],
         control_devices=sum(row.others for row in rows if row.status == "planned"),
         members=sum(row.devices for row in rows),
     )
@@ -186,32 +189,3 @@ def _counts(rows: Sequence[Row[Any]]) -> Counts:
         offered_first=min(firsts, default=None),
         offered_last=max(lasts, default=None),
     )
-
-
-def _labels(connection: Connection, wanted: Rollout, since: float | None) -> dict[str, LabelCounts]:
-    """Count labels since the phase's first offer, for both arms.
-
-    They are those of the candidate where it was offered, and of other models where it was not.
-    """
-    arms = {arm.value: LabelCounts() for arm in (Arm.CANDIDATE, Arm.CONTROL)}
-    if since is None:
-        return arms
-    is_offered = deployment.c.generation > 0
-    is_candidate = label_count.c.model == _candidate.c.digest
-    arm = case((is_offered, Arm.CANDIDATE.value), else_=Arm.CONTROL.value).label("side")
-    query = (
-        select(arm, func.sum(label_count.c.labelled), func.sum(label_count.c.wrong))
-        .select_from(deployment)
-        .join(rollout, rollout.c.id == deployment.c.rollout_id)
-        .join(_candidate, _candidate.c.path == rollout.c.release_path)
-        .join(label_count, _of_device(label_count))
-        .where(
-            deployment.c.rollout_id == wanted.id,
-            label_count.c.received >= since,
-            or_(and_(is_offered, is_candidate), and_(~is_offered, ~is_candidate)),
-        )
-        .group_by("side")
-    )
-    for name, labelled, wrong in connection.execute(query):
-        arms[name] = LabelCounts(labelled=labelled, wrong=wrong)
-    return arms

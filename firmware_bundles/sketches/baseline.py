@@ -14,7 +14,7 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from firmware_bundles import limits
@@ -30,6 +30,9 @@ FEATURES_MAX = 1024  # of larger inputs evenly spaced ones are watched
 CONFIDENCE_BINS = 20
 ROWS_PER_BIN_MIN = 30
 SCALE_BITS_MAX = 100
+SEGMENTS_MAX = 64
+VALUES_MAX = 64
+CYCLE_S_MAX = 366 * 86_400
 
 _QUANTUM_BITS = 15
 
@@ -70,11 +73,22 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     maximum: float
 
 
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """A business value that feedback may bring; v adds rint(v * `scale`) to its sum."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=limits.TEXT_CHARS_MAX)]
+    scale: Annotated[float, Meta(ge=2.0**-SCALE_BITS_MAX, le=2.0**SCALE_BITS_MAX)]
+
+
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     """What normal is for one model: `rows` held-out rows, counted as devices will count theirs.
 
     Every `stride`-th prediction is counted, a window closes after `window_rows` of them, and
-    `segments` is the closed list of parts of the traffic that are counted apart.
+    `segments` is the closed list of parts of the traffic whose answers are counted apart; the first
+    is that of rows that name none. What normal repeats after `cycle_s` seconds (a day, say):
+    windows that are tested span whole cycles. `right` are, for each counter of the confidence
+    column, the held-out rows that were answered rightly: the calibration table of CBPE. What is not
+    declared is left out of the bytes, so that baselines without it keep their name.
     """
 
     schema: str = SCHEMA
@@ -84,7 +98,15 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     features: Annotated[int, Meta(ge=0, lt=2**31)]
     labels: Annotated[tuple[str, ...], Meta(max_length=CLASSES_MAX)]
     columns: Annotated[tuple[Column, ...], Meta(min_length=1, max_length=limits.COLUMNS_MAX)]
-    segments: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)] = ("",)
+    segments: Annotated[tuple[str, ...], Meta(min_length=1, max_length=SEGMENTS_MAX)] = ("",)
+    cycle_s: Annotated[float, Meta(gt=0, le=CYCLE_S_MAX)] | UnsetType = UNSET
+    right: Counts | UnsetType = UNSET
+    values: Annotated[tuple[Value, ...], Meta(max_length=VALUES_MAX)] | UnsetType = UNSET
+
+    @property
+    def declared(self) -> tuple[Value, ...]:
+        """The business values, none if none are declared."""
+        return () if self.values is UNSET else self.values
 
 
 def make(
@@ -94,12 +116,14 @@ def make(
     *,
     bins: int = 10,
     stride: int = 1,
+    truth: NDArray[np.int64] | None = None,
 ) -> Baseline:
     """Return the baseline of held-out rows.
 
     `inputs` are the input tensors by name in the model's order, real values, rows first; `scores`
     is [rows, classes] with the names of the classes in `labels` (no classes: no columns about
-    answers). Raises ValueError when the arrays do not fit each other.
+    answers). `truth` are the right classes of the rows, from which the calibration table is fitted.
+    Raises ValueError when the arrays do not fit each other.
     """
     from firmware_bundles.sketches.sketch import Sketch
 
@@ -120,7 +144,20 @@ def make(
     )
     held_out = Sketch(empty)
     held_out.update(features, scores)
-    return msgspec.structs.replace(empty, columns=held_out.columns())
+    full = msgspec.structs.replace(empty, columns=held_out.columns())
+    if truth is None or not labels:
+        return full
+    if truth.shape != (rows,):
+        raise ValueError(f"{truth.shape} true classes do not fit {rows} rows")
+    right = Sketch(empty)
+    is_right = scores.argmax(axis=1) == truth
+    right.update(features[is_right], scores[is_right])
+    return msgspec.structs.replace(full, right=right.columns()[-2].counts)
+
+
+def with_cycle(baseline: Baseline, cycle_s: float) -> Baseline:
+    """Return the baseline with the seconds after which what is normal repeats."""
+    return msgspec.structs.replace(baseline, cycle_s=cycle_s)
 
 
 def _feature_columns(inputs: Mapping[str, Reals], features: Reals, bins: int) -> list[Column]:

@@ -5,6 +5,10 @@ Hostile bytes end in Malformed or a sketch whose numbers agree.
 A sketch travels without its bins: one version byte, eight bytes that name its baseline, then a zlib
 stream of LEB128 numbers (rows, counters, sums in zigzag, sums of squares) and little-endian float32
 minima and maxima.
+
+Format 2 is written only where there is more: after the numbers of format 1 stand the answers of all
+segments but the first, the outcomes (how many cells, the steps from key to key, the counters) and
+the business values (n, sums in zigzag, sums of squares), whose minima and maxima end it.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from math import isfinite
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from firmware_bundles import limits
 from firmware_bundles.errors import Malformed, VersionUnsupported
@@ -27,7 +32,8 @@ from firmware_bundles.sketches.baseline import (
     Column,
     ColumnKind,
 )
-from firmware_bundles.sketches.layout import layout_of
+from firmware_bundles.sketches.moments import Moments
+from firmware_bundles.sketches.outcomes import CELLS_MAX
 from firmware_bundles.sketches.sketch import Sketch
 from firmware_bundles.wire import varints
 from firmware_bundles.wire.compression import deflate, inflate
@@ -35,6 +41,7 @@ from firmware_bundles.wire.compression import deflate, inflate
 BASELINE_BYTES_MAX = 4 * 1024 * 1024
 
 _VERSION = 1
+_VERSION_MORE = 2
 _NAME_BYTES = 8
 _HEAD_BYTES = 1 + _NAME_BYTES
 _FLOAT = np.dtype("<f4")
@@ -47,7 +54,7 @@ def encode_baseline(baseline: Baseline) -> bytes:
 
 def parse_baseline(data: bytes) -> Baseline:
     """Parse a baseline file. Raises Malformed or VersionUnsupported."""
-    _check_version(data, "baseline")
+    _check_version(data, "baseline", _VERSION)
     plain = inflate(data[1:], BASELINE_BYTES_MAX, "the baseline")
     try:
         baseline = msgspec.msgpack.decode(plain, type=Baseline)
@@ -61,12 +68,19 @@ def parse_baseline(data: bytes) -> Baseline:
 
 def encode_sketch(sketch: Sketch) -> bytes:
     """Return the body of a window segment."""
-    numbers = np.concatenate(
-        ([sketch.rows], sketch.counts, varints.zigzag(sketch.total), sketch.total2)
-    )
-    ranges = np.concatenate((sketch.minimum, sketch.maximum)).astype(_FLOAT)
-    plain = varints.encode(numbers) + ranges.tobytes()
-    return bytes([_VERSION]) + _name(sketch.baseline) + deflate(plain)
+    outcomes, values = sketch.outcomes, sketch.values
+    numbers = [np.array([sketch.rows]), sketch.counts, varints.zigzag(sketch.total), sketch.total2]
+    ranges = [sketch.minimum, sketch.maximum]
+    has_more = len(sketch.answers) > 1 or len(values.n) > 0 or len(outcomes.keys) > 0
+    if has_more:
+        steps = np.diff(outcomes.keys, prepend=0)
+        numbers += [sketch.answers[1:].ravel(), np.array([len(steps)]), steps, outcomes.counts]
+        numbers += [values.n, varints.zigzag(values.total), values.total2]
+        ranges += [values.minimum, values.maximum]
+    plain = varints.encode(np.concatenate(numbers).astype(np.int64))
+    plain += np.concatenate(ranges).astype(_FLOAT).tobytes()
+    version = _VERSION_MORE if has_more else _VERSION
+    return bytes([version]) + _name(sketch.baseline) + deflate(plain)
 
 
 def parse_sketch(data: bytes, baseline: Baseline) -> Sketch:
@@ -74,26 +88,60 @@ def parse_sketch(data: bytes, baseline: Baseline) -> Sketch:
 
     Raises Malformed or VersionUnsupported.
     """
-    _check_version(data, "sketch")
+    _check_version(data, "sketch", _VERSION_MORE)
     if data[1:_HEAD_BYTES] != _name(baseline):
         raise Malformed("the sketch was counted against another baseline")
-    layout, width = layout_of(baseline), len(baseline.columns)
-    count = 1 + layout.size + 2 * width
-    ranges_bytes = 2 * width * _FLOAT.itemsize
+    sketch, has_more = Sketch(baseline), data[0] == _VERSION_MORE
+    width, declared = len(baseline.columns), len(baseline.declared) if has_more else 0
+    ranges_bytes = 2 * (width + declared) * _FLOAT.itemsize
+    count = 1 + sketch.layout.size + 2 * width + sketch.answers.size + 1 + 3 * declared
+    count += 2 * CELLS_MAX if has_more else 0
     plain = inflate(data[_HEAD_BYTES:], 10 * count + ranges_bytes, "the sketch")
-    numbers = varints.decode(plain, 0, count, "the sketch")
+    numbers = _Numbers(plain)
+    sketch.rows = int(numbers.take(1)[0])
+    sketch.counts = numbers.take(sketch.layout.size)
+    sketch.total, sketch.total2 = varints.unzigzag(numbers.take(width)), numbers.take(width)
+    sketch.answers[0] = sketch.answered()
+    if has_more:
+        _take_more(numbers, sketch)
     if len(plain) - numbers.end != ranges_bytes:
         raise Malformed("the sketch has other columns than its baseline")
-    sketch = Sketch(baseline)
-    sketch.rows = int(numbers.values[0])
-    sketch.counts, total, sketch.total2 = np.split(
-        numbers.values[1:], [layout.size, layout.size + width]
-    )
-    sketch.total = varints.unzigzag(total)
     ranges = np.frombuffer(plain, dtype=_FLOAT, offset=numbers.end).astype(np.float32)
-    sketch.minimum, sketch.maximum = ranges[:width].copy(), ranges[width:].copy()
+    sketch.minimum, sketch.maximum = ranges[:width].copy(), ranges[width : 2 * width].copy()
+    if has_more:
+        sketch.values.minimum, sketch.values.maximum = np.split(ranges[2 * width :].copy(), 2)
     _check_numbers(sketch)
+    _check_more(sketch)
     return sketch
+
+
+class _Numbers:
+    """Reads a sketch's numbers one group after the other; `end` is where the next begins."""
+
+    def __init__(self, plain: bytes) -> None:
+        self._plain = plain
+        self.end = 0
+
+    def take(self, count: int) -> varints.Integers:
+        found = varints.decode(self._plain, self.end, count, "the sketch")
+        self.end = found.end
+        return found.values
+
+
+def _take_more(numbers: _Numbers, sketch: Sketch) -> None:
+    answers, outcomes, values = sketch.answers, sketch.outcomes, sketch.values
+    answers[1:] = numbers.take(answers[1:].size).reshape(answers[1:].shape)
+    answers[0] -= answers[1:].sum(axis=0)
+    cells = int(numbers.take(1)[0])
+    if cells > CELLS_MAX:
+        raise Malformed(f"the sketch has {cells} sorts of outcomes; {CELLS_MAX} are allowed")
+    steps, outcomes.counts = numbers.take(cells), numbers.take(cells)
+    if (steps > outcomes.keys_end).any() or (steps[1:] < 1).any():
+        raise Malformed("the sketch's outcomes do not rise")
+    outcomes.keys = np.cumsum(steps)
+    width = len(values.n)
+    values.n, values.total = numbers.take(width), varints.unzigzag(numbers.take(width))
+    values.total2 = numbers.take(width)
 
 
 @lru_cache(maxsize=64)
@@ -102,11 +150,11 @@ def _name(baseline: Baseline) -> bytes:
     return hashlib.sha256(data).digest()[:_NAME_BYTES]
 
 
-def _check_version(data: bytes, what: str) -> None:
+def _check_version(data: bytes, what: str, newest: int) -> None:
     if len(data) < 2:  # noqa: PLR2004 - the version, and something after it
         raise Malformed(f"the {what} is empty")
-    if data[0] != _VERSION:
-        raise VersionUnsupported(f"the {what} has format {data[0]}; this side reads {_VERSION}")
+    if not _VERSION <= data[0] <= newest:
+        raise VersionUnsupported(f"the {what} has format {data[0]}; this side reads up to {newest}")
 
 
 def _check_numbers(sketch: Sketch) -> None:
@@ -116,11 +164,27 @@ def _check_numbers(sketch: Sketch) -> None:
     starts = sketch.layout.offsets[:-1]
     if (np.add.reduceat(sketch.counts, starts) != sketch.rows).any():
         raise Malformed("the sketch's counters do not add up to its rows")
-    known = sketch.rows - sketch.counts[starts]
-    is_apart = np.abs(sketch.total) > known * QUANTUM_MAX
-    is_apart |= sketch.total2 > known * QUANTUM_MAX**2
-    is_finite = np.isfinite(sketch.minimum) & np.isfinite(sketch.maximum)
-    is_apart |= np.where(known > 0, ~is_finite | ~(sketch.minimum <= sketch.maximum), is_finite)
+    _check_moments(sketch.rows - sketch.counts[starts], sketch)
+
+
+def _check_more(sketch: Sketch) -> None:
+    """Segments divide the answers; outcomes are the baseline's; values have possible moments."""
+    answers, outcomes = sketch.answers, sketch.outcomes
+    if (answers < 0).any() or (answers > sketch.rows).any():
+        raise Malformed("the sketch's segments do not add up to its answers")
+    is_wrong = (outcomes.counts < 1).any() or (outcomes.counts > ROWS_MAX).any()
+    if is_wrong or (len(outcomes.keys) and outcomes.keys[-1] >= outcomes.keys_end):
+        raise Malformed("the sketch's outcomes are not those of its baseline's classes")
+    if (sketch.values.n > ROWS_MAX).any():
+        raise Malformed("the sketch counts more values than may be")
+    _check_moments(sketch.values.n, sketch.values)
+
+
+def _check_moments(known: varints.Integers, of: Sketch | Moments) -> None:
+    is_apart = np.abs(of.total) > known * QUANTUM_MAX
+    is_apart |= of.total2 > known * QUANTUM_MAX**2
+    is_finite = np.isfinite(of.minimum) & np.isfinite(of.maximum)
+    is_apart |= np.where(known > 0, ~is_finite | ~(of.minimum <= of.maximum), is_finite)
     if is_apart.any():
         raise Malformed("the sketch's sums and ranges cannot come from its rows")
 
@@ -137,6 +201,23 @@ def _check_columns(baseline: Baseline) -> None:
     if cells > limits.COLUMNS_MAX * (limits.BINS_MAX + 3):
         raise Malformed(f"the baseline has {cells} counters, too many")
     _check_numbers(Sketch.of_held_out(baseline))
+    _check_declared(baseline)
+
+
+def _check_declared(baseline: Baseline) -> None:
+    """Segments and values have names of their own; the calibration table is the confidence's."""
+    for names in (baseline.segments, tuple(value.name for value in baseline.declared)):
+        if len(set(names)) < len(names):
+            raise Malformed("the baseline names a segment or a value twice")
+    if any(np.log2(value.scale) % 1 for value in baseline.declared):
+        raise Malformed("the scale of a value of the baseline is no power of two")
+    if baseline.right is UNSET:
+        return
+    counted = baseline.columns[-2].counts if baseline.labels else ()
+    if len(baseline.right) != len(counted) or any(
+        right > rows for right, rows in zip(baseline.right, counted, strict=True)
+    ):
+        raise Malformed("the baseline's calibration table does not fit its confidence column")
 
 
 def _check_column(column: Column, baseline: Baseline) -> None:

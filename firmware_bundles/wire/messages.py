@@ -241,7 +241,11 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """The model that answers now."""
+    """The model that answers now.
+
+    `delegate` is the accelerator's name or `cpu`, `delegate_reason` what it took of the model, or
+    why a configured one does not serve.
+    """
 
     digest: Digest
     version: ModelVersion
@@ -249,6 +253,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     delegate: Text
     since: float
     answered: Count
+    delegate_reason: Text | UnsetType = UNSET
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,8 @@ _DEVICES = 3
 _MINUTES_MAX = 25.0
 _AWAY_S_MAX = 2.0
 _QUIET_KILLS = 5
+_TOLD_EVERY = 50
+_END_S = 90.0  # for the updates that are still under way, and the start of it all
 
 
 def _quiet_s(agent: field.Agent) -> float:
@@ -37,19 +39,26 @@ def _quiet_s(agent: field.Agent) -> float:
     return kills.seconds_of(0.5, found)
 
 
+def _tell(count: int) -> None:
+    if count % _TOLD_EVERY == 0:
+        print(f"{count} kills", file=sys.stderr, flush=True)
+
+
 def measure(**numbers: int) -> Report:
     """Run devices side by side over one mosquitto."""
     kills_wanted = numbers["kills"]
     seed = int(time.time())
+    minutes_max = _MINUTES_MAX * max(1.0, kills_wanted / _KILLS)
+    began = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="shoal-") as folder,
         field.field(Path(folder), _DEVICES) as (director, agents),
     ):
         quiet_s = _quiet_s(agents[0])
-        seen = kills.at_random(director, agents, kills_wanted, seed)
+        left_s = minutes_max * 60 - _END_S - (time.monotonic() - began)
+        seen = kills.at_random(director, agents, kills_wanted, seed, s_max=left_s, on_kill=_tell)
     for each in seen.broken:
         print(f"broken: {each}", file=sys.stderr)
-    minutes_max = _MINUTES_MAX * max(1.0, kills_wanted / _KILLS)
     return Report(
         limits=[
             Limit(what="updates that ended otherwise than promised", value=len(seen.broken),
@@ -60,7 +69,8 @@ def measure(**numbers: int) -> Report:
                   value=seen.excess_per_kill_max, unit="", limit=CHUNK_WINDOW_DEFAULT),
             Limit(what="serving again after a kill, slowest", value=max(seen.away_s, default=0.0),
                   unit="s", limit=_AWAY_S_MAX),
-            Limit(what="minutes in all", value=seen.seconds / 60, unit="min", limit=minutes_max),
+            Limit(what="minutes in all", value=(time.monotonic() - began) / 60,
+                  unit="min", limit=minutes_max),
             Limit(what="kills", value=sum(seen.kills.values()), unit="", limit=kills_wanted,
                   bound=">="),
         ],
@@ -70,7 +80,7 @@ def measure(**numbers: int) -> Report:
             **{f"  {end}": count for end, count in seen.ends.most_common()},
             "serving again, median, s": kills.seconds_of(0.5, seen.away_s),
             "serving again, 99 of 100, s": kills.seconds_of(0.99, seen.away_s),
-            "serving again on a quiet machine, median, s": quiet_s,
+            "serving again with the others idle, median, s": quiet_s,
             "devices side by side": _DEVICES,
             "seed": seed,
         },

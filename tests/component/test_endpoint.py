@@ -14,6 +14,7 @@ import pytest
 from agent.deployment import slots
 from agent.inference.supervisor import INFERENCE_SOCKET
 from agent.store.buffer import Buffer
+from firmware_bundles.manifest import Classification
 from firmware_bundles.wire import codec, columns
 from firmware_bundles.wire.messages import Segment, SegmentKind
 from support import workers
@@ -209,6 +210,29 @@ def test_wrong_feedback_is_refused(
     }
     answer = client.post(FEEDBACK, json=body)
     assert (answer.status_code, sentence in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_the_manifest_says_how_scores_become_classes(tmp_path: Path) -> None:
+    """Top-k names with their scores, the best first, none below the threshold; metadata tell it."""
+    sample = Sample("v1")
+    sample.classification = Classification(
+        scores="probs", activation="softmax", threshold=0.2, top_k=3
+    )
+    sample.put(tmp_path, "A")
+    with workers.device(tmp_path) as device, device.running(), device.client() as client:
+        facts = client.get("/v2/models/digits").json()["outputs"]
+        probs, named, scored = client.post(INFER, json=infer(images(1)[0])).json()["outputs"]
+        asked = infer(images(1)[0]) | {"outputs": [{"name": "class_score"}]}
+        only = client.post(INFER, json=asked).json()["outputs"]
+    assert facts[1:] == [
+        {"name": "class", "datatype": "BYTES", "shape": [3]},
+        {"name": "class_score", "datatype": "FP32", "shape": [3]},
+    ]
+    raised = np.exp(probs["data"])
+    scores = raised / raised.sum()
+    assert named["data"] == [str(int(scores.argmax())), "", ""]
+    assert scored["data"] == pytest.approx([scores.max(), 0, 0])
+    assert only == [scored]
 
 
 def test_a_broken_slot_gives_way_to_the_other(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 
 from agent import cli, config, doctor, enrolment, identity, reenrolment, task
-from agent.daemon import load_identity
+from agent.core import load_identity
 from agent.task_messages import SignReport
 from firmware_bundles.errors import ConfigInvalid, InputError, NotEnrolled
 from firmware_bundles.trust import envelopes

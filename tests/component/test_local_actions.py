@@ -19,7 +19,7 @@ from agent.deployment import slots
 from agent.deployment.retirement import Phase, Retirement
 from agent.deployment.seals import Mark
 from agent.identity import Broker, Identity
-from agent.local_actions import LOCK_NAME, LocalActions
+from agent.local_actions import LocalActions
 from agent.local_control import Done, LocalControl, MarkSlot, RollBack
 from agent.task_messages import Admit, Admitted, Allowed, CheckRelease
 from firmware_bundles.errors import DeviceError, ReleaseWithdrawn, ShoalError, SlotBroken
@@ -255,7 +255,7 @@ def test_the_commands_leave_a_running_agents_files_alone(
 ) -> None:
     """Where the lock is held and no socket answers, nothing is done."""
     folder, words = stopped_device
-    held = locks.hold(folder / LOCK_NAME, "agent")
+    held = locks.hold(folder / locks.AGENT_LOCK, "agent")
     assert cli.main([*words, "rollback"]) == 1
     assert "another agent uses" in capsys.readouterr().err
     os.close(held)

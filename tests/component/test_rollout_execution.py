@@ -13,6 +13,8 @@ from control_plane.rollouts import verbs
 from control_plane.rollouts.executor import REMIND_S, Executor
 from control_plane.rollouts.model import Action, Counts, Order, Rollout, RolloutState
 from control_plane.rollouts.planner import plan
+from control_plane.rollouts.statistics import Arm
+from control_plane.store.label_sums import HISTORY_S
 from control_plane.store.rollouts import Rollouts
 from firmware_bundles.errors import BrokerUnreachable, ConflictError, NotFound
 from support.rollout_fleet import RowFleet, digest, rollout
@@ -157,6 +159,36 @@ def test_labels_count_by_arm_and_since_the_phase_began(world: World) -> None:
     assert (view.candidate.labelled, view.candidate.wrong) == (100, 3)
     assert (view.control.labelled, view.control.wrong) == (200, 10)
     assert (view.control_devices, view.members) == (6, 8)
+
+
+def test_labels_are_summed_by_device_next_to_the_day_before(world: World) -> None:
+    """A device's share of wrong labels stands next to its own before, or to the average one."""
+    devices = world.fleet.devices
+    world.clock.now = 200_000.0
+    world.label("1", devices, wrong=99)
+    world.clock.now += HISTORY_S
+    for wrong, device_id in enumerate(devices[1:], start=1):
+        world.label("1", [device_id], wrong=wrong)
+    world.clock.now += 1
+    world.start()
+    world.tick()
+    offered = world.fleet.offered("2")
+    world.clock.now += 1
+    before = {device: place / 100 for place, device in enumerate(devices)}
+    before[devices[0]] = sum(before.values()) / 7
+    since = {device: (10 + 3 * place) / 100 for place, device in enumerate(devices)}
+    for device, share in since.items():
+        version = "2" if device in offered else "1"
+        world.label(version, [device], wrong=round(100 * share))
+    view = world.rollouts.view(world.rollouts.get("example"))
+    others = set(devices) - set(offered)
+    for arm, members in ((view.candidate, sorted(offered)), (view.control, sorted(others))):
+        wanted = Arm.of(
+            [since[each] for each in members],
+            [before[each] for each in members],
+            100 * len(members),
+        )
+        assert arm.by_device == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(

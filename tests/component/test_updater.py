@@ -11,11 +11,11 @@ import pytest
 
 from agent.deployment import lifecycle, slots
 from agent.deployment.conditions import Permission
-from agent.deployment.oversight import Oversight
+from agent.deployment.seals import Mark
 from agent.inference import control
 from firmware_bundles.errors import SelfTestFailed
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX
-from firmware_bundles.wire.messages import DeploymentState, Shadowing
+from firmware_bundles.wire.messages import DeploymentState
 from support.deployments import FAMILY, V1, V2, V3, Device, deployed
 
 S = DeploymentState
@@ -262,6 +262,55 @@ def test_a_pointer_to_a_broken_slot_is_mended_at_the_start(tmp_path: Path) -> No
     asyncio.run(run())
 
 
+def rot(device: Device) -> None:
+    """Damage the model in both slots."""
+    for name in slots.NAMES:
+        (slots.slot(device.root, FAMILY, name).directory / "model.tflite").write_bytes(b"rotten")
+
+
+def test_a_model_of_which_nothing_is_left_is_fetched_again(tmp_path: Path) -> None:
+    """Under the generation it had: the hello asks for that order once more, and for no older."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1, V2)
+        assert await device.updater.checked_generations() == {FAMILY: 2}
+        rot(device)
+        assert await device.updater.checked_generations() == {FAMILY: 1}
+        assert device.updater.known_generations() == {FAMILY: 1}
+        device.updater.offer(V2.order(2))
+        await device.reaches(S.COMMITTED)
+        assert device.serving() == "v2"
+        assert await device.updater.checked_generations() == {FAMILY: 2}
+
+    asyncio.run(run())
+
+
+def test_a_model_that_is_left_in_one_slot_is_not_fetched_again(tmp_path: Path) -> None:
+    """Not even one that somebody marked bad, while it serves."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1)
+        device.updater.mark(FAMILY, "A", Mark.BAD)
+        assert await device.updater.checked_generations() == {FAMILY: 1}
+
+    asyncio.run(run())
+
+
+def test_a_lost_model_that_fails_the_second_time_is_not_fetched_a_third(tmp_path: Path) -> None:
+    """A newer generation is needed then."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path, V1, V2)
+        rot(device)
+        await device.updater.checked_generations()
+        device.worker.failing_self_test = {"v2"}
+        device.updater.offer(V2.order(2))
+        await device.reaches(S.FAILED)
+        assert await device.updater.checked_generations() == {FAMILY: 2}
+
+    asyncio.run(run())
+
+
 def test_a_device_that_lost_its_state_takes_nothing_new(tmp_path: Path) -> None:
     """It serves on, and says so."""
 
@@ -374,87 +423,5 @@ def test_a_budget_for_some_chunks_lets_those_come_and_no_more(tmp_path: Path) ->
         assert (await device.ended(2)).state is S.COMMITTED
         assert device.line.sent - before == len(V2.chunks)
         await device.crash()
-
-    asyncio.run(run())
-
-
-def test_a_committed_model_that_dies_at_different_inputs_gives_way_to_the_good_one(
-    tmp_path: Path,
-) -> None:
-    """Once: where there is nothing good to go back to, it serves on; the reason is told."""
-
-    async def run() -> None:
-        device = await deployed(tmp_path, V1, V2)
-        oversight = Oversight(device.worker, device.updater, device.detected.append)
-        device.worker.killers = 2
-        await oversight.look()
-        assert device.serving() == "v2"
-        device.worker.killers = 3
-        await oversight.look()
-        assert device.serving() == "v1"
-        record = device.updater.records[FAMILY]
-        assert record.fault is not None
-        assert (record.state, record.fault.code) == (S.ROLLED_BACK, "device.model_crashing")
-        for _ in range(2):
-            await oversight.look()
-        assert device.serving() == "v1"
-        codes = [each.code for each in device.detected]
-        assert codes == ["device.model_crashing", "device.model_crashing", "device.slot_broken"]
-
-    asyncio.run(run())
-
-
-def _shadows(device: Device) -> list[tuple[str, bool]]:
-    """Which slots were mirrored to (or not any more), in order."""
-    asked = (each for each in device.worker.asked if isinstance(each, control.Shadow))
-    return [(each.slot, each.share > 0) for each in asked]
-
-
-def test_a_candidate_sees_mirrored_input_and_then_the_previous_model_does(tmp_path: Path) -> None:
-    """Where the order says so; a first model has nothing to be compared with."""
-
-    async def run() -> None:
-        device = await deployed(tmp_path)
-        shadow = Shadowing(share=0.5, rows_min=100)
-        device.updater.offer(V1.order(1, shadow=shadow))
-        assert (await device.ended(1)).state is S.COMMITTED
-        assert _shadows(device) == []
-        device.updater.offer(V2.order(2, shadow=shadow))
-        record = await device.ended(2)
-        assert record.state is S.COMMITTED
-        assert record.previous is not None
-        seen = _shadows(device)
-        assert seen[0] == (record.slot, True)
-        assert (record.previous, True) in seen
-        assert not seen[-1][1]
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("way", ["dies", "is_cancelled", "ends_by_time"])
-def test_the_end_of_shadowing(tmp_path: Path, way: str) -> None:
-    """A candidate that dies has failed; a device without traffic goes on when the time is over."""
-
-    async def run() -> None:
-        device = await deployed(tmp_path, V1)
-        device.worker.shadow_grows_by = 0
-        duration_s = 0.2 if way == "ends_by_time" else 60.0
-        shadow = Shadowing(share=1.0, rows_min=10, duration_s=duration_s)
-        device.updater.offer(V2.order(2, shadow=shadow))
-        await device.reaches(S.SHADOWING)
-        await device.worker.is_mirrored.wait()
-        if way == "dies":
-            assert device.worker.shadow is not None
-            device.worker.shadow = msgspec.structs.replace(device.worker.shadow, reason="SIGSEGV")
-        if way == "is_cancelled":
-            device.updater.offer(V1.order(3))
-        record = await device.ended(3 if way == "is_cancelled" else 2)
-        if way == "dies":
-            assert record.fault is not None
-            assert (record.state, record.fault.code) == (S.FAILED, SelfTestFailed.code)
-            assert device.serving() == "v1"
-        else:
-            assert record.state is S.COMMITTED
-        assert device.worker.shadow is None
 
     asyncio.run(run())

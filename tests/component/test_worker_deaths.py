@@ -11,6 +11,7 @@ import pytest
 
 from agent.deployment import slots
 from agent.deployment.seals import Mark
+from agent.inference import losses
 from agent.inference.control import FamilyStatus, Swap
 from firmware_bundles.errors import ModelUnusable, WorkerUnavailable
 from support import poisonous, workers
@@ -59,6 +60,23 @@ def test_an_input_that_killed_twice_is_refused_and_the_model_serves_on(device: D
         assert facts.signal == "Segmentation fault"
         assert facts.errors == 0
         assert device.supervisor.deaths == 2
+
+
+def test_a_death_with_an_accelerator_in_use_is_the_accelerators_once(device: Device) -> None:
+    """The next worker is on the CPU: there the same input is found out."""
+    spool = device.state_dir / "spool"
+    with device.running():
+        device.status()
+        losses.store(spool, losses.used(losses.Losses(), "digits/npu"))
+        assert _is_lost(device, poisonous.CRASH)
+        assert _family(device).killers == 0
+        note = losses.load(spool)
+        assert (note.in_use, note.lost["digits/npu"].reason) == (frozenset(), losses.DIED)
+        assert _is_lost(device, poisonous.CRASH)
+        assert _family(device).killers == 1
+        assert _is_lost(device, poisonous.CRASH)
+        assert not _is_lost(device, poisonous.CRASH)
+        assert losses.load(spool).lost["digits/npu"].count == 1
 
 
 def test_another_model_is_given_an_input_that_killed_this_one(device: Device) -> None:

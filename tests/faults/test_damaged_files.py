@@ -228,3 +228,20 @@ def _serving(agent: Agent) -> slots.Slot:
     found = slots.serving(agent.slots, FAMILY)
     assert found is not None
     return found
+
+
+@pytest.mark.needs("mosquitto")
+@pytest.mark.timeout(600)
+@pytest.mark.xdist_group("system")
+def test_a_device_whose_slots_are_both_damaged_fetches_its_model_again(
+    short_folder: Path,
+) -> None:
+    """By itself, at its next start; until then nothing answers, and nothing from a bad file."""
+    with field(short_folder, 1) as (_, (agent,)):
+        agent.kill("core")
+        for path in agent.slots.glob(f"{FAMILY}/[AB]/model.tflite"):
+            DAMAGES["corrupt"](path)
+        wait_until(lambda: agent.answers() is None, "the worker is gone, too")
+        agent.start()
+        wait_until(lambda: agent.answers() == "1", "it answers again")
+        assert slots.read(_serving(agent)).version == "1"

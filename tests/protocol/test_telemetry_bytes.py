@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import zlib
 
+import msgspec
 import numpy as np
 
 from firmware_bundles.sketches import codec
-from firmware_bundles.sketches.baseline import Baseline, Column, ColumnKind
+from firmware_bundles.sketches.baseline import Baseline, Column, ColumnKind, Value
 from firmware_bundles.sketches.sketch import Sketch
 from firmware_bundles.wire import columns
 
@@ -94,6 +95,28 @@ SKETCH_BYTES = bytes.fromhex(
     "831d0303833d0318083802f9f6200c0089f00cb7"
 )
 
+DECLARING = msgspec.structs.replace(
+    FACTS,
+    segments=("", "night"),
+    cycle_s=86_400.0,
+    right=(0, 0, 1, 0),
+    values=(Value(name="revenue", scale=256.0),),
+)
+DECLARING_BYTES = bytes.fromhex(
+    "01789c9dd0bd4ec330100060a74f001b4f810a626f1e8119842ae35e530bff5439a73f2b234cb4b057347f82"
+    "87e00122501f212363172446d238a9d276c3d3f9e43b7f778f31b20148ba3c3b6d87be1e632b46e3f31e38ef"
+    "63ae7a7adcdd24afd23e5013f8804e2ce82d089cbd2abd9c02264c8b402a9c3f848a4a0827d7ed9bf0aea84c"
+    "aa8a74a8911bae1589a0e701ce33529dac93d7c1af0d22645440e6aeec35663a50065f08711c12196da8f8bc"
+    "2471199c7f1d172f12c9159781cc3a554922e9c426d63661596f4cab7e31946250e21af77ddfacc15aefb2f2"
+    "1dd63321ad5ab5d8aa2e7654f9beeabba98a98a08825c88687bbfad85afeb12b77ab3a6aaaeafd1fec2a45f0"
+    "24145d668b48716f6012366502ba98b93f27f6537f932e2677483ca222007cba2f47497c18810aa0560d6dc7"
+    "3f017ed8e2"
+)
+SKETCH_2_BYTES = bytes.fromhex(
+    "02da6c8058b7956eae789c2d87cd0d40601404f7ad206ee22e51898f1274344765e884d23c3f3b9949b60a3d"
+    "c89f5c03746060df32479b2164b98eb0696094982515bdebd7fce5f794a6e506bdce1008"
+)
+
 
 def sketch() -> Sketch:
     """Three rows: one in range, one above, one missing."""
@@ -132,6 +155,22 @@ def test_a_sketch_has_its_bytes() -> None:
     assert read.rows == 3
     assert read.counts.tolist() == sketch().counts.tolist()
     _same(codec.encode_sketch(sketch()), SKETCH_BYTES, head=9)
+
+
+def test_a_baseline_that_declares_more_has_its_bytes() -> None:
+    """Segments, cycle, calibration table and business values are read and written as ever."""
+    assert codec.parse_baseline(DECLARING_BYTES) == DECLARING
+    _same(codec.encode_baseline(DECLARING), DECLARING_BYTES)
+
+
+def test_a_sketch_of_format_2_has_its_bytes() -> None:
+    """Answers by segment, outcomes and business values are read and written as ever."""
+    read = codec.parse_sketch(SKETCH_2_BYTES, DECLARING)
+    assert read.answers.tolist() == [[0, 0, 1], [0, 2, 0]]
+    assert read.outcomes.table()[1, 0].tolist() == [2, 0, 0]
+    assert read.outcomes.table()[0, 1].tolist() == [0, 0, 1]
+    assert (read.values.n.tolist(), read.values.total.tolist()) == ([2], [384])
+    _same(codec.encode_sketch(read), SKETCH_2_BYTES, head=9)
 
 
 def _same(written: bytes, golden: bytes, head: int = 1) -> None:

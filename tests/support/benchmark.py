@@ -10,11 +10,14 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TextIO
+
+_TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,8 @@ def main(
     for option, default in numbers.items():
         parser.add_argument(f"--{option}", type=int, default=default, metavar="N")
     options = vars(parser.parse_args(argv))
+    # What was started and written for it goes away then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     if options.pop("json"):
         with _standard_output_moved_to(sys.stderr):
             report = measure(**options)

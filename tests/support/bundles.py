@@ -31,7 +31,10 @@ class Sample:
         folder = SAMPLES / name
         self.family = "digits"
         self.version = version or name
-        self.outputs = (OUTPUT,)
+        self.inputs: tuple[Tensor, ...] = (INPUT,)
+        self.outputs: tuple[Tensor, ...] = (OUTPUT,)
+        self.classification: Classification | None = Classification(scores="probs")
+        self.rows = 32
         held_out = np.load(folder / "heldout.npz")
         vectors = np.load(folder / "golden.npz")
         labels = (folder / "labels.txt").read_text().split()
@@ -55,12 +58,12 @@ class Sample:
             family=self.family,
             version=self.version,
             model="model.tflite",
-            inputs=(INPUT,),
+            inputs=self.inputs,
             outputs=self.outputs,
             files=tuple(_entry(name, data) for name, data in sorted(self.files.items())),
-            golden=Golden(rows=32, runtime="ai-edge-litert 2.3.0"),
+            golden=Golden(rows=self.rows, runtime="ai-edge-litert 2.3.0"),
             baseline="baseline.bin" if "baseline.bin" in self.files else None,
-            classification=Classification(scores="probs"),
+            classification=self.classification,
         )
 
     def watch(self, *, stride: int = 1, window_rows: int = 300) -> Sample:

@@ -20,7 +20,7 @@ from agent.deployment.conditions import Permission
 from agent.deployment.downloads import Downloads
 from agent.deployment.fetching import Fetching
 from agent.deployment.patching import SlotPatching
-from agent.deployment.steps import Steps
+from agent.deployment.steps import Steps, Worker
 from agent.deployment.updater import Updater
 from agent.inference import control
 from agent.store import state_schema
@@ -32,6 +32,7 @@ from firmware_bundles.wire import topics
 from firmware_bundles.wire.messages import (
     Arm,
     Assignment,
+    Conditions,
     DeploymentState,
     ModelReference,
     Order,
@@ -45,15 +46,17 @@ S = DeploymentState
 # States of devices that lost their power: closed when the test is over.
 OPENED: list[State] = []
 FAMILY = "digits"
+Judge = Callable[[Conditions, int, bool], Permission]
 
 
 class Release:
     """A bundle that a broker retains: its manifest and its chunks."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, family: str = FAMILY) -> None:
+        name = version if family == FAMILY else f"{family}{version}"
         files = {
-            "model.tflite": version.encode() * 50_000,
-            "golden.msgpack": b"g" + version.encode(),
+            "model.tflite": name.encode() * 50_000,
+            "golden.msgpack": b"g" + name.encode(),
         }
         tensor = manifest.Tensor(name="image", datatype="INT8", shape=(1, 8))
         self.files = files
@@ -70,7 +73,7 @@ class Release:
         )
         data = manifest.encode(
             manifest.Manifest(
-                family=FAMILY,
+                family=family,
                 version=version,
                 model="model.tflite",
                 inputs=(tensor,),
@@ -79,11 +82,12 @@ class Release:
                 golden=manifest.Golden(rows=1, runtime="test"),
             )
         )
+        self.family = family
         self.manifest = data
         self.digest = chunks.digest_of(data)
         self.chunks[self.digest] = data
         self.model = ModelReference(
-            path=f"{FAMILY}/{version}/manifest.json", digest=self.digest, length=len(data)
+            path=f"{family}/{version}/manifest.json", digest=self.digest, length=len(data)
         )
 
     def order(
@@ -97,7 +101,7 @@ class Release:
     ) -> Assignment:
         """An admitted assignment of this release."""
         order = Order(
-            family=FAMILY,
+            family=self.family,
             generation=generation,
             model=self.model,
             rollout="r1",
@@ -151,8 +155,9 @@ class Line:
 class PointerWorker:
     """A worker that serves what the pointer names; `failing` versions do not pass or not serve."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, family: str = FAMILY) -> None:
         self.root = root
+        self.family = family
         self.incarnation = 1
         self.failing_self_test: set[str] = set()
         self.failing_service: set[str] = set()
@@ -167,7 +172,7 @@ class PointerWorker:
 
     def read_pointer(self) -> None:
         """What a start of the worker does."""
-        serving = slots.serving(self.root, FAMILY)
+        serving = slots.serving(self.root, self.family)
         self.served = slots.read(serving) if serving else None
         self.digest = slots.manifest_digest(serving) if serving else None
 
@@ -177,7 +182,7 @@ class PointerWorker:
         if self.is_away:
             raise WorkerUnavailable("away")
         if isinstance(request, control.SelfTest):
-            slot = slots.slot(self.root, FAMILY, request.slot)
+            slot = slots.slot(self.root, self.family, request.slot)
             if slots.read(slot).version in self.failing_self_test:
                 raise SelfTestFailed("the golden vectors do not agree")
             return control.SelfTestAnswer(
@@ -204,7 +209,7 @@ class PointerWorker:
             rows = self.shadow.rows + self.shadow_grows_by
             self.shadow = msgspec.structs.replace(self.shadow, rows=rows)
         return control.StatusAnswer(
-            incarnation=f"{self.incarnation:016x}", families={FAMILY: self._family()}
+            incarnation=f"{self.incarnation:016x}", families={self.family: self._family()}
         )
 
     def deaths(self) -> int:
@@ -236,6 +241,28 @@ class PointerWorker:
         self.is_mirrored.set()
 
 
+class WorkerOfFamilies:
+    """A worker that serves several families, each as a `PointerWorker` does."""
+
+    def __init__(self, *workers: PointerWorker) -> None:
+        self._workers = {each.family: each for each in workers}
+
+    async def ask(self, request: control.Request, timeout_s: float) -> control.Response:
+        """Ask the one whose family it is."""
+        assert isinstance(request, control.SelfTest | control.Swap | control.Unload)
+        return await self._workers[request.family].ask(request, timeout_s)
+
+    async def status(self) -> control.StatusAnswer:
+        """What all serve."""
+        answers = [await each.status() for each in self._workers.values()]
+        found = {name: each for answer in answers for name, each in answer.families.items()}
+        return control.StatusAnswer(incarnation="1" * 16, families=found)
+
+    def deaths(self) -> int:
+        """It never dies."""
+        return 0
+
+
 class Device:
     """The deployment part of a device, over a folder; made anew it is a device after a restart."""
 
@@ -243,6 +270,7 @@ class Device:
         self.root = folder / "slots"
         self.line = Line()
         self.worker = PointerWorker(self.root)
+        self.workers: Worker = self.worker
         self.detected: list[ShoalError] = []
         self.states: list[DeploymentState] = []
         self.children = Children(s_max=60)
@@ -254,6 +282,7 @@ class Device:
         OPENED.append(self.state)
         self.store = ChunkStore(folder / "chunks", reserve_bytes=0, sync_bytes=CHUNK_BYTES_MAX)
         self.permission = Permission(None)
+        self.judge: Judge = lambda _ordered, _wanted, _is_urgent: self.permission
         self.crashed = asyncio.Event()
         self._changes = asyncio.Event()
 
@@ -287,10 +316,10 @@ class Device:
                     stall_s=0.1,
                     detect=self.detected.append,
                 ),
-                lambda _ordered, _wanted, _is_urgent: self.permission,
+                self.judge,
                 recheck_s=0.01,
             ),
-            worker=self.worker,
+            worker=self.workers,
             clock=Clock(),
             patience_s=0.3,
             detect=self.detected.append,
@@ -307,16 +336,16 @@ class Device:
         if record.state is self.crash_in:
             self.crashed.set()
 
-    async def ended(self, generation: int) -> lifecycle.Record:
-        """Wait until the deployment with this generation has ended."""
+    async def ended(self, generation: int, family: str = FAMILY) -> lifecycle.Record:
+        """Wait until the family's deployment with this generation has ended."""
         async with asyncio.timeout(10):
-            while not self._has_ended(generation):
+            while not self._has_ended(generation, family):
                 await self._changes.wait()
                 self._changes.clear()
-        return self.updater.records[FAMILY]
+        return self.updater.records[family]
 
-    def _has_ended(self, generation: int) -> bool:
-        record = self.updater.records.get(FAMILY)
+    def _has_ended(self, generation: int, family: str) -> bool:
+        record = self.updater.records.get(family)
         return bool(record and record.generation >= generation and not lifecycle.is_open(record))
 
     async def reaches(self, state: DeploymentState) -> None:

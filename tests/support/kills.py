@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -60,9 +60,17 @@ class Outcome:
         return sum(self.ends.values())
 
 
-def at_random(director: Director, agents: Sequence[Agent], kills: int, seed: int) -> Outcome:
-    """Kill so often, at random instants."""
-    budget = _Budget(kills)
+def at_random(
+    director: Director,
+    agents: Sequence[Agent],
+    kills: int,
+    seed: int,
+    *,
+    s_max: float = float("inf"),
+    on_kill: Callable[[int], None] = lambda _count: None,
+) -> Outcome:
+    """Kill so often, at random instants, or for so long; `on_kill` hears how many there were."""
+    budget = _Budget(kills, time.monotonic() + s_max, on_kill)
     return _run(agents, lambda agent, place: _Killer(agent, director, seed + place).spend(budget))
 
 
@@ -119,20 +127,26 @@ def _run(agents: Sequence[Agent], work: object) -> Outcome:
 class _Budget:
     """The kills that are left, for all devices together."""
 
-    def __init__(self, kills: int) -> None:
-        self._left = kills
+    def __init__(self, kills: int, ends_at: float, on_kill: Callable[[int], None]) -> None:
+        self._kills = kills
+        self._ends_at = ends_at
+        self._on_kill = on_kill
+        self._taken = 0
         self._turn = threading.Lock()
 
     def take(self) -> bool:
         """Whether one more may be done."""
         with self._turn:
-            self._left -= 1
-            return self._left >= 0
+            if self.is_spent:
+                return False
+            self._taken += 1
+            self._on_kill(self._taken)
+            return True
 
     @property
     def is_spent(self) -> bool:
-        """Whether none is left."""
-        return self._left <= 0
+        """Whether none is left, or no time."""
+        return self._taken >= self._kills or time.monotonic() >= self._ends_at
 
 
 class _Killer:

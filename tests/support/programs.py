@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 
+from support import small_disk
+
 # The program's name -> its Debian package.
 PACKAGES = {
     "chromium": "chromium",
+    "gcc": "gcc libc6-dev",
     "mosquitto": "mosquitto",
+    "mount": "mount",
     "setpriv": "util-linux",
     "systemd-analyze": "systemd",
 }
@@ -18,10 +22,13 @@ _DAEMON_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 def find(program: str) -> str | None:
-    """The path of a program, or None if this machine lacks it."""
+    """The path of a program, or None if this machine lacks it or it may not do its work here."""
+    if program == "mount" and not small_disk.is_possible():
+        return None
     return shutil.which(program) or shutil.which(program, path=os.pathsep.join(_DAEMON_DIRECTORIES))
 
 
 def how_to_get(program: str) -> str:
     """The command that installs a program; KeyError if no test may need such a program."""
-    return f"sudo apt-get install {PACKAGES[program]}"
+    rights = ", and run the tests as root" if program == "mount" else ""
+    return f"sudo apt-get install {PACKAGES[program]}{rights}"

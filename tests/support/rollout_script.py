@@ -26,6 +26,7 @@ from control_plane.rollouts.model import (
 )
 from control_plane.rollouts.parsing import parse
 from control_plane.rollouts.planner import plan
+from control_plane.rollouts.statistics import Arm
 from firmware_bundles.errors import ConflictError
 
 _SET_ASIDE = ("stuck", "offered_first", "offered_last")
@@ -59,8 +60,7 @@ class Replay:
             case "phase":
                 self._change(int(rest[0]) - 1, rest[1:])
             case "labels":
-                labels = LabelCounts(labelled=int(rest[1]), wrong=int(rest[2]))
-                self.view = msgspec.structs.replace(self.view, **{rest[0]: labels})
+                self.view = msgspec.structs.replace(self.view, **{rest[0]: _labels(*rest[1:])})
             case "control_devices":
                 self.view = msgspec.structs.replace(self.view, control_devices=int(rest[0]))
             case _:
@@ -118,6 +118,14 @@ class Replay:
             **values,
         )
         self.view = msgspec.structs.replace(self.view, phases=tuple(phases))
+
+
+def _labels(labelled: str, wrong: str, devices: str = "0", spread: str = "0") -> LabelCounts:
+    """Return labels that came from so many devices, whose shares lie `spread` around the mean."""
+    mean = int(wrong) / max(int(labelled), 1)
+    shares = [mean + (-1) ** place * float(spread) for place in range(int(devices))]
+    by_device = Arm.of(shares, [0.0] * len(shares), int(labelled))
+    return LabelCounts(labelled=int(labelled), wrong=int(wrong), by_device=by_device)
 
 
 def _reverted(counts: Counts) -> Counts:

@@ -1,11 +1,12 @@
 """A real file system of a few megabytes in memory, for tests of a full disk; needs root (mount(2)).
 
-Where it cannot be mounted the test that wants it says so and fails or is skipped: a quota that is
-only pretended proves nothing about a disk.
+Where it cannot be mounted the test that wants it is skipped, or fails under `--require-all`
+(`programs`): a quota that is only pretended proves nothing about a disk.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -30,6 +31,16 @@ def mounted(bytes_max: int) -> Iterator[Path]:
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
         folder.rmdir()
+
+
+@functools.cache
+def is_possible() -> bool:
+    """Whether this process may mount one."""
+    try:
+        with mounted(2**20):
+            return True
+    except PermissionError:
+        return False
 
 
 def free_bytes(folder: Path) -> int:

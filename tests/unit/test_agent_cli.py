@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from agent import cli
+from agent import cli, metering
+from agent.store.usage import Purpose, Usage
 from firmware_bundles import errors
 
 
@@ -109,3 +111,66 @@ def test_enrol_refuses_plain_http_and_a_missing_ca(
 def test_the_exit_status_tells_the_kind_of_refusal(error: errors.ShoalError, status: int) -> None:
     """As both commands document it."""
     assert cli.exit_status(error) == status
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Path:
+    """A device that received 700 of its 1,000 bytes today, and some the day before."""
+    today, before = (
+        time.strftime("%Y-%m-%d", time.localtime(time.time() - days * 86_400)) for days in (0, 1)
+    )
+    accounts = Usage.open(tmp_path / metering.NAME)
+    accounts.count(today, "eth0", Purpose.MODEL, received=700, written=650)
+    accounts.count(today, "wwan0", Purpose.TELEMETRY, sent=31)
+    accounts.count(before, "eth0", Purpose.CONTROL, received=5, sent=6)
+    accounts.close()
+    return tmp_path
+
+
+_BUDGETS = ("--set", "model_bytes_per_day_max=1000", "--set", "metered_bytes_per_day_max=9")
+
+
+def test_usage_is_a_table_with_what_is_left_of_the_budgets(
+    capsys: pytest.CaptureFixture[str], used: Path
+) -> None:
+    """A line for each day, link and purpose, the newest days only."""
+    status, out, _ = called(capsys, "--state-dir", str(used), "usage", *_BUDGETS)
+    assert status == cli.DONE
+    head, *rows = (line.split() for line in out.splitlines())
+    assert head == ["day", "link", "purpose", "received", "sent", "written"]
+    assert [row[1:] for row in rows if row[1:3] == ["eth0", "model"]] == [
+        ["eth0", "model", "700", "0", "650"]
+    ]
+    assert ["wwan0", "telemetry", "0", "31", "0"] in [row[1:] for row in rows]
+    assert ["eth0", "control", "5", "6", "0"] in [row[1:] for row in rows]
+    assert "today 700 of 1000 bytes received for models, 300 left" in out
+    assert "at most 9 bytes a day for models on metered links" in out
+    _, out, _ = called(capsys, "--state-dir", str(used), "usage", "--days", "1")
+    assert "control" not in out
+
+
+def test_usage_is_json_for_scripts(capsys: pytest.CaptureFixture[str], used: Path) -> None:
+    """The same facts."""
+    arguments = ("--state-dir", str(used), "usage", *_BUDGETS, "--output", "json")
+    status, out, _ = called(capsys, *arguments)
+    facts = json.loads(out)
+    assert status == cli.DONE
+    assert facts["conditions"]["model_bytes_per_day_max"] == 1000
+    assert facts["waiting"] == []
+    assert {
+        "day": facts["today"],
+        "link": "eth0",
+        "purpose": "model",
+        "received": 700,
+        "sent": 0,
+        "written": 650,
+    } in facts["rows"]
+
+
+def test_usage_of_a_device_that_used_nothing_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """And a count of days that is none is refused."""
+    assert "nothing was counted yet" in called(capsys, "--state-dir", str(tmp_path), "usage")[1]
+    status, _, err = called(capsys, "--state-dir", str(tmp_path), "usage", "--days", "0")
+    assert (status, "--days" in err) == (cli.USAGE, True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import daemon, identity
+from agent import core, identity
 from agent.identity import Broker
 from firmware_bundles.errors import ConfigInvalid, NotEnrolled, StateDamaged
 
@@ -68,7 +68,7 @@ def test_a_damaged_identity_does_not_end_the_core(
 
     async def load() -> None:
         async with asyncio.timeout(0.2):
-            await daemon.load_identity(tmp_path)
+            await core.load_identity(tmp_path)
 
     with pytest.raises(TimeoutError):
         asyncio.run(load())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import pytest
 
@@ -22,18 +21,4 @@ def test_what_nobody_caught_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
     told = capsys.readouterr().err
     assert "core event=unhandled" in told
     assert "ValueError" in told
-    assert told.count("\n") == 1
-
-
-def test_a_library_speaks_in_our_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the error that it tells of, without its traceback."""
-    logger = logging.Logger("uvicorn.error")  # noqa: LOG001 - not the process's own
-    logger.addHandler(log.Lines("worker"))
-    logger.info("too little to tell")
-    try:
-        int("x")
-    except ValueError:
-        logger.exception("it failed")
-    told = capsys.readouterr().err
-    assert 'worker event=uvicorn.error what="it failed"' in told
     assert told.count("\n") == 1

@@ -29,7 +29,6 @@ PLANNED = frozenset(
         "control_plane.audit",
         "control_plane.rollouts.checks",
         "control_plane.rollouts.simulate",
-        "control_plane.rollouts.statistics",
     }
 )
 

@@ -93,3 +93,13 @@ def test_the_worker_and_the_forwarder_share_the_buffer(tmp_path: Path) -> None:
     assert sealing.facts().segments == 0
     sealing.close()
     forwarding.close()
+
+
+def test_a_folder_where_the_buffer_was_is_put_aside(tmp_path: Path) -> None:
+    """As often as it happens, and over whatever was put aside before."""
+    path = tmp_path / "buffer.db"
+    for _ in range(2):
+        path.unlink(missing_ok=True)
+        path.mkdir()
+        assert buffer.ensure(path)
+        Buffer(path).close()

@@ -135,3 +135,32 @@ def test_a_broken_manifest_names_file_and_place(bundle: build.Bundle) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(ManifestInvalid, match=r"manifest\.json: .*\$\.files\[1\]\.digest"):
         build.read_bundle(bundle.directory)
+
+
+def test_post_processing_is_said_in_the_manifest_and_shapes_the_baseline(tmp_path: Path) -> None:
+    """What devices will record as scores is what the baseline is made of."""
+    settings = dataclasses.replace(SETTINGS, activation="softmax", threshold=0.15, top_k=2)
+    made = build.build(settings, tmp_path / "out")
+    fact = build.verify_bundle(made.directory).manifest.classification
+    assert fact is not None
+    assert (fact.activation, fact.threshold, fact.top_k) == ("softmax", 0.15, 2)
+    plain = build.build(SETTINGS, tmp_path / "plain")
+    assert made.file_bytes(build.BASELINE_FILE) != plain.file_bytes(build.BASELINE_FILE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"activation": "tanh"}, "the post-processing is wrong: Invalid enum value 'tanh'"),
+        ({"threshold": 0.0}, "the post-processing is wrong"),
+        ({"top_k": 11}, "top_k is 11; there are 10 classes"),
+        ({"labels": None, "top_k": 2}, "top_k without labels"),
+    ],
+)
+def test_wrong_post_processing_is_refused(
+    changes: dict[str, object], sentence: str, tmp_path: Path
+) -> None:
+    """Before anything is written, with what was wrong."""
+    settings = dataclasses.replace(SETTINGS, **changes)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=sentence):
+        build.build(settings, tmp_path / "out")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.inference import deaths
-from agent.inference.breadcrumbs import Act, Breadcrumbs
+from agent.inference.breadcrumbs import Act, Breadcrumbs, Crumb
 from agent.inference.deaths import Death, Register
 
 MODEL, OTHER = "a" * 64, "b" * 64
@@ -68,3 +68,13 @@ def test_breadcrumbs_tell_the_next_process_what_this_one_was_at(tmp_path: Path) 
         (Act.SWAPPING, OTHER, ""),
     }
     assert Breadcrumbs(path).left == []
+
+
+def test_no_input_is_blamed_while_an_accelerator_was_in_use() -> None:
+    """The death is the accelerator's; one at loading a model stays the model's."""
+    left = [
+        Crumb(Act.INVOKING, "digits", MODEL, "02" * 32),
+        Crumb(Act.SWAPPING, "digits", OTHER, ""),
+    ]
+    found = deaths.traced(left, NOW, "", is_accelerated=True)
+    assert [(each.act, each.model) for each in found] == [(Act.SWAPPING, OTHER)]

@@ -1,11 +1,10 @@
-"""The download window, the chunk store, and both over a broker made of a dictionary."""
+"""The download window, and downloads over a broker made of a dictionary."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,20 +14,18 @@ from hypothesis import strategies as st
 
 from agent.deployment.chunk_store import ChunkStore
 from agent.deployment.downloads import CORRUPT_MAX, ROUND, Downloads, Pace, Source, Web, Window
-from firmware_bundles.chunks import cut, digest_of
 from firmware_bundles.errors import (
     ChunkCorrupt,
     ChunkMissing,
-    DigestMismatch,
     ServerUnreachable,
     ShoalError,
-    StorageFull,
     TransferTooSlow,
 )
-from firmware_bundles.limits import CHUNK_BYTES_MAX, FILTERS_PER_SUBSCRIBE_MAX
-from firmware_bundles.manifest import FileEntry
+from firmware_bundles.limits import FILTERS_PER_SUBSCRIBE_MAX
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import ChunkRequest
+
+_STALL_S = 1_000.0
 
 
 def chunk(number: int) -> tuple[str, bytes]:
@@ -124,112 +121,6 @@ def test_the_next_download_begins_at_the_broker_again() -> None:
     assert window.source("b") is Source.RETAINED
 
 
-def test_the_store_keeps_only_what_its_name_promises(tmp_path: Path) -> None:
-    """A corrupt delivery is never stored; a file that rotted is fetched again."""
-    store = ChunkStore(tmp_path / "chunks")
-    digest, data = chunk(1)
-    with pytest.raises(ChunkCorrupt):
-        store.save(digest, data + b"!")
-    assert not store.has(digest)
-    store.save(digest, data)
-    assert store.has(digest)
-    (tmp_path / "chunks" / digest).write_bytes(b"rotten")
-    assert not store.has(digest)
-    assert not (tmp_path / "chunks" / digest).exists()
-
-
-def bundle_file(data: bytes) -> FileEntry:
-    """A file as a manifest lists it."""
-    return FileEntry(
-        name="model.tflite",
-        length=len(data),
-        digest=digest_of(data),
-        chunks=tuple(piece.digest for piece in cut(data)),
-    )
-
-
-def test_an_expected_file_is_put_together_in_place(tmp_path: Path) -> None:
-    """Allocated at once; whole when all its chunks came, in any order, a repeated one once."""
-    data = b"a" * CHUNK_BYTES_MAX + b"b" * CHUNK_BYTES_MAX + b"a" * CHUNK_BYTES_MAX + b"end"
-    entry, written = bundle_file(data), list[int]()
-    store = ChunkStore(tmp_path / "chunks", on_written=written.append)
-    store.expect([entry])
-    assert (tmp_path / "chunks" / f"{entry.digest}.part").stat().st_size == len(data)
-    for piece in sorted(set(cut(data))):
-        assert not store.has(piece.digest)
-        store.save(piece.digest, piece.data)
-        assert store.read(piece.digest) == piece.data
-    store.take(entry, tmp_path / "model.tflite")
-    assert (tmp_path / "model.tflite").read_bytes() == data
-    assert sum(written) == len(data)
-    assert list((tmp_path / "chunks").iterdir()) == []
-
-
-def test_chunks_of_an_expected_file_survive_a_restart(tmp_path: Path) -> None:
-    """What hashes to its digest is there; what rotted is not."""
-    data = os.urandom(4 * CHUNK_BYTES_MAX + 17)
-    entry, pieces = bundle_file(data), list(cut(data))
-    store = ChunkStore(tmp_path)
-    store.expect([entry])
-    for piece in pieces[:3]:
-        store.save(piece.digest, piece.data)
-    with (tmp_path / f"{entry.digest}.part").open("r+b") as file:
-        file.seek(CHUNK_BYTES_MAX)
-        file.write(b"rot")
-    again = ChunkStore(tmp_path)
-    again.expect([entry])
-    assert [again.has(piece.digest) for piece in pieces] == [True, False, True, False, False]
-
-
-def test_a_file_that_is_not_whole_is_not_handed_over(tmp_path: Path) -> None:
-    """And what is missing can be found out."""
-    data = os.urandom(2 * CHUNK_BYTES_MAX)
-    entry, pieces = bundle_file(data), list(cut(data))
-    store = ChunkStore(tmp_path / "chunks")
-    store.expect([entry])
-    store.save(pieces[0].digest, pieces[0].data)
-    with pytest.raises(DigestMismatch):
-        store.take(entry, tmp_path / "model.tflite")
-    assert not (tmp_path / "model.tflite").exists()
-    store.expect([entry])
-    assert [store.has(piece.digest) for piece in pieces] == [True, False]
-
-
-def test_chunks_of_another_version_are_copied(tmp_path: Path) -> None:
-    """Only those that are still what they were."""
-    old = os.urandom(3 * CHUNK_BYTES_MAX)
-    new = old[: 2 * CHUNK_BYTES_MAX] + b"other" + old[2 * CHUNK_BYTES_MAX :]
-    (tmp_path / "old").write_bytes(b"rot" + old[3:])
-    store = ChunkStore(tmp_path / "chunks")
-    store.expect([bundle_file(new)])
-    assert store.adopt(tmp_path / "old", bundle_file(old)) == CHUNK_BYTES_MAX
-    assert [store.has(piece.digest) for piece in cut(new)] == [False, True, False, False]
-
-
-def test_a_chunk_that_came_before_its_file_was_expected_is_used(tmp_path: Path) -> None:
-    """It needs not come again."""
-    data = b"only one chunk"
-    store = ChunkStore(tmp_path)
-    store.save(digest_of(data), data)
-    store.expect([bundle_file(data)])
-    store.take(bundle_file(data), tmp_path / "there")
-    assert (tmp_path / "there").read_bytes() == data
-
-
-@pytest.mark.parametrize(
-    ("limits", "word"),
-    [({"quota_bytes": 1000}, "quota"), ({"reserve_bytes": 2**60}, "free")],
-)
-def test_a_download_without_room_is_refused_before_its_first_byte(
-    tmp_path: Path, limits: dict[str, int], word: str
-) -> None:
-    """By the quota or by the disk."""
-    store = ChunkStore(tmp_path, **limits)  # type: ignore[arg-type]
-    with pytest.raises(StorageFull, match=word):
-        store.expect([bundle_file(bytes(2000))])
-    assert list(tmp_path.iterdir()) == []
-
-
 class Retained:
     """A line to a broker that retains chunks and sends them on each subscribe."""
 
@@ -239,12 +130,19 @@ class Retained:
         self.outstanding_max = 0
         self.subscribed: set[str] = set()
         self.packets: list[int] = []
+        self.asked: list[str] = []
         self.requests: list[ChunkRequest] = []
         self.web: Web | None = None
+        self.is_asked = asyncio.Event()
+
+    def told(self, _error: ShoalError) -> None:
+        """Hear what the device detected; a subclass does something about it."""
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Deliver what is retained, soon."""
         self.packets.append(len(filters))
+        self.is_asked.set()
+        self.asked += filters
         self.subscribed |= set(filters)
         self.outstanding_max = max(self.outstanding_max, len(self.subscribed))
         for topic in filters:
@@ -263,19 +161,25 @@ class Retained:
         return True
 
 
-async def fetched(
-    line: Retained, directory: Path, digests: Sequence[str], stall_s: float = 0.05
-) -> list[ShoalError]:
-    """Fetch all over the line; return what was detected meanwhile."""
+async def fetched(line: Retained, directory: Path, digests: Sequence[str]) -> list[ShoalError]:
+    """Fetch all over the line; return what was detected meanwhile.
+
+    A chunk is late as soon as nothing else moves: how fast this machine is does not matter.
+    """
     detected: list[ShoalError] = []
+
+    def detect(error: ShoalError) -> None:
+        detected.append(error)
+        line.told(error)
+
     downloads = Downloads(
         ChunkStore(directory),
         line,
         device="d1",
         web=line.web,
         window=8,
-        stall_s=stall_s,
-        detect=detected.append,
+        stall_s=_STALL_S,
+        detect=detect,
     )
     arriving: set[asyncio.Task[None]] = set()
 
@@ -283,15 +187,30 @@ async def fetched(
         arriving.add(asyncio.create_task(downloads.received(digest, data)))
 
     line.deliver = deliver
-    watching = asyncio.create_task(downloads.watch())
+    fetching = asyncio.current_task()
+    looking = asyncio.create_task(_look_when_nothing_moves(downloads, fetching))
     downloads.connection_changed(is_up=True)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await downloads.fetch(digests)
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, *arriving, return_exceptions=True)
+        looking.cancel()
+        await asyncio.gather(looking, *arriving, return_exceptions=True)
     return detected
+
+
+async def _look_when_nothing_moves(
+    downloads: Downloads, fetching: asyncio.Task[object] | None
+) -> None:
+    now = asyncio.get_running_loop().time()
+    while True:
+        await asyncio.sleep(0.002)  # what was called soon has been called
+        moving = asyncio.all_tasks() - {fetching, asyncio.current_task()}
+        if moving:
+            await asyncio.wait(moving)
+            continue
+        now += 64 * _STALL_S
+        downloads.look(now)
 
 
 def test_all_chunks_arrive_through_the_window(tmp_path: Path) -> None:
@@ -312,7 +231,7 @@ def test_what_is_on_disk_is_not_fetched_again(tmp_path: Path) -> None:
     for digest in list(retained)[:15]:
         store.save(digest, retained[digest])
     line = Retained(retained)
-    asyncio.run(fetched(line, tmp_path, list(retained), stall_s=10.0))
+    asyncio.run(fetched(line, tmp_path, list(retained)))
     assert sum(line.packets) == 5
 
 
@@ -329,7 +248,7 @@ def test_a_chunk_with_a_flipped_byte_is_detected_and_ends_the_fetch(tmp_path: Pa
 
     asyncio.run(run())
     assert bad not in {file.name for file in tmp_path.iterdir()}
-    assert line.packets.count(1) == CORRUPT_MAX - 1
+    assert line.asked.count(topics.chunk(bad)) >= CORRUPT_MAX
     assert line.subscribed == set()
 
 
@@ -342,7 +261,7 @@ def test_a_chunk_that_is_whole_the_second_time_is_taken(tmp_path: Path) -> None:
             super().subscribe(filters)
             self.retained = {digest: data}
 
-    detected = asyncio.run(fetched(MendedOnce({digest: b"wrong"}), tmp_path, [digest], stall_s=0.5))
+    detected = asyncio.run(fetched(MendedOnce({digest: b"wrong"}), tmp_path, [digest]))
     assert [error.code for error in detected] == [ChunkCorrupt.code]
     assert (tmp_path / digest).read_bytes() == data
 
@@ -366,7 +285,7 @@ def test_chunks_that_the_broker_has_not_come_on_request(tmp_path: Path) -> None:
     """After two tries; the rest is requested at once, a window at a time."""
     stock = dict(chunk(n) for n in range(40))
     line = Answering(stock)
-    assert asyncio.run(fetched(line, tmp_path, list(stock), stall_s=0.5)) == []
+    assert asyncio.run(fetched(line, tmp_path, list(stock))) == []
     assert {file.name for file in tmp_path.iterdir()} == set(stock)
     assert max(len(request.digests) for request in line.requests) <= 8
     assert sum(line.packets) < 2 * len(stock)
@@ -421,15 +340,59 @@ def test_a_download_that_nobody_answers_ends_at_its_deadline(tmp_path: Path) -> 
     asyncio.run(run())
 
 
+class FilledWhenMissed(Retained):
+    """A broker to which the chunks come once somebody has missed them."""
+
+    def __init__(self, stock: dict[str, bytes]) -> None:
+        super().__init__({})
+        self.stock = stock
+
+    def told(self, _error: ShoalError) -> None:
+        """Retain them."""
+        self.retained.update(self.stock)
+
+
 def test_chunks_that_come_from_nowhere_are_told_of_once(tmp_path: Path) -> None:
     """Who starves a device of chunks is noticed; the fetch goes on when they come after all."""
-    retained = dict(chunk(n) for n in range(4))
+    stock = dict(chunk(n) for n in range(4))
+    (detected,) = asyncio.run(fetched(FilledWhenMissed(stock), tmp_path, list(stock)))
+    assert (detected.code, "4 chunks" in detected.message) == (ChunkMissing.code, True)
+    assert {file.name for file in tmp_path.iterdir()} == set(stock)
+
+
+def test_a_download_below_its_minimum_rate_is_told_and_asks_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks that are not late yet are asked for anew at the next look, and not before."""
+    monkeypatch.setattr("agent.deployment.downloads._RATE_WINDOW_S", 0.5)
     line = Retained({})
 
-    async def run() -> list[ShoalError]:
-        asyncio.get_running_loop().call_later(2.0, line.retained.update, retained)
-        return await fetched(line, tmp_path, list(retained))
+    async def run() -> None:
+        slow = asyncio.Event()
+        detected: list[ShoalError] = []
 
-    (detected,) = asyncio.run(run())
-    assert (detected.code, "4 chunks" in detected.message) == (ChunkMissing.code, True)
-    assert {file.name for file in tmp_path.iterdir()} == set(retained)
+        def detect(error: ShoalError) -> None:
+            detected.append(error)
+            slow.set()
+
+        downloads = Downloads(
+            ChunkStore(tmp_path), line, device="d1", window=8, stall_s=_STALL_S, detect=detect
+        )
+        downloads.connection_changed(is_up=True)
+        pace = Pace(connected_s_max=100.0, rate_bytes_per_s_min=1)
+        fetching = asyncio.ensure_future(downloads.fetch([chunk(1)[0]], pace))
+        now = asyncio.get_running_loop().time()
+        await line.is_asked.wait()
+        downloads.look(now)
+        assert line.packets == [1]
+        async with asyncio.timeout(60):
+            await slow.wait()
+        await asyncio.sleep(0)
+        downloads.look(now)
+        assert line.packets == [1, 1]
+        assert [error.code for error in detected] == [TransferTooSlow.code]
+        assert "0 bytes a second" in detected[0].message
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
+
+    asyncio.run(run())

@@ -40,7 +40,11 @@ class Peer:
 
     async def listen(self, s: float, asks: int = 1) -> list[Hello]:
         """Ask so often, spread over the time, and return what was heard."""
-        task = asyncio.create_task(self.hellos.run(lambda: {"digits": 7}, self.send))
+
+        async def generations() -> dict[str, int]:
+            return {"digits": 7}
+
+        task = asyncio.create_task(self.hellos.run(generations, self.send))
         for _ in range(asks):
             self.hellos.ask()
             await asyncio.sleep(s / asks)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import cli, identity, local_actions, locks
+from agent import cli, identity, locks
 from agent.inference.supervisor import INFERENCE_SOCKET
 from firmware_bundles.errors import DeviceError
 
@@ -29,7 +29,7 @@ def test_a_second_agent_leaves_the_first_its_sockets(
     (tmp_path / identity.FOLDER / identity.FACTS).touch()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / INFERENCE_SOCKET).touch()
-    held = locks.hold(tmp_path / local_actions.LOCK_NAME, "agent")
+    held = locks.hold(tmp_path / locks.AGENT_LOCK, "agent")
     assert cli.main(["--state-dir", str(tmp_path), "run"]) == cli.FAILED
     os.close(held)
     assert capsys.readouterr().err.startswith(f"error: another agent uses {tmp_path}")

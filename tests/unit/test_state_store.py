@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent import daemon
+from agent import core
 from agent.children import Children
 from agent.deployment import lifecycle
 from agent.deployment.lifecycle import Event
@@ -134,7 +134,7 @@ async def opened(path: Path) -> State:
     """Open a state as the core does."""
     children = Children(s_max=60)
     try:
-        return await daemon.open_state(path, children)
+        return await core.open_state(path, children)
     finally:
         await children.stop()
 

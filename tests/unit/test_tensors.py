@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from agent.inference import tensors
 from agent.inference.quantization import Port
-from agent.inference.tensors import Refused
-from firmware_bundles.manifest import Tensor
+from agent.inference.refused import Refused
+from firmware_bundles.manifest import Datatype, Tensor
 
 IMAGE = Port(Tensor(name="image", datatype="INT8", shape=(1, 2, 2), scale=0.5, zero_point=-3))
 PLAIN = Port(Tensor(name="plain", datatype="FP32", shape=(2,)))
@@ -34,7 +34,7 @@ def test_real_values_are_quantized_with_saturation() -> None:
     taken = tensors.take(_body(_input(data=[0.0, 1.26, 1e9, -1e9])), [IMAGE], OUTPUTS)
     assert taken.stored[0].tolist() == [[[-3, 0], [127, -128]]]
     assert taken.stored[0].dtype == np.int8
-    assert taken.features.tolist() == pytest.approx([0.0, 1.26, 1e9, -1e9])
+    assert taken.features().tolist() == pytest.approx([0.0, 1.26, 1e9, -1e9])
     assert not taken.is_raw
 
 
@@ -42,7 +42,7 @@ def test_stored_values_are_taken_as_they_are() -> None:
     """A client that sends the model's own type sends stored values; their real ones are known."""
     taken = tensors.take(_body(_input(datatype="INT8", data=[-128, -3, 0, 127])), [IMAGE], OUTPUTS)
     assert taken.stored[0].ravel().tolist() == [-128, -3, 0, 127]
-    assert taken.features.tolist() == [-62.5, 0.0, 1.5, 65.0]
+    assert taken.features().tolist() == [-62.5, 0.0, 1.5, 65.0]
     assert taken.is_raw
 
 
@@ -102,7 +102,7 @@ def test_models_without_quantization_take_their_own_type() -> None:
     count = {"name": "count", "shape": [1], "datatype": "INT32", "data": [7]}
     taken = tensors.take(_body({"inputs": [count, plain]}), [PLAIN, COUNT], OUTPUTS)
     assert [each.tolist() for each in taken.stored] == [[0.5, -2.0], [7]]
-    assert taken.features.tolist() == [0.5, -2.0, 7.0]
+    assert taken.features().tolist() == [0.5, -2.0, 7.0]
 
 
 @given(st.integers(-128, 127))
@@ -174,16 +174,25 @@ def test_a_field_of_another_kind_is_told_by_the_tensors_name(
     assert (caught.value.status, caught.value.message) == (400, sentence)
 
 
-def test_a_number_that_json_would_round_is_refused() -> None:
-    """Above 2**53 neighbours become one, and 2**63 would come out negative."""
-    port = Port(Tensor(name="key", datatype="INT64", shape=(1,)))
-    for value in (2**53 + 2, 2**63, -(2**63)):
-        body = _body(_input(name="key", shape=[1], datatype="INT64", data=[value]))
-        with pytest.raises(Refused, match="expected whole numbers from -9007199254740992 to"):
+@pytest.mark.parametrize(
+    ("datatype", "low", "high"),
+    [("INT64", -(2**63), 2**63 - 1), ("UINT64", 0, 2**64 - 1), ("UINT32", 0, 2**32 - 1)],
+)
+def test_whole_numbers_are_exact_to_the_ends_of_their_type(
+    datatype: Datatype, low: int, high: int
+) -> None:
+    """Above 2**53 neighbours stay apart, and what does not fit is refused, never wrapped."""
+    port = Port(Tensor(name="key", datatype=datatype, shape=(1,)))
+    for value in (low, high, high - 1, high // 2 + 1):
+        body = _body(_input(name="key", shape=[1], datatype=datatype, data=[value]))
+        assert tensors.take(body, [port], OUTPUTS).stored[0].tolist() == [value]
+    for value in (low - 1, high + 1, 10**40):
+        body = _body(_input(name="key", shape=[1], datatype=datatype, data=[value]))
+        with pytest.raises(Refused, match=f"expected whole numbers from {low} to {high} "):
             tensors.take(body, [port], OUTPUTS)
 
 
 def test_values_whose_squares_overflow_are_taken_in_silence() -> None:
     """The largest values of FP32 are values; numpy's warning would fill the worker's log."""
     taken = tensors.take(_body(_input(data=[1.8e19, -3e38, 0, 1])), [IMAGE], OUTPUTS)
-    assert taken.features.tolist() == pytest.approx([1.8e19, -3e38, 0, 1])
+    assert taken.features().tolist() == pytest.approx([1.8e19, -3e38, 0, 1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import sqlite3
 import struct
 import tempfile
@@ -19,17 +21,23 @@ from agent.deployment import conditions, slots
 from agent.deployment.lifecycle import Record
 from agent.inference import (
     breadcrumbs,
+    content_coding,
     control,
     control_server,
     deaths,
+    delegates,
+    http,
+    losses,
+    probe,
     protocol,
     selftest,
     tensors,
 )
 from agent.inference.breadcrumbs import Act, Breadcrumbs
 from agent.inference.quantization import Port
+from agent.inference.refused import Refused
 from agent.inference.served import _real
-from agent.inference.tensors import Refused
+from agent.inference.verdicts import Probe
 from agent.store import journal, state, state_schema
 from agent.telemetry import feedback, rows
 from firmware_bundles import golden
@@ -61,6 +69,80 @@ def _inference_body() -> bytes:
         {"name": "half", "shape": [1], "datatype": "FP16", "data": [0.5]},
     )
     return msgspec.json.encode({"id": "1", "inputs": inputs, "outputs": [{"name": "probs"}]})
+
+
+def _binary_body() -> bytes:
+    inputs = (
+        {"name": "image", "shape": [1, 2, 2], "datatype": "INT8",
+         "parameters": {"binary_data_size": 4}},
+        {"name": "flag", "shape": [1], "datatype": "BOOL", "parameters": {"binary_data_size": 1}},
+        {"name": "count", "shape": [1], "datatype": "UINT64",
+         "parameters": {"binary_data_size": 8}},
+        {"name": "half", "shape": [1], "datatype": "FP16", "parameters": {"binary_data_size": 2}},
+    )  # fmt: skip
+    head = msgspec.json.encode({"inputs": inputs, "parameters": {"binary_data_output": True}})
+    return len(head).to_bytes(4, "big") + head + bytes(15)
+
+
+def _take_binary(data: bytes) -> object:
+    """The length of the JSON, which travels in a header, and the body behind it."""
+    return tensors.take(data[4:], _PORTS, _OUTPUTS, int.from_bytes(data[:4], "big"))
+
+
+def _take_alone(data: bytes) -> object:
+    return tensors.take(data, _PORTS[:1], _OUTPUTS, 0)
+
+
+def _http_request() -> bytes:
+    body = b"4\r\nbody\r\n0\r\n\r\n"
+    return b"POST /x?y HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n" + body
+
+
+class _Pipe(asyncio.Transport):
+    """A transport that keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_closing = False
+
+    def write(self, data: object) -> None:
+        pass
+
+    def close(self) -> None:
+        self._is_closing = True
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+def _converse(data: bytes) -> object:
+    """A client that says this, in pieces, to a handler that answers at once."""
+
+    async def run() -> list[http.Request]:
+        seen: list[http.Request] = []
+
+        def answer(request: http.Request) -> http.Response:
+            seen.append(request)
+            return http.Response(200, b"")
+
+        limits = http.HttpLimits(1, 100_000, 100_000, 1, 1)
+        server = http.Server(answer, limits)
+        connection = http.Connection(server)
+        connection.connection_made(_Pipe())
+        for start in range(0, len(data), 4096):
+            connection.data_received(data[start : start + 4096])
+        connection.eof_received()
+        connection.connection_lost(None)
+        assert (server.body_bytes, len(server.connections)) == (0, 0)
+        return seen
+
+    return asyncio.run(run())
 
 
 def _told(data: bytes) -> object:
@@ -271,6 +353,37 @@ PARSERS: Final = (
         lambda: [_inference_body()],
         refusals=_REFUSALS,
     ),
+    Parser(
+        name="inference request with binary tensors",
+        parse=_take_binary,
+        make_seeds=lambda: [_binary_body()],
+        refusals=_REFUSALS,
+    ),
+    Parser(
+        name="tensor without JSON",
+        parse=_take_alone,
+        make_seeds=lambda: [bytes(4), bytes(16)],
+        refusals=_REFUSALS,
+    ),
+    Parser(
+        name="compressed body",
+        parse=lambda data: content_coding.decode(data, "gzip", 100_000),
+        make_seeds=lambda: [gzip.compress(_inference_body())],
+        refusals=_REFUSALS,
+    ),
+    Parser(
+        name="deflated body",
+        parse=lambda data: content_coding.decode(data, "deflate", 100_000),
+        make_seeds=lambda: [zlib.compress(b"x" * 9), zlib.compress(b"x" * 9, wbits=-15)],
+        refusals=_REFUSALS,
+    ),
+    Parser(
+        name="accepted content codings",
+        parse=content_coding.chosen,
+        make_seeds=lambda: [b"br, gzip;q=0.5, deflate;q=0"],
+        refusals=_REFUSALS,
+    ),
+    Parser(name="HTTP", parse=_converse, make_seeds=lambda: [_http_request() * 2]),
     _json("feedback", _told, _feedback_bodies, refusals=_REFUSALS),
     Parser(
         name="golden values",
@@ -317,12 +430,42 @@ PARSERS: Final = (
     ),
     _json("worker's request", control_server._parse, _requests),
     _json("worker's answer", control.parse_line, _worker_lines),
+    Parser(
+        name="accelerators",
+        parse=delegates.parse,
+        make_seeds=lambda: [
+            b'[[delegate]]\nkind = "external"\nname = "a"\nlibrary = "/a"\noptions = {b = 1}\n',
+            b'[[delegate]]\nkind = "compiled"\nname = "a"\naccelerator = "npu"\nretry_s = 1.5\n',
+        ],
+    ),
+    _json(
+        "note of accelerators",
+        losses.parse,
+        lambda: [b'{"in_use":["a/b"],"lost":{"a/c":{"count":2,"at":1.5,"reason":"why"}}}'],
+    ),
+    _json(
+        "probe's answer",
+        lambda data: probe._verdict(0, data, data),
+        lambda: [b"\n" + msgspec.json.encode(_probed()) + b"\n"],
+    ),
     _json(
         "self-test's answer",
         lambda data: selftest._verdict(0, data, data),
         lambda: [msgspec.json.encode(_tested())],
     ),
 )
+
+
+def _probed() -> Probe:
+    return Probe(
+        nodes=1,
+        taken=2,
+        operations=3,
+        difference_lsb_max=0.5,
+        difference_absolute_max=0.1,
+        latency_us=5.0,
+        cpu_latency_us=9.0,
+    )
 
 
 def _made_key(folder: Path, _data: bytes) -> bytes:
