@@ -21,6 +21,7 @@ from agent.deployment.collection import Collection
 from agent.deployment.downloads import Downloads
 from agent.deployment.fetching import Fetching
 from agent.deployment.mirrors import Mirrors
+from agent.deployment.oversight import Oversight
 from agent.deployment.patching import SlotPatching
 from agent.deployment.steps import Steps
 from agent.deployment.updater import Updater
@@ -87,7 +88,7 @@ class Core:
         usage: Usage,
         notifier: Notifier,
     ) -> None:
-        self._identity, self._notifier = identity, notifier
+        self._identity, self._notifier, self._worker = identity, notifier, worker
         self._state = state
         self._clock = clock = Clock(state.time_floor())
         incarnation = secrets.token_hex(8)
@@ -170,6 +171,7 @@ class Core:
             self._forwarder.run(stopping),
             self._renewal.run(self._connection.renew),
             self._meter.run(),
+            Oversight(self._worker, self._updater, self._detect).run(),
             self._leaving.run(
                 end_deployments=self._updater.end, report=self._reports.ask, leave=stopping.set
             ),

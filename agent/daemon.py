@@ -96,7 +96,7 @@ async def _worker(config: Config, stack: AsyncExitStack) -> WorkerClient:
     )
     stack.push_async_callback(supervisor.stop)
     await supervisor.start()
-    return WorkerClient(path, lambda: supervisor.deaths)
+    return WorkerClient(path, lambda: supervisor.deaths, supervisor.died)
 
 
 async def _until(stopping: asyncio.Event, work: Awaitable[ResultT]) -> ResultT | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import httpx
 
@@ -20,20 +19,18 @@ from firmware_bundles.errors import ChunkCorrupt, ChunkMissing, ServerUnreachabl
 from firmware_bundles.limits import CHUNK_BYTES_MAX
 from firmware_bundles.wire.messages import Fault
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 def fetch(request: FetchChunks) -> FetchedChunks:
     """Return the chunks that some address has; the last refusal, if any is missing."""
     found: dict[str, bytes] = {}
     fault: Fault | None = None
+    urls = list(request.urls)
     with httpx.Client(
         verify=_trusted(request.ca), timeout=request.timeout_s, follow_redirects=True
     ) as client:
         for digest in request.digests:
             try:
-                found[digest] = _first(client, request.urls, digest)
+                found[digest] = _first(client, urls, digest)
             except ShoalError as error:
                 fault = Fault(code=error.code, message=error.message[:512])
     return FetchedChunks(chunks=found, fault=fault)
@@ -46,13 +43,16 @@ def _trusted(ca: str) -> ssl.SSLContext:
     return tls.hold_against(context, Clock().now)
 
 
-def _first(client: httpx.Client, urls: Sequence[str], digest: str) -> bytes:
+def _first(client: httpx.Client, urls: list[str], digest: str) -> bytes:
+    """Return a chunk; an address that does not answer is struck off, for others wait behind it."""
     refused: ShoalError = ChunkMissing(f"there is no address for chunk {digest[:12]}")
-    for url in urls:
+    for url in list(urls):
         try:
             return _get(client, url.replace("{digest}", digest), digest)
         except (ServerUnreachable, ChunkMissing, ChunkCorrupt) as error:
             refused = error
+            if isinstance(error, ServerUnreachable):
+                urls.remove(url)
     raise refused
 
 

@@ -81,12 +81,10 @@ class ReleaseBelowFloor(TrustError):
 
 
 class ReleaseWithdrawn(TrustError):
-    """The owners withdrew the release.
-
-    Choose another release; this one never runs again.
-    """
+    """The owners withdrew the release."""
 
     code = "trust.release_withdrawn"
+    default_hint = "Choose another release; this one never runs again."
 
 
 class AssignmentReplayed(TrustError):
@@ -102,12 +100,10 @@ class AssignmentForeign(TrustError):
 
 
 class AssignmentExpired(TrustError):
-    """An assignment came too late, or its time lies in the future.
-
-    Check the clocks of both machines; the device asks anew.
-    """
+    """An assignment came too late, or its time lies in the future."""
 
     code = "trust.assignment_expired"
+    default_hint = "Check the clocks of both machines; the device asks anew."
 
 
 class ReportReplayed(TrustError):
@@ -159,12 +155,10 @@ class ConversionFaulty(BundleError):
 
 
 class BundleTooLarge(BundleError):
-    """A bundle, or a file of it, is larger than allowed.
-
-    Make the model smaller.
-    """
+    """A bundle, or a file of it, is larger than allowed."""
 
     code = "bundle.too_large"
+    default_hint = "Make the model smaller."
 
 
 class TransferError(ShoalError):
@@ -224,12 +218,10 @@ class MetadataMissing(TransferError):
 
 
 class DeviceError(ShoalError):
-    """A device could not do its part.
-
-    Look at the device: `shoal-agent status`, `shoal-agent doctor`.
-    """
+    """A device could not do its part."""
 
     code = "device.failed"
+    default_hint = "Look at the device: `shoal-agent status`, `shoal-agent doctor`."
 
 
 class NeedsUnmet(DeviceError):
@@ -247,39 +239,31 @@ class NotEnrolled(DeviceError):
 
 
 class ClockSuspect(DeviceError):
-    """The device's clock contradicts times that were signed; it judges by those.
-
-    Set the clock of the device, or look why it loses the time.
-    """
+    """The device's clock contradicts times that were signed; it judges by those."""
 
     code = "device.clock_suspect"
+    default_hint = "Set the clock of the device, or look why it loses the time."
 
 
 class SlotUnwritable(DeviceError):
-    """A file of the agent cannot be written.
-
-    Check owner, modes and disk of the state directory.
-    """
+    """A file of the agent cannot be written."""
 
     code = "device.slot_unwritable"
+    default_hint = "Check owner, modes and disk of the state directory."
 
 
 class SlotBroken(DeviceError):
-    """The bundle in a slot is not whole, or no slot is marked as serving.
-
-    Roll a release out again: it is fetched and verified anew.
-    """
+    """The bundle in a slot is not whole, or no slot is marked as serving."""
 
     code = "device.slot_broken"
+    default_hint = "Roll a release out again: it is fetched and verified anew."
 
 
 class StorageFull(DeviceError):
-    """The disk is full, or the buffer is and nothing in it may be dropped.
-
-    Free space where the state directory lies.
-    """
+    """The disk is full, or the buffer is and nothing in it may be dropped."""
 
     code = "device.storage_full"
+    default_hint = "Free space where the state directory lies."
 
 
 class StateDamaged(DeviceError):
@@ -305,6 +289,18 @@ class ProbationFailed(DeviceError):
     """
 
     code = "device.probation_failed"
+
+
+class InputRefused(DeviceError):
+    """An input took the worker down twice: for a day it is not given to that model any more."""
+
+    code = "device.input_refused"
+
+
+class ModelCrashing(DeviceError):
+    """A committed model died at different inputs, and was left: publish a mended release."""
+
+    code = "device.model_crashing"
 
 
 class DeploymentLooping(DeviceError):

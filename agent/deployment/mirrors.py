@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from agent.children import Children
 
-_TIMEOUT_S: Final = 20.0
+_TIMEOUT_S: Final = 8.0
 _CONTROL_PLANE_PATH: Final = "/api/v1/chunks/{digest}"
 _PLACE: Final = "{digest}"
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from agent import log
-from agent.deployment import probation, slots
+from agent.deployment import probation, shadowing, slots
 from agent.deployment.lifecycle import Event, Record
 from agent.deployment.seals import Mark
 from agent.inference.control import (
@@ -150,8 +150,13 @@ class Steps:
         )
         return Event.DONE
 
-    async def shadow(self, _record: Record) -> Event:
-        """Nothing to mirror yet."""
+    async def shadow(self, record: Record) -> Event:
+        """Let the model see mirrored inputs, if the order says so. Raises SelfTestFailed."""
+        try:
+            await shadowing.shadow_candidate(record, self._worker, self._ask)
+        except SelfTestFailed:
+            await self._condemn(record)
+            raise
         return Event.DONE
 
     async def switch(self, record: Record) -> Event:
@@ -167,6 +172,13 @@ class Steps:
 
         Raises ProbationFailed.
         """
+        await shadowing.shadow_previous(record, self._worker, self._ask)
+        try:
+            return await self._observe(record, note)
+        finally:
+            await shadowing.end(record, self._worker)
+
+    async def _observe(self, record: Record, note: Callable[[float], None]) -> Event:
         promised = await asyncio.to_thread(self._latency_promised, record)
         observer = _Observer(record, self._worker.deaths(), self._now(), promised)
         poll_s = record.policy.probation_s / _POLLS_PER_PROBATION
@@ -274,6 +286,7 @@ class _Observer:
         self._began = now
         self._ready_at = now
         self._is_ready = False
+        self._repeated: tuple[int, int] | None = None
         self._first: dict[str, tuple[int, int, int]] = {}
         self._last: dict[str, tuple[int, int, int]] = {}
 
@@ -287,6 +300,8 @@ class _Observer:
             return
         self._ready_at = now
         self._memory_bytes = answer.memory_bytes
+        first = self._repeated[0] if self._repeated else family.repeated_deaths
+        self._repeated = first, family.repeated_deaths
         seen = (family.answered, family.errors, family.latency_us_sum)
         self._first.setdefault(answer.incarnation, (0, 0, 0) if self._first else seen)
         self._last[answer.incarnation] = seen
@@ -300,10 +315,15 @@ class _Observer:
         return probation.Facts(
             elapsed_s=self._record.elapsed_s + now - self._began,
             unready_s=0.0 if self._is_ready else now - self._ready_at,
-            deaths=max(deaths - self._deaths, len(self._last) - 1),
+            deaths=max(deaths - self._deaths, len(self._last) - 1) - self._deaths_repeated(),
             answered=answered,
             errors=errors,
             latency_ms=latency_us / answered / 1000 if answered else 0.0,
             memory_bytes=self._memory_bytes,
             manifest_latency_ms_max=self._latency_ms_max,
         )
+
+    def _deaths_repeated(self) -> int:
+        """Return how many deaths were at an input that had killed before: it is refused now."""
+        first, last = self._repeated or (0, 0)
+        return max(0, last - first)

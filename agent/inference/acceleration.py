@@ -40,7 +40,11 @@ class Acceleration:
         self._spool = spool
         self._registry = registry
         self._on_event = on_event
-        self._note = losses.after_death(losses.load(spool), time.time())
+        found = losses.load(spool)
+        self._note = losses.after_death(found, time.time())
+        if found.in_use:  # else the next death would be the accelerator's, too
+            with suppress(OSError):
+                losses.store(spool, self._note)
         # By family, digest and delegate: another version may be taken where this one was not.
         self._refused: dict[tuple[str, str, str], Loss] = {}
         self._fault = ""

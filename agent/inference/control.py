@@ -6,9 +6,10 @@ Light: the core imports this. The answering side is `control_server`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from firmware_bundles.errors import Malformed, WorkerUnavailable, from_code
 from firmware_bundles.identifiers import Digest, Family, Incarnation, ModelVersion
@@ -41,18 +42,45 @@ class Unload(msgspec.Struct, frozen=True, tag="unload"):
     family: Family
 
 
+class Shadow(msgspec.Struct, frozen=True, tag="shadow"):
+    """Mirror a share of this family's inputs to the model of a slot; 0 ends that."""
+
+    family: Family
+    slot: Literal["A", "B"]
+    share: Annotated[float, Meta(ge=0, le=1)]
+
+
 class Erase(msgspec.Struct, frozen=True, tag="erase"):
     """Serve nothing, end, and erase all that was recorded: this device is retired."""
 
 
-Request = Status | SelfTest | Swap | Unload | Erase
+Request = Status | SelfTest | Swap | Unload | Shadow | Erase
+
+
+class ShadowStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the shadow of a family answered: `rows` compared, `dropped` for lack of room.
+
+    `score_difference_sum` adds up the largest difference of a score in each row, `latency_us_sum`
+    is processor time. `reason` says why it is over.
+    """
+
+    digest: Digest
+    rows: Count = 0
+    dropped: Count = 0
+    errors: Count = 0
+    agreed: Count = 0
+    score_difference_sum: float = 0.0
+    latency_us_sum: Count = 0
+    reason: str = ""
 
 
 class FamilyStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The model that answers for a family. `since` is Unix seconds; `reason` says why not ready.
 
     `latency_us_sum` is of all that was answered; `delegate_reason` says what the accelerator took,
-    or why the CPU serves though one is configured.
+    or why the CPU serves though one is configured. `refusals` counts requests whose input had
+    killed the worker twice, `killers` the different inputs at which this model died within the
+    hour, the latest by `signal`; `repeated_deaths` were at an input that had killed before.
     """
 
     digest: Digest | None = None
@@ -63,9 +91,14 @@ class FamilyStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0
     answered: Count = 0
     errors: Count = 0
+    refusals: Count = 0
+    killers: Count = 0
+    repeated_deaths: Count = 0
+    signal: str = ""
     latency_us_sum: Count = 0
     ready: bool = False
     reason: str = ""
+    shadow: ShadowStatus | None = None
 
 
 class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
@@ -106,6 +139,12 @@ class Erasing(msgspec.Struct, frozen=True, kw_only=True, tag="erasing"):
     segments: Count
 
 
+class ShadowReady(msgspec.Struct, frozen=True, kw_only=True, tag="shadow_ready"):
+    """A shadow has proved its model, and follows."""
+
+    digest: Digest
+
+
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
     """The error of the worker, by its code."""
 
@@ -115,7 +154,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
 
 
 Response = StatusAnswer | SelfTestAnswer | Done | Erasing
-Line = StatusAnswer | SelfTestAnswer | Done | Erasing | Refusal
+Line = StatusAnswer | SelfTestAnswer | Done | Erasing | ShadowReady | Refusal
 
 
 async def call(path: Path, request: Request, timeout_s: float = 10.0) -> Response:
@@ -137,6 +176,8 @@ async def call(path: Path, request: Request, timeout_s: float = 10.0) -> Respons
         ) from error
     if isinstance(answer, Refusal):
         raise from_code(answer.code, answer.message, answer.hint)
+    if isinstance(answer, ShadowReady):
+        raise WorkerUnavailable("the inference worker answered as its shadow does")
     return answer
 
 

@@ -19,6 +19,7 @@ from agent.inference.control import (
     Erasing,
     Refusal,
     SelfTest,
+    Shadow,
     Status,
     StatusAnswer,
     Swap,
@@ -116,6 +117,8 @@ class ControlServer:
                 return Done(family=await self._registry.swap(family))
             case Unload(family):
                 return Done(family=self._registry.unload(family))
+            case Shadow(family, name, share):
+                return Done(family=await self._registry.shadow(family, name, share))
             case Erase():
                 return self._begin_erasure()
 

@@ -24,7 +24,7 @@ from agent.inference.served import ServedModel
 from agent.inference.tensors import CLASS_OUTPUT, Taken
 from agent.telemetry.feedback import Feedback
 from agent.telemetry.recorder import Recorder
-from firmware_bundles.errors import ModelUnusable, NotFound, ShoalError
+from firmware_bundles.errors import InputRefused, ModelUnusable, NotFound, ShoalError
 
 EXTENSIONS: Final = ("binary_tensor_data", "feedback")
 
@@ -236,6 +236,10 @@ class Endpoint:
             scores=answer.scores,
             features=taken.features,
         )
+        mirror = self._registry.mirrors.get(model.manifest.family)
+        if mirror is not None and mirror.live is model:
+            sequence = self._recorder.last_sequence
+            mirror.offer(sequence, taken.features, answer.predicted, answer.scores)
         model.answered += 1
         model.latency_us_sum += latency_us
         return answers.respond(model, taken, answer, prediction)
@@ -266,6 +270,9 @@ def _timed(model: ServedModel, stored: list[Stored]) -> tuple[list[Stored], int]
     started = time.perf_counter_ns()
     try:
         outputs = model.run(stored)
+    except InputRefused as error:
+        model.refusals += 1
+        raise Refused(422, f"{error.message} ({error.code})") from error
     except ModelUnusable as error:
         model.errors += 1
         raise Refused(500, error.message) from error

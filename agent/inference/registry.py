@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 from agent.deployment import slots
 from agent.deployment.slots import Slot
-from agent.inference import served
+from agent.inference import mirror, served
+from agent.inference.breadcrumbs import Act
 from agent.inference.control import FamilyStatus
+from agent.inference.guarded import Guard
+from agent.inference.mirror import Mirror
 from agent.inference.served import ServedModel
 from agent.telemetry.recorder import Recorder, Recording
-from firmware_bundles.errors import ShoalError, SlotBroken
+from firmware_bundles.errors import ModelUnusable, SelfTestFailed, ShoalError, SlotBroken
 
 
 class Serving(NamedTuple):
@@ -34,16 +37,19 @@ class Registry:
         self,
         root: Path,
         recorder: Recorder,
+        guard: Guard,
         on_event: Callable[..., None],
-        load: Callable[[Slot], ServedModel] = served.load,
+        load: Callable[[Slot, Guard], ServedModel] = served.load,
     ) -> None:
         self.serving: dict[str, Serving] = {}
         self.reasons: dict[str, str] = {}
+        self.mirrors: dict[str, Mirror] = {}
         self.changed = asyncio.Event()  # set when a family gets another model
         self._root = root
         self._recorder = recorder
+        self._guard = guard
         self._on_event = on_event
-        self._load = load
+        self._load_guarded = load
         self._changing = asyncio.Lock()
 
     def start(self) -> None:
@@ -54,15 +60,59 @@ class Registry:
     async def swap(self, family: str) -> FamilyStatus:
         """Serve what the family's pointer names now; the old model answers until then.
 
-        Raises SlotBroken, ModelUnusable, SelfTestFailed, and then nothing has changed.
+        Raises SlotBroken, ModelUnusable (also where the worker died at it before), SelfTestFailed,
+        and then nothing has changed.
         """
         slot = slots.serving(self._root, family)
         if slot is None:
             raise SlotBroken(f"the family {family} has no pointer to a slot")
         async with self._changing:
-            model = await asyncio.to_thread(self._load, slot)
+            if not self._guard.may_swap(slots.manifest_digest(slot)):
+                raise ModelUnusable(
+                    f"the worker died again and again while it took {_name(slot)} over"
+                )
+            model = await asyncio.to_thread(self._load, slot, Act.SWAPPING)
+            await self._end_shadow(family)  # its pairs would be another model's
             self._serve(family, model)
         return self.status(family)
+
+    async def shadow(self, family: str, name: str, share: float) -> FamilyStatus:
+        """Mirror a share of the inputs to the model of a slot; 0 ends what is mirrored.
+
+        Raises SelfTestFailed, SlotBroken.
+        """
+        await self._end_shadow(family)
+        if share > 0:
+            current = self.serving.get(family)
+            if current is None:
+                raise SlotBroken(f"nothing of {family} serves: there is nothing to mirror")
+            slot = slots.slot(self._root, family, name)
+            made = await mirror.start(
+                self._root.parent, current.model, slot, share, self._recorder, self._on_event
+            )
+            if self.serving.get(family) is not current:
+                await made.stop()
+                raise SelfTestFailed("another model began to serve meanwhile")
+            self.mirrors[family] = made
+        return self.status(family)
+
+    async def close(self) -> None:
+        """End all shadows."""
+        for family in list(self.mirrors):
+            await self._end_shadow(family)
+
+    async def _end_shadow(self, family: str) -> None:
+        if (ending := self.mirrors.pop(family, None)) is not None:
+            await ending.stop()
+            facts = ending.status()
+            self._on_event(
+                "shadow_ended",
+                family=family,
+                rows=facts.rows,
+                agreed=facts.agreed,
+                dropped=facts.dropped,
+                errors=facts.errors,
+            )
 
     def unload(self, family: str) -> FamilyStatus:
         """Serve nothing for this family any more."""
@@ -86,8 +136,13 @@ class Registry:
             since=model.since,
             answered=model.answered,
             errors=model.errors,
+            refusals=model.refusals,
+            killers=self._guard.killers(model.bundle.digest),
+            repeated_deaths=self._guard.repeated(model.bundle.digest),
+            signal=self._guard.signal(model.bundle.digest),
             latency_us_sum=model.latency_us_sum,
             ready=True,
+            shadow=self.mirrors[family].status() if family in self.mirrors else None,
         )
 
     def families(self) -> list[str]:
@@ -100,15 +155,30 @@ class Registry:
             self.reasons[family] = "no slot was chosen yet"
             return
         other = slots.other(self._root, family)
-        for slot in (named, *([other] if slots.is_good(other) else ())):
+        candidates = [named, *([other] if slots.is_good(other) else ())]
+        # One that took the worker down while it was loaded comes last. The core asks for it again.
+        for slot in sorted(candidates, key=lambda each: not self._may_start(each)):
             try:
-                self._serve(family, self._load(slot))
+                self._serve(family, self._load(slot, Act.STARTING))
             except ShoalError as error:
                 # What is said is why the slot that should serve does not.
                 self.reasons.setdefault(family, error.message)
                 self._on_event("slot_refused", slot=_name(slot), code=error.code, why=error.message)
             else:
                 return
+
+    def _may_start(self, slot: Slot) -> bool:
+        try:
+            return self._guard.may_start(slots.manifest_digest(slot))
+        except SlotBroken:
+            return True  # the attempt says what is wrong with it
+
+    def _load(self, slot: Slot, act: Act) -> ServedModel:
+        digest = slots.manifest_digest(slot)
+        with self._guard.loading(act, slot.family, digest):
+            model = self._load_guarded(slot, self._guard)
+        self._guard.loaded(digest)
+        return model
 
     def _serve(self, family: str, model: ServedModel) -> None:
         bundle = model.bundle

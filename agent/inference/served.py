@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from agent.deployment import slots
 from agent.deployment.slots import Slot
 from agent.inference.backends import Backend, LiteRtBackend
+from agent.inference.cpu_backed import CpuBacked
+from agent.inference.guarded import Guard
 from agent.inference.pool import Pool
 from agent.inference.quantization import Port, Reals, Stored
 from agent.inference.tensors import CLASS_OUTPUT, SCORE_OUTPUT
@@ -117,8 +119,10 @@ class ServedModel:
         self.since = time.time()
         self.answered = 0
         self.errors = 0
+        self.refusals = 0
         self.latency_us_sum = 0
         self.is_quick = True
+        self._sample: tuple[list[Stored], list[Reals]] = ([], [])
 
     def run(self, inputs: Sequence[Stored]) -> list[Stored]:
         """Return the stored outputs for stored inputs, both in the manifest's order."""
@@ -130,32 +134,48 @@ class ServedModel:
         Without `other`: against those in the bundle. Raises SelfTestFailed when an output is
         further off than the manifest allows.
         """
-        agreement = _run_golden(self, other)
+        agreement, self._sample = _run_golden(self, other)
         # The least: the first run is cold, and a busy machine is no slow model.
         self.is_quick = float(agreement.latency_us.min()) <= QUICK_US_MAX
         return agreement
 
+    def check(self) -> None:
+        """Answer the first golden vector once more. Raises SelfTestFailed, ModelUnusable.
 
-def load(slot: Slot, *, interpreters: int = 1, threads: int = 1) -> ServedModel:
-    """Return the model of a slot, verified, loaded and proved.
+        An accelerator is held to the CPU's answers, by `acceleration`: here the CPU answers.
+        """
+        backend = self.backend.cpu if isinstance(self.backend, CpuBacked) else self.backend
+        stored, wanted = self._sample
+        for output, values, port in zip(backend.run(stored), wanted, self.outputs, strict=True):
+            _check(_difference(port.real(output), values, port), 0, port, self.manifest)
+
+
+def load(
+    slot: Slot, guard: Guard | None = None, *, interpreters: int = 1, threads: int = 1
+) -> ServedModel:
+    """Return the model of a slot, verified, loaded and proved; guarded where it is to serve.
 
     A model that is not quick gets as many `interpreters`, of so many `threads` each.
     Raises SlotBroken, ModelUnusable, RuntimeUnsupported, SelfTestFailed.
     """
     bundle = open_bundle(slot)
     path = slot.directory / bundle.manifest.model
-    backend = LiteRtBackend(path, bundle.manifest, threads=threads)
+
+    def interpreter() -> Backend:
+        backend = LiteRtBackend(path, bundle.manifest, threads=threads)
+        return backend if guard is None else guard.wrap(backend, slot.family, bundle.digest)
+
+    backend = interpreter()
     model = ServedModel(bundle, backend)
     model.prove()
     if not model.is_quick and interpreters > 1:
-        more = (
-            LiteRtBackend(path, bundle.manifest, threads=threads) for _ in range(interpreters - 1)
-        )
-        model.backend = Pool([backend, *more])
+        model.backend = Pool([backend, *(interpreter() for _ in range(interpreters - 1))])
     return model
 
 
-def _run_golden(model: ServedModel, other: Agreement | None) -> Agreement:
+def _run_golden(
+    model: ServedModel, other: Agreement | None
+) -> tuple[Agreement, tuple[list[Stored], list[Reals]]]:
     manifest, directory = model.manifest, model.bundle.slot.directory
     try:
         vectors = golden.parse((directory / manifest.golden.file).read_bytes())
@@ -167,8 +187,11 @@ def _run_golden(model: ServedModel, other: Agreement | None) -> Agreement:
     answers = [np.empty_like(each) for each in told]
     lsb = absolute = 0.0
     latency_us = np.zeros(vectors.rows)
-    for row in range(vectors.rows):
-        stored = [port.store(each[row]) for each, port in zip(inputs, model.inputs, strict=True)]
+    rows = [
+        [port.store(each[row]) for each, port in zip(inputs, model.inputs, strict=True)]
+        for row in range(vectors.rows)
+    ]
+    for row, stored in enumerate(rows):
         started = time.perf_counter_ns()
         outputs = model.run(stored)
         latency_us[row] = (time.perf_counter_ns() - started) / 1000
@@ -177,7 +200,8 @@ def _run_golden(model: ServedModel, other: Agreement | None) -> Agreement:
             off = _difference(answers[place][row], wanted[place][row], port)
             lsb, absolute = max(lsb, off[0]), max(absolute, off[1])
             _check(off, row, port, manifest)
-    return Agreement(vectors.rows, lsb, absolute, latency_us, answers)
+    sample = rows[0], [each[0].copy() for each in wanted]
+    return Agreement(vectors.rows, lsb, absolute, latency_us, answers), sample
 
 
 def _real(arrays: dict[str, golden.RealArray], port: Port, rows: int) -> Reals:

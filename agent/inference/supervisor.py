@@ -40,8 +40,8 @@ class Supervisor:
     """Starts the worker of `state_dir` on sockets in `run_dir`, and again when it dies.
 
     `deaths` counts the ends that nobody asked for, also of a worker that was silent for longer than
-    `watchdog_s` and killed for it. `on_event(name, facts)` hears of each start and death. A worker
-    ends by itself when its supervisor is gone.
+    `watchdog_s` and killed for it; `died` is set at each, for one listener. `on_event(name, facts)`
+    hears of each start and death. A worker ends by itself when its supervisor is gone.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Supervisor:
         watchdog_s: float = WATCHDOG_S_DEFAULT,
     ) -> None:
         self.deaths = 0
+        self.died = asyncio.Event()
         self.pid: int | None = None
         self._state_dir = state_dir
         self._run_dir = run_dir
@@ -106,6 +107,7 @@ class Supervisor:
                 status = None
                 self._on_event("worker_not_started", {"why": str(error)})
             self.deaths += 1
+            self.died.set()
             lived_s = time.monotonic() - started
             failures = 1 if lived_s >= _HEALTHY_S else failures + 1
             self._on_event("worker_died", {"status": status, "lived_s": round(lived_s, 3)})

@@ -30,6 +30,8 @@ from agent import locks, log
 from agent.inference import served
 from agent.inference.acceleration import Acceleration
 from agent.inference.control_server import ControlServer
+from agent.inference.guarded import Guard
+from agent.inference.heartbeat import Heartbeat
 from agent.inference.http import HttpLimits, Server
 from agent.inference.protocol import Endpoint, EndpointLimits
 from agent.inference.registry import Registry
@@ -114,20 +116,17 @@ async def serve(
     if buffer.ensure(spool / BUFFER_NAME):
         event("buffer_damaged", kept=f"{BUFFER_NAME}.damaged")
     sealing, reading = (Buffer(spool / BUFFER_NAME, settings.buffer_bytes_max) for _ in range(2))
-    pace = Pace(
-        flush_s=settings.flush_ms / 1000,
-        segment_age_s=settings.segment_age_s,
-        window_age_s=settings.window_age_s,
-        journal_bytes_max=settings.journal_bytes_max,
-    )
-    recorder = Recorder(spool, sealing, secrets.token_hex(8), pace, event)
+    recorder = Recorder(spool, sealing, secrets.token_hex(8), _pace(settings), event)
+    guard = Guard(spool, event)
+    guard.listen()
     load_model = partial(
         served.load,
         interpreters=settings.interpreters or os.cpu_count() or 1,
         threads=settings.threads,
     )
-    registry = Registry(state_dir / "slots", recorder, event, load_model)
+    registry = Registry(state_dir / "slots", recorder, guard, event, load_model)
     registry.start()
+    heartbeat = Heartbeat(registry, guard.crumbs, event, notifier.watchdog_s)
     acceleration = Acceleration(state_dir, spool, registry, event)
     server = _server(_endpoint(settings, registry, recorder, reading), settings)
     ending = asyncio.Event()
@@ -140,8 +139,8 @@ async def serve(
 
     stopping = asyncio.Event()
     recording = asyncio.create_task(recorder.run(stopping))
-    notifier.watch(lambda: "the recorder ended" if recording.done() else "")
-    beating = asyncio.create_task(notifier.beat())
+    notifier.watch(lambda: "the recorder ended" if recording.done() else heartbeat.fault())
+    beating = [asyncio.create_task(each) for each in (notifier.beat(), heartbeat.run())]
     accelerating = asyncio.create_task(acceleration.run())
     await control.start(sockets.control)
     _end_on_signals(ending, notifier, watch_stdin=watch_stdin)
@@ -155,9 +154,12 @@ async def serve(
     await control.close()
     accelerating.cancel()
     acceleration.close()
+    await registry.close()
     stopping.set()
     await recording
-    beating.cancel()
+    for task in beating:
+        task.cancel()
+    guard.close()
     sealing.close()
     reading.close()
     os.close(lock)
@@ -177,6 +179,15 @@ def empty(spool: Path) -> int:
     (spool / ERASE).unlink(missing_ok=True)
     durable.sync_directory(spool)
     return len(recorded)
+
+
+def _pace(settings: Settings) -> Pace:
+    return Pace(
+        flush_s=settings.flush_ms / 1000,
+        segment_age_s=settings.segment_age_s,
+        window_age_s=settings.window_age_s,
+        journal_bytes_max=settings.journal_bytes_max,
+    )
 
 
 def _endpoint(

@@ -6,18 +6,29 @@ by the incarnation in its answers: a new one is a death, an orderly restart by h
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from agent.inference import control
 
 
 class WorkerClient:
-    """Asks over the control socket at `path`; `deaths` counts for the one who started it."""
+    """Asks over the control socket at `path`.
 
-    def __init__(self, path: Path, deaths: Callable[[], int] | None = None) -> None:
+    `deaths` counts for the one who started it, and `died` is set at each.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        deaths: Callable[[], int] | None = None,
+        died: asyncio.Event | None = None,
+    ) -> None:
         self._path = path
         self._deaths = deaths
+        self._died = died or asyncio.Event()
         self._incarnations: set[str] = set()
 
     async def ask(self, request: control.Request, timeout_s: float) -> control.Response:
@@ -35,3 +46,10 @@ class WorkerClient:
         if self._deaths is not None:
             return self._deaths()
         return max(0, len(self._incarnations) - 1)
+
+    async def death(self, timeout_s: float) -> None:
+        """Wait for the next death, as long as that; one of a unit of its own is not heard."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._died.wait()
+        self._died.clear()

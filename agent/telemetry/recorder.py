@@ -25,9 +25,11 @@ from agent.telemetry.rows import (
     LabelRow,
     ModelRow,
     PredictionRow,
+    ShadowRow,
     encode_label,
     encode_model,
     encode_prediction,
+    encode_shadow,
 )
 from agent.telemetry.sealer import Sealer, dead
 from firmware_bundles.limits import ROWS_PER_SEGMENT_MAX
@@ -157,6 +159,21 @@ class Recorder:
         self._append(recording, encode_prediction(row))
         self.recent.remember(sequence, index, predicted)
         return f"{self.incarnation}-{sequence}"
+
+    def shadow(
+        self, recording: Recording, sequence: int, *, predicted: int, latency_us: int, scores: Reals
+    ) -> None:
+        """Record what a shadow answered to the input of the prediction with this number."""
+        row = PredictionRow(
+            model=recording.row.index,
+            sequence=sequence,
+            time_us=time.time_ns() // 1000,
+            predicted=predicted,
+            latency_us=latency_us,
+            scores=scores,
+            watched=_NOTHING,
+        )
+        self._append(recording, encode_shadow(ShadowRow(row)))
 
     def label(
         self, recording: Recording, incarnation: str, prediction: int, label: int, predicted: int

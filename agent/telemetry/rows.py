@@ -21,6 +21,7 @@ Reals = NDArray[np.float32]
 _MODEL: Final = 1
 _PREDICTION: Final = 2
 _LABEL: Final = 3
+_SHADOW: Final = 4
 # kind, model, sequence, time_us, class, latency_us, scores, watched features
 _PREDICTION_HEAD: Final = struct.Struct("<BHQQiIHH")
 # kind, model, sequence, time_us, incarnation of the prediction, its sequence, label, predicted
@@ -49,6 +50,12 @@ class PredictionRow(NamedTuple):
     watched: Reals
 
 
+class ShadowRow(NamedTuple):
+    """What a shadow answered to the input of the live prediction with this sequence."""
+
+    answer: PredictionRow
+
+
 class LabelRow(NamedTuple):
     """One truth that was told later. `predicted` is -1 when the answer was no longer known."""
 
@@ -61,7 +68,7 @@ class LabelRow(NamedTuple):
     predicted: int
 
 
-Row = ModelRow | PredictionRow | LabelRow
+Row = ModelRow | PredictionRow | ShadowRow | LabelRow
 
 
 def encode_model(row: ModelRow) -> bytes:
@@ -85,6 +92,11 @@ def encode_prediction(row: PredictionRow) -> bytes:
     return head + scores.tobytes() + watched.tobytes()
 
 
+def encode_shadow(row: ShadowRow) -> bytes:
+    """Return the record of a shadow's answer, in the shape of a prediction's."""
+    return bytes([_SHADOW]) + encode_prediction(row.answer)[1:]
+
+
 def encode_label(row: LabelRow) -> bytes:
     """Return the record of a label."""
     model, sequence, time_us, incarnation, prediction, label, predicted = row
@@ -99,6 +111,8 @@ def parse(record: bytes) -> Row:
     try:
         if record[0] == _PREDICTION:
             return _prediction(record)
+        if record[0] == _SHADOW:
+            return ShadowRow(_prediction(record))
         if record[0] == _LABEL:
             _, model, sequence, time_us, named, *rest = _LABEL_ROW.unpack(record)
             return LabelRow(model, sequence, time_us, named.hex(), *rest)

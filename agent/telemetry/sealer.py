@@ -15,7 +15,7 @@ from agent.store import journal
 from agent.store.buffer import Buffer, OpenWindow, Sealed
 from agent.store.journal import JournalFile, Position, Record
 from agent.telemetry import rows, sealing
-from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow
+from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow, ShadowRow
 from agent.telemetry.sealing import Model, Window
 from firmware_bundles import durable
 from firmware_bundles.errors import MessageTooLarge, WireError
@@ -91,6 +91,7 @@ class Sealer:
     def _seal(self, windows_before: float, rows_dropped: int) -> int:
         predictions: dict[int, list[PredictionRow]] = defaultdict(list)
         labels: dict[int, list[LabelRow]] = defaultdict(list)
+        shadows: dict[int, list[PredictionRow]] = defaultdict(list)
         cursor = self._cursor
         for record in self._records(cursor):
             match rows.parse(record.payload):
@@ -98,6 +99,8 @@ class Sealer:
                     self._learn(row)
                 case PredictionRow() as row:
                     predictions[row.model].append(row)
+                case ShadowRow(row):
+                    shadows[row.model].append(row)
                 case LabelRow() as row:
                     labels[row.model].append(row)
             cursor = record.end
@@ -107,10 +110,12 @@ class Sealer:
             segments += self._count(self._models[index], found)
         for index, told in labels.items():
             segments += sealing.labels(self._incarnation, self._models[index], told)
+        for index, mirrored in shadows.items():
+            segments += sealing.shadows(self._incarnation, self._models[index], mirrored)
         segments += self._close_windows(windows_before)
         if cursor != self._cursor or segments or rows_dropped:
             self._commit(cursor, segments, rows_dropped)
-        return sum(map(len, predictions.values())) + sum(map(len, labels.values()))
+        return sum(len(each) for kind in (predictions, labels, shadows) for each in kind.values())
 
     def _count(self, model: Model, found: list[PredictionRow]) -> list[Segment]:
         windows = sealing.count(self._windows.pop(model.digest, None), model, found)

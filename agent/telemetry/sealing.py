@@ -57,6 +57,12 @@ def predictions(incarnation: str, model: Model, rows: Sequence[PredictionRow]) -
     return [_predictions(incarnation, model, part) for part in _parts(rows)]
 
 
+def shadows(incarnation: str, model: Model, rows: Sequence[PredictionRow]) -> list[Segment]:
+    """Return the segments of a shadow's answers, by the sequence of the live predictions."""
+    kind = SegmentKind.SHADOW
+    return [_predictions(incarnation, model, part, kind) for part in _parts(rows)]
+
+
 def labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> list[Segment]:
     """Return the segments of these labels of one model, in order of sequence."""
     return [_labels(incarnation, model, part) for part in _parts(rows)]
@@ -115,7 +121,12 @@ def window_segment(incarnation: str, window: OpenWindow) -> Segment:
     )
 
 
-def _predictions(incarnation: str, model: Model, rows: Sequence[PredictionRow]) -> Segment:
+def _predictions(
+    incarnation: str,
+    model: Model,
+    rows: Sequence[PredictionRow],
+    kind: SegmentKind = SegmentKind.PREDICTIONS,
+) -> Segment:
     body = columns.encode_predictions(
         columns.Predictions(
             sequence=np.array([row.sequence for row in rows]),
@@ -125,7 +136,7 @@ def _predictions(incarnation: str, model: Model, rows: Sequence[PredictionRow]) 
             scores=_coarse(np.stack([row.scores for row in rows])),
         )
     )
-    return _segment(incarnation, SegmentKind.PREDICTIONS, model, rows, body)
+    return _segment(incarnation, kind, model, rows, body)
 
 
 def _labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> Segment:

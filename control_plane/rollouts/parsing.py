@@ -35,6 +35,7 @@ _FORMS: Final[dict[str, type[msgspec.Struct]]] = {
     "gates.label_errors": forms.LabelErrorsGate,
     "policy": forms.DevicePolicy,
     "policy.conditions": forms.DeviceConditions,
+    "policy.shadow": forms.DeviceShadow,
 }
 
 

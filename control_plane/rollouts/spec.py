@@ -9,7 +9,14 @@ from msgspec import Meta
 
 from firmware_bundles.identifiers import CohortName, Family, ModelVersion, RolloutId
 from firmware_bundles.limits import DOWNLOAD_S_DEFAULT, RATE_BYTES_PER_S_DEFAULT
-from firmware_bundles.wire.messages import WINDOW_PATTERN, Budgets, Conditions, Delivery, Policy
+from firmware_bundles.wire.messages import (
+    WINDOW_PATTERN,
+    Budgets,
+    Conditions,
+    Delivery,
+    Policy,
+    Shadowing,
+)
 
 SCHEMA: Final = "1.0"
 PHASES_MAX: Final = 32
@@ -88,6 +95,18 @@ class DeviceConditions(_Part, frozen=True, kw_only=True):
     temperature_c_max: Annotated[float, Meta(ge=-50, le=150)] | None = None
 
 
+class DeviceShadow(_Part, frozen=True, kw_only=True):
+    """Mirror a share of live inputs to the new model before it serves, then to the old one.
+
+    Until `rows_min` were compared, or `duration_s` is over; the device compares no longer than
+    its probation lasts after the switch.
+    """
+
+    share: Annotated[float, Meta(gt=0, le=1)]
+    rows_min: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    duration_s: Annotated[float, Meta(gt=0, le=_MONTH_S)] = 3600.0
+
+
 class DevicePolicy(_Part, frozen=True, kw_only=True):
     """Limits for the device's own part of a deployment, beside its probation.
 
@@ -102,6 +121,7 @@ class DevicePolicy(_Part, frozen=True, kw_only=True):
     download_s_max: Annotated[float, Meta(gt=0, le=_MONTH_S)] = DOWNLOAD_S_DEFAULT
     rate_bytes_per_s_min: Annotated[int, Meta(ge=0, lt=2**31)] = RATE_BYTES_PER_S_DEFAULT
     conditions: DeviceConditions = DeviceConditions()
+    shadow: DeviceShadow | None = None
 
     def delivery(self) -> Delivery | msgspec.UnsetType:
         """Return what assignments say of the download; nothing if nothing was chosen."""
@@ -111,6 +131,12 @@ class DevicePolicy(_Part, frozen=True, kw_only=True):
             conditions=msgspec.convert(self.conditions, Conditions, from_attributes=True),
         )
         return msgspec.UNSET if delivery == Delivery() else delivery
+
+    def shadowing(self) -> Shadowing | msgspec.UnsetType:
+        """Return what assignments say of shadows; nothing if none is wanted."""
+        if self.shadow is None:
+            return msgspec.UNSET
+        return msgspec.convert(self.shadow, Shadowing, from_attributes=True)
 
 
 class RolloutSpec(_Part, frozen=True, kw_only=True):
@@ -139,4 +165,5 @@ class RolloutSpec(_Part, frozen=True, kw_only=True):
             attempts_max=self.policy.attempts_max,
             delivery=self.policy.delivery(),
             budgets=budgets if budgets != Budgets() else msgspec.UNSET,
+            shadow=self.policy.shadowing(),
         )

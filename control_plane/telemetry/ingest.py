@@ -223,7 +223,7 @@ def _decode(device_id: str, sealed: Segment) -> _Arrival:
 
 def _rows(sealed: Segment) -> Predictions | Labels | None:
     match sealed.key.kind:
-        case SegmentKind.PREDICTIONS:
+        case SegmentKind.PREDICTIONS | SegmentKind.SHADOW:
             return decode_predictions(sealed.body)
         case SegmentKind.LABELS:
             return decode_labels(sealed.body)
@@ -249,7 +249,7 @@ def _take(intake: Intake, arrival: _Arrival) -> Stored | ShoalError:
         return SegmentOverlapping(
             f"rows {key.first}..{key.last} of {key.incarnation} overlap others that are stored"
         )
-    if stored is Stored.NEW:
+    if stored is Stored.NEW and arrival.key.kind is not SegmentKind.SHADOW:
         if isinstance(arrival.rows, Predictions):
             intake.count_predictions(arrival.device_id, arrival.sealed)
             _settle_waiting(intake, arrival.device_id, arrival.sealed, arrival.rows)

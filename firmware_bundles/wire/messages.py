@@ -131,6 +131,18 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     conditions: Conditions = Conditions()
 
 
+class Shadowing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model is mirrored before it serves, and the previous one while it is on probation.
+
+    A `share` of the live inputs, until `rows_min` of them were compared (0: no number suffices) or
+    `duration_s` is over.
+    """
+
+    share: Annotated[float, Meta(gt=0, le=1)]
+    rows_min: Count = 0
+    duration_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 3600.0
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How a device carries a deployment out; copied into its record when it begins."""
 
@@ -139,6 +151,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
     delivery: Delivery | UnsetType = UNSET
     budgets: Budgets | UnsetType = UNSET
+    shadow: Shadowing | UnsetType = UNSET
 
 
 class ModelReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,11 +339,12 @@ class Report(Message, frozen=True, kw_only=True):
 
 
 class SegmentKind(StrEnum):
-    """What a segment of the buffer holds."""
+    """What a segment of the buffer holds; `shadow`: mirrored answers, numbered as the live ones."""
 
     PREDICTIONS = "predictions"
     LABELS = "labels"
     WINDOW = "window"
+    SHADOW = "shadow"
 
 
 class SegmentKey(msgspec.Struct, frozen=True, kw_only=True):

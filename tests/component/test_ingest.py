@@ -17,10 +17,12 @@ from sqlalchemy.exc import OperationalError
 
 from control_plane.store.database import Database
 from control_plane.store.intake import Intake
+from control_plane.store.shadows import Shadows
 from control_plane.store.telemetry import Telemetry
+from control_plane.telemetry import shadows
 from control_plane.telemetry.ingest import Ingest
 from firmware_bundles.wire import codec, topics
-from firmware_bundles.wire.messages import Acknowledgement, Segment
+from firmware_bundles.wire.messages import Acknowledgement, Segment, SegmentKind
 from support import fleet_rows, segments
 
 DEVICES = {"ant": b"k" * 32, "bee": b"l" * 32}
@@ -358,3 +360,17 @@ def test_any_delivery_gives_the_pooled_truth(
     assert set(world.faults()) == {None}
     assert len(world.acknowledged) == len(delivery)
     world.database.close()
+
+
+def test_a_shadows_answers_are_stored_and_compared_but_not_counted(world: World) -> None:
+    """Pairs by number, with labels whenever they came; none of it counts as predictions."""
+    shadow = segments.predictions([2, 3, 9], [0, 1, 1], model="c" * 64, kind=SegmentKind.SHADOW)
+    live = segments.predictions([1, 2, 3], [0, 1, 1])
+    told = segments.labels([1], [2], [0])
+    world.send(shadow, shadow, live, told)
+    assert world.received() == 3
+    (pair,) = shadows.total(Shadows(world.database).mirrored("digits", 0.0)).items()
+    assert pair[0] == shadows.Pair("ant", live.model, "c" * 64)
+    found = pair[1]
+    assert (found.pairs, found.agreed) == (2, 1)
+    assert (found.labelled, found.live_wrong, found.shadow_wrong) == (1, 1, 0)

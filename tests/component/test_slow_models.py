@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,11 @@ from typing import cast
 import numpy as np
 import pytest
 
+from agent.deployment import slots
+from agent.inference import breadcrumbs, deaths, served
 from agent.inference.backends import Backend, LiteRtBackend
+from agent.inference.breadcrumbs import Act
+from agent.inference.guarded import Guard
 from agent.inference.http import Request, Response
 from agent.inference.pool import Pool
 from agent.inference.protocol import Endpoint, EndpointLimits
@@ -23,6 +28,7 @@ from agent.store import buffer
 from agent.store.buffer import Buffer
 from agent.telemetry.feedback import Feedback
 from agent.telemetry.recorder import Pace, Recorder
+from firmware_bundles.errors import InputRefused
 from support.bundles import SAMPLES, Sample, images
 from support.workers import infer
 
@@ -61,7 +67,8 @@ def _endpoint(folder: Path, limits: EndpointLimits) -> Iterator[tuple[Endpoint, 
         pass
 
     recorder = Recorder(folder / "spool", store, "0" * 16, Pace(), on_event)
-    registry = Registry(folder / "slots", recorder, on_event)
+    guard = Guard(folder / "spool", on_event)
+    registry = Registry(folder / "slots", recorder, guard, on_event)
     registry.start()
     model = registry.serving["digits"].model
     model.is_quick = False
@@ -131,3 +138,28 @@ def test_interpreters_of_a_pool_never_mix_answers(clients: int) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_each_interpreter_of_a_pool_refuses_what_killed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each answers everything else."""
+    monkeypatch.setattr(served, "QUICK_US_MAX", -1.0)
+    model = Sample("v1").put(tmp_path, "A")
+    poison, other = ([np.full((1, 8, 8, 1), each, dtype=np.int8)] for each in (1, 2))
+    death = deaths.Death(
+        time=time.time(),
+        act=Act.INVOKING,
+        family="digits",
+        model=model,
+        input=breadcrumbs.digest(poison).hex(),
+    )
+    deaths.Register(tmp_path).add([death, death], death.time)
+    guard = Guard(tmp_path, lambda *_, **__: None)
+    slot = slots.slot(tmp_path / "slots", "digits", "A")
+    pool = served.load(slot, guard, interpreters=3).backend
+    assert isinstance(pool, Pool)
+    for each in [pool._free.get() for _ in range(3)]:
+        with pytest.raises(InputRefused, match="took the inference worker down twice"):
+            each.run(poison)
+        assert len(each.run(other)) == 1

@@ -15,6 +15,7 @@ import pytest
 
 from agent.deployment import seals, slots
 from agent.deployment.seals import Mark
+from agent.inference.guarded import Guard
 from agent.inference.registry import Registry
 from agent.store import buffer
 from agent.store.buffer import Buffer
@@ -38,12 +39,14 @@ KINDS: Final = {
     "buffer": r"spool/buffer\.db",
     "usage": r"usage\.db",
     "journal": r"spool/journal-.*\.log",
+    "deaths": r"spool/(breadcrumbs|deaths\.json)",
     "trust cache": r"trust/.*",
     "identity": r"identity/(agent\.json|root\.json|telemetry\.secret|device\.key)",
     "slot": rf"slots/{FAMILY}/[AB]/.*",
     "pointer": rf"slots/{FAMILY}/serving",
     "chunk": r"chunks/[0-9a-f]{64}(\.part)?",
-    "transient": r".*/?(lock|.*-wal|.*-shm|ballast.*)|identity/(ca\.pem|device\.crt)|.*/\..*",
+    "transient": r".*/?(lock|last-words|.*-wal|.*-shm|ballast.*)|identity/(ca\.pem|device\.crt)"
+    r"|.*/\..*",
 }
 _POLICY = Policy(probation_s=0.2, self_test_s_max=15.0)
 
@@ -69,7 +72,8 @@ def served(disk: Path) -> tuple[str | None, str]:
     """What a worker that starts on this disk serves, and what it says if not all is well."""
     spool = disk / "spool"
     recorder = Recorder(spool, Buffer(spool / "buffer.db"), "0" * 16, Pace(), lambda *_, **__: None)
-    registry = Registry(disk / "slots", recorder, lambda *_, **__: None)
+    guard = Guard(spool, lambda *_, **__: None)
+    registry = Registry(disk / "slots", recorder, guard, lambda *_, **__: None)
     registry.start()
     status = registry.status(FAMILY)
     return status.version, status.reason

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from agent.children import Children
@@ -38,6 +39,7 @@ from firmware_bundles.wire.messages import (
     Order,
     Patches,
     Policy,
+    Shadowing,
 )
 from support import filled
 
@@ -99,6 +101,7 @@ class Release:
         patches: Patches | UnsetType = UNSET,
         *,
         attempts_max: int = 3,
+        shadow: Shadowing | UnsetType = UNSET,
     ) -> Assignment:
         """An admitted assignment of this release."""
         order = Order(
@@ -107,7 +110,12 @@ class Release:
             model=self.model,
             rollout="r1",
             arm=Arm.CANDIDATE,
-            policy=Policy(probation_s=probation_s, self_test_s_max=0.5, attempts_max=attempts_max),
+            policy=Policy(
+                probation_s=probation_s,
+                self_test_s_max=0.5,
+                attempts_max=attempts_max,
+                shadow=shadow,
+            ),
             patches=patches,
         )
         return Assignment(device="d1", issued=1.0, expires=2.0, orders=(order,))
@@ -159,6 +167,10 @@ class PointerWorker:
         self.failing_service: set[str] = set()
         self.is_away = False
         self.died = 0
+        self.killers = 0
+        self.shadow: control.ShadowStatus | None = None
+        self.shadow_grows_by = 100
+        self.is_mirrored = asyncio.Event()
         self.asked: list[control.Request] = []
         self.read_pointer()
 
@@ -187,6 +199,9 @@ class PointerWorker:
                 latency_us_max=1,
                 memory_bytes_peak=1,
             )
+        if isinstance(request, control.Shadow):
+            self._shadow(request)
+            return control.Done(family=self._family())
         self.read_pointer()
         return control.Done(family=self._family())
 
@@ -194,6 +209,9 @@ class PointerWorker:
         """What serves."""
         if self.is_away:
             raise WorkerUnavailable("away")
+        if self.shadow is not None:
+            rows = self.shadow.rows + self.shadow_grows_by
+            self.shadow = msgspec.structs.replace(self.shadow, rows=rows)
         return control.StatusAnswer(
             incarnation=f"{self.incarnation:016x}", families={self.family: self._family()}
         )
@@ -202,11 +220,29 @@ class PointerWorker:
         """How often it died."""
         return self.died
 
+    async def death(self, timeout_s: float) -> None:
+        """Nobody tells of deaths here."""
+        await asyncio.sleep(timeout_s)
+
     def _family(self) -> control.FamilyStatus:
         if self.served is None:
             return control.FamilyStatus()
         is_ready = self.served.version not in self.failing_service
-        return control.FamilyStatus(digest=self.digest, version=self.served.version, ready=is_ready)
+        return control.FamilyStatus(
+            digest=self.digest,
+            version=self.served.version,
+            ready=is_ready,
+            killers=self.killers,
+            shadow=self.shadow,
+        )
+
+    def _shadow(self, request: control.Shadow) -> None:
+        if request.share == 0:
+            self.shadow = None
+            return
+        slot = slots.slot(self.root, FAMILY, request.slot)
+        self.shadow = control.ShadowStatus(digest=slots.manifest_digest(slot))
+        self.is_mirrored.set()
 
 
 class WorkerOfFamilies:

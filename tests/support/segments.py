@@ -24,8 +24,9 @@ def predictions(
     *,
     incarnation: str = INCARNATION,
     model: str = MODEL,
+    kind: SegmentKind = SegmentKind.PREDICTIONS,
 ) -> Segment:
-    """A predictions segment with these rows."""
+    """A segment of predictions, or of a shadow's answers, with these rows."""
     rows = Predictions(
         sequence=np.array(sequence),
         time_ms=np.arange(len(sequence)),
@@ -34,7 +35,7 @@ def predictions(
         scores=np.zeros((len(sequence), 2), dtype=np.uint8),
     )
     body = encode_predictions(rows)
-    return _segment(SegmentKind.PREDICTIONS, sequence, body, incarnation, model)
+    return _segment(kind, sequence, body, incarnation, model)
 
 
 def labels(

@@ -7,6 +7,7 @@ import http.client
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -37,13 +38,16 @@ class Device:
         self.state_dir = state_dir
         self.run_dir = run_dir
         self.supervisor = Supervisor(state_dir, run_dir)
+        self.python = sys.executable
         self._loop: asyncio.AbstractEventLoop
 
     @contextmanager
     def running(self, watchdog_s: float = WATCHDOG_S_DEFAULT, **settings: float) -> Iterator[None]:
         """Supervise a worker with these settings; its end is orderly."""
         with _environment({f"SHOAL_INFERENCE_{name.upper()}": settings[name] for name in settings}):
-            self.supervisor = Supervisor(self.state_dir, self.run_dir, watchdog_s=watchdog_s)
+            self.supervisor = Supervisor(
+                self.state_dir, self.run_dir, self.python, watchdog_s=watchdog_s
+            )
             self._loop = asyncio.new_event_loop()
             thread = threading.Thread(target=self._loop.run_forever)
             thread.start()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from control_plane.rollouts.parsing import ROLLOUT_BYTES_MAX, parse
 from control_plane.rollouts.spec import PhaseSpec, RolloutSpec
 from firmware_bundles.errors import RolloutInvalid
-from firmware_bundles.wire.messages import Policy
+from firmware_bundles.wire.messages import Policy, Shadowing
 
 GOOD = """\
 family: digits
@@ -40,6 +40,16 @@ def test_a_rollout_file_is_read() -> None:
     assert spec.gates.label_errors is not None
     assert spec.gates.label_errors.error_rate_max is None
     assert spec.device_policy() == Policy(probation_s=1.0, attempts_max=2)
+
+
+def test_shadows_are_part_of_the_policy_where_they_are_wanted() -> None:
+    """Else assignments say nothing of them: their signed bytes stay as they were."""
+    wanted = GOOD.replace("attempts_max: 2", "shadow: {share: 0.1, rows_min: 500}")
+    shadow = Shadowing(share=0.1, rows_min=500)
+    assert parse(wanted).device_policy() == Policy(probation_s=1.0, shadow=shadow)
+    assert parse(GOOD).device_policy().shadow is msgspec.UNSET
+    with pytest.raises(RolloutInvalid, match=r"policy\.shadow"):
+        parse(wanted.replace("0.1, rows", "1.5, rows"))
 
 
 def test_json_is_read_too() -> None:

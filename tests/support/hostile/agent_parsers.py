@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import sqlite3
 import struct
+import tempfile
 import zlib
 from contextlib import closing
 from pathlib import Path
@@ -19,9 +20,11 @@ from agent import config, enrolment, identity, local_control, task, task_message
 from agent.deployment import conditions, slots
 from agent.deployment.lifecycle import Record
 from agent.inference import (
+    breadcrumbs,
     content_coding,
     control,
     control_server,
+    deaths,
     delegates,
     http,
     losses,
@@ -30,6 +33,7 @@ from agent.inference import (
     selftest,
     tensors,
 )
+from agent.inference.breadcrumbs import Act, Breadcrumbs
 from agent.inference.quantization import Port
 from agent.inference.refused import Refused
 from agent.inference.served import _real
@@ -167,6 +171,7 @@ def _records() -> list[bytes]:
     return [
         rows.encode_model(rows.ModelRow(index=0, family="digits", digest=DIGEST, baseline=b"x")),
         rows.encode_prediction(prediction),
+        rows.encode_shadow(rows.ShadowRow(prediction)),
         rows.encode_label(rows.LabelRow(0, 2, 6, INCARNATION, 1, 1, -1)),
     ]
 
@@ -174,6 +179,25 @@ def _records() -> list[bytes]:
 def _journal_file() -> bytes:
     frames = (struct.pack("<II", len(record), zlib.crc32(record)) + record for record in _records())
     return b"".join(frames)
+
+
+def _breadcrumbs() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / breadcrumbs.NAME
+        lane, _ = Breadcrumbs(path).lane("digits", DIGEST)
+        lane.begin(Act.INVOKING, bytes(32))
+        return path.read_bytes()
+
+
+def _deaths(folder: Path, data: bytes) -> object:
+    (folder / deaths.NAME).write_bytes(data)
+    known = deaths.Register(folder).deaths
+    return deaths.refused(known, DIGEST), deaths.killers(known, DIGEST, 1.0)
+
+
+def _death() -> bytes:
+    death = deaths.Death(time=1, act=Act.INVOKING, family="digits", model=DIGEST, input=DIGEST)
+    return msgspec.json.encode([death, death])
 
 
 def _state_record(folder: Path, data: bytes) -> object:
@@ -368,6 +392,13 @@ PARSERS: Final = (
         form=Form.MSGPACK,
     ),
     Parser(name="journal", parse=from_file(_journal), make_seeds=lambda: [_journal_file()]),
+    Parser(
+        name="breadcrumbs",
+        parse=from_file(lambda path: deaths.traced(Breadcrumbs(path).left, 1.0, "")),
+        make_seeds=lambda: [_breadcrumbs()],
+        cost=3,
+    ),
+    _json("deaths", in_folder(_deaths), lambda: [_death()]),
     Parser(name="record of the journal", parse=rows.parse, make_seeds=_records),
     _json("deployment's record", in_folder(_state_record), lambda: [_record()], cost=10),
     Parser(name="state database", parse=in_folder(_state_file), make_seeds=_state_seeds, cost=10),

@@ -47,6 +47,7 @@ EXEMPT: Final[dict[str, str]] = {
     "control_plane.fleet.authority.Authority.load_or_create": _OWN_FILE,
     "control_plane.fleet.authority._load_key": _OWN_FILE,
     "control_plane.rollouts.spec.DevicePolicy.delivery": "a rollout that was parsed before",
+    "control_plane.rollouts.spec.DevicePolicy.shadowing": "a rollout that was parsed before",
     "control_plane.store.devices._order": _OWN_ROW,
     "control_plane.store.rollouts._loaded": _OWN_ROW,
     "firmware_bundles.build._classification": "what the owner says on the command line",

@@ -1,0 +1,46 @@
+"""Live answers beside a shadow's."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane.telemetry.shadows import Comparison, compare
+from firmware_bundles.wire.columns import Predictions
+
+CLASSES = st.dictionaries(st.integers(1, 60), st.integers(0, 2), max_size=40)
+
+
+def _rows(classes: dict[int, int]) -> Predictions:
+    known = sorted(classes)
+    told = np.array([classes[each] for each in known], dtype=np.int64)
+    return Predictions(
+        sequence=np.array(known, dtype=np.int64),
+        time_ms=np.zeros(len(known), dtype=np.int64),
+        classes=told,
+        latency_us=np.full(len(known), 3, dtype=np.int64),
+        scores=np.eye(3, dtype=np.uint8)[told] * 255,
+    )
+
+
+@given(CLASSES, CLASSES, CLASSES)
+def test_pairs_are_the_inputs_that_both_answered(
+    live: dict[int, int], shadow: dict[int, int], labels: dict[int, int]
+) -> None:
+    """Each is counted once, and errors only where the truth is known."""
+    found = compare(_rows(live), _rows(shadow), labels)
+    both = live.keys() & shadow.keys()
+    told = both & labels.keys()
+    assert found == Comparison(
+        pairs=len(both),
+        agreed=sum(live[each] == shadow[each] for each in both),
+        score_difference_sum=sum(live[each] != shadow[each] for each in both),
+        live_latency_us_sum=3 * len(both),
+        shadow_latency_us_sum=3 * len(both),
+        labelled=len(told),
+        live_wrong=sum(live[each] != labels[each] for each in told),
+        shadow_wrong=sum(shadow[each] != labels[each] for each in told),
+        both_wrong=sum(labels[each] not in {live[each], shadow[each]} for each in told),
+    )
+    assert found.plus(Comparison()) == found
