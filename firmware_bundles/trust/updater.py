@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tuf.api.exceptions import RepositoryError
 from tuf.ngclient import Updater
 
 from firmware_bundles import durable
@@ -102,8 +103,13 @@ class GuardedUpdater(Updater):
 
 
 def count_each_key_once(delegated: Iterable[Role], keys: Mapping[str, Key]) -> None:
-    """Leave one id of each key: python-tuf counts ids, and a threshold means different keys."""
+    """Leave one id of each key: python-tuf counts ids, and a threshold means different keys.
+
+    Raises RepositoryError for an id that is no text, which python-tuf lets through.
+    """
     for role in delegated:
+        if not all(isinstance(keyid, str) for keyid in role.keyids):
+            raise RepositoryError(f"a role names its keys as {role.keyids!r:.80}")
         found: dict[str, str] = {}
         for keyid in role.keyids:
             public = str(keys[keyid].keyval.get("public")) if keyid in keys else keyid

@@ -34,6 +34,12 @@ def _root_without_a_key() -> bytes:
     return json.dumps(root).encode()
 
 
+def _root_with_a_number_for_a_key() -> bytes:
+    root = json.loads(owners().root)
+    root["signed"]["roles"]["targets"]["keyids"] = [0]
+    return json.dumps(root).encode()
+
+
 def _targets_without_a_key() -> bytes:
     targets = json.loads(owners().roles["targets"])
     targets["signed"]["delegations"]["keys"] = {}
@@ -121,6 +127,11 @@ def all_of_them() -> list[Regression]:
         ),
         Regression(
             "root without a key of its own", "root that is handed in", _root_without_a_key()
+        ),
+        Regression(
+            "root with a number for a key",
+            "role root, signed by its key",
+            _root_with_a_number_for_a_key(),
         ),
         Regression(
             "family with keys by name",
