@@ -71,6 +71,27 @@ def _pem(label: bytes, der: bytes) -> bytes:
     return b"-----BEGIN %s-----\n%s-----END %s-----\n" % (label, base64.encodebytes(der), label)
 
 
+def _of_roles() -> list[Regression]:
+    return [
+        Regression(
+            "root without a key of its own", "root that is handed in", _root_without_a_key()
+        ),
+        Regression(
+            "root with a number for a key",
+            "role root, signed by its key",
+            _root_with_a_number_for_a_key(),
+        ),
+        Regression(
+            "family with keys by name",
+            "targets role that is handed in",
+            _targets_with_keys_by_name(),
+        ),
+        Regression(
+            "family without its key", "targets role that is handed in", _targets_without_a_key()
+        ),
+    ]
+
+
 def all_of_them() -> list[Regression]:
     """Return them; some are made of good input."""
     off_curve = _certificate_der().replace(b"\x03\x42\x00\x04", b"\x03\x42\x00\x05", 1)
@@ -125,20 +146,5 @@ def all_of_them() -> list[Regression]:
             "device's key",
             _pem(b"PRIVATE KEY", _key_der().replace(_CURVE, _CURVE[:-1] + b"\x7f", 1)),
         ),
-        Regression(
-            "root without a key of its own", "root that is handed in", _root_without_a_key()
-        ),
-        Regression(
-            "root with a number for a key",
-            "role root, signed by its key",
-            _root_with_a_number_for_a_key(),
-        ),
-        Regression(
-            "family with keys by name",
-            "targets role that is handed in",
-            _targets_with_keys_by_name(),
-        ),
-        Regression(
-            "family without its key", "targets role that is handed in", _targets_without_a_key()
-        ),
+        *_of_roles(),
     ]
