@@ -1,6 +1,6 @@
 """Prints docs/reference/errors.md: every stable code, what it means, what to do.
 
-Takes all from `firmware_bundles/errors.py`: the first paragraph of a class's docstring is the
+Takes all from `firmware_bundles/errors/`: the first paragraph of a class's docstring is the
 meaning, the second what to do; where there is none, the hint that people are shown counts.
 
     .venv/bin/python scripts/error_table.py > docs/reference/errors.md
@@ -17,7 +17,7 @@ from firmware_bundles.errors import ShoalError
 _HEAD = """\
 # Errors
 
-Written by `scripts/error_table.py` from `firmware_bundles/errors.py`: change that file, not this.
+Written by `scripts/error_table.py` from `firmware_bundles/errors/`: change that folder, not this.
 
 A refusal has a stable code, a sentence that says what was wrong, and mostly a hint. The code is the
 same in the output of the commands, in the API (`code` of `application/problem+json`), in a device's
@@ -41,11 +41,9 @@ _TITLES = {
 
 def page() -> str:
     """Return the whole page."""
-    parts = [_HEAD]
-    for branch in ShoalError.__subclasses__():
-        name = branch.code.partition(".")[0]
-        parts.append(f"## {name}: {_TITLES[name]}\n\n{_table(branch)}")
-    return "\n".join(parts)
+    branches = {each.code.partition(".")[0]: each for each in ShoalError.__subclasses__()}
+    names = sorted(branches, key=list(_TITLES).index)
+    return "\n".join([_HEAD, *(f"## {n}: {_TITLES[n]}\n\n{_table(branches[n])}" for n in names)])
 
 
 def _table(branch: type[ShoalError]) -> str:
