@@ -140,10 +140,9 @@ class Patient:
         self.agent.proxy.bytes_per_s = 100_000.0
         self.director.order(self.agent.name, "3", _POLICY)
         wait_until(lambda: len(self.agent.stored_chunks()) >= 2, "chunks are stored")
-        self.agent.kill("core")
+        self.agent.kill_whole()
         self.agent.proxy.cut()
         self.agent.proxy.bytes_per_s = 0.0
-        wait_until(lambda: self.agent.answers() is None, "the worker is gone, too")
 
     def restore(self) -> None:
         """Give it its disk back."""
@@ -160,8 +159,7 @@ class Patient:
 
     def end(self) -> None:
         """Kill it."""
-        self.agent.kill("core")
-        wait_until(lambda: self.agent.answers() is None, "the worker is gone, too")
+        self.agent.kill_whole()
 
 
 @pytest.fixture(scope="module")
@@ -238,10 +236,9 @@ def test_a_device_whose_slots_are_both_damaged_fetches_its_model_again(
 ) -> None:
     """By itself, at its next start; until then nothing answers, and nothing from a bad file."""
     with field(short_folder, 1) as (_, (agent,)):
-        agent.kill("core")
+        agent.kill_whole()
         for path in agent.slots.glob(f"{FAMILY}/[AB]/model.tflite"):
             DAMAGES["corrupt"](path)
-        wait_until(lambda: agent.answers() is None, "the worker is gone, too")
         agent.start()
         wait_until(lambda: agent.answers() == "1", "it answers again")
         assert slots.read(_serving(agent)).version == "1"

@@ -271,6 +271,13 @@ class Agent:
                 return True
         return False
 
+    def kill_whole(self) -> None:
+        """Kill the core, and wait until the worker has closed its files and is gone, too."""
+        assert self.core is not None
+        others = children_of(self.core.pid)
+        self.core.kill()
+        wait_until(lambda: not any(map(command_line, others)), "no process of it is left")
+
     def worker_pid(self) -> int | None:
         """The process id of the worker, if there is one now."""
         assert self.core is not None

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from support import small_disk
+from support import service_manager, small_disk
 
 # The program's name -> its Debian package.
 PACKAGES = {
@@ -29,6 +29,8 @@ def find(program: str) -> str | None:
     """The path of a program, or None if this machine lacks it or it may not do its work here."""
     if program == "mount" and not small_disk.is_possible():
         return None
+    if program == "setpriv" and service_manager.missing():
+        return None
     if program == TFLITE_PYTHON:
         return shutil.which(Path(__file__).parents[2] / program)
     return shutil.which(program) or shutil.which(program, path=os.pathsep.join(_DAEMON_DIRECTORIES))
@@ -38,5 +40,5 @@ def how_to_get(program: str) -> str:
     """The command that installs a program; KeyError if no test may need such a program."""
     if program == TFLITE_PYTHON:
         return "./test.sh makes it where a Python 3.11 is"
-    rights = ", and run the tests as root" if program == "mount" else ""
+    rights = ", and run the tests as root" if program in {"mount", "setpriv"} else ""
     return f"sudo apt-get install {PACKAGES[program]}{rights}"

@@ -35,7 +35,7 @@ SOCKETS = ("shoal-inference.socket", "shoal-inference-control.socket")
 INFER = "/v2/models/digits/infer"
 
 needs_systemd = pytest.mark.needs("systemd-analyze")
-needs_users = pytest.mark.skipif(bool(service_manager.missing()), reason=service_manager.missing())
+needs_users = pytest.mark.needs("setpriv")
 
 
 @pytest.fixture
