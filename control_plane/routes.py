@@ -17,6 +17,7 @@ from control_plane.api import est as est_routes
 from control_plane.api import events as event_routes
 from control_plane.api import releases as release_routes
 from control_plane.api import rollouts as rollout_routes
+from control_plane.api import schemas as schema_routes
 from control_plane.api import status as status_routes
 from control_plane.api import strangers as stranger_routes
 from control_plane.api import telemetry as telemetry_routes
@@ -89,6 +90,7 @@ def create(parts: Parts) -> FastAPI:
             *_fleet(parts),
             *_releases(parts),
             *watching,
+            schema_routes.router(parts.access),
             token_routes.router(parts.access, parts.stores.tokens, parts.clock),
             status_routes.router(parts.access, status),
         ],

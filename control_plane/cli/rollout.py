@@ -71,6 +71,18 @@ def start(
         print(document["id"])
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of rollout files, for editors and checks of your own.
+
+    \b
+    Example:
+      shoal rollout schema > rollout.schema.json
+    """
+    with http.connect() as api:
+        output.show_json(api.get("schemas/rollout"))
+
+
 @app.command(name="list")
 def list_all() -> None:
     """List rollouts, the newest first.

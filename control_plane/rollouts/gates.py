@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from control_plane.rollouts import label_errors
+from control_plane.rollouts.gate_specs import InstallsGate
 from control_plane.rollouts.model import (
     Finding,
     FleetView,
@@ -20,7 +21,6 @@ from control_plane.rollouts.model import (
     devices_of,
     total,
 )
-from control_plane.rollouts.spec import InstallsGate
 
 INSTALLS: Final = "installs"
 
@@ -58,7 +58,7 @@ def is_overdue(rollout: Rollout, view: FleetView, now: float) -> bool:
     """
     standing = rollout.standing
     own = view.phases[standing.phase]
-    if standing.phase_state is PhaseState.SOAKING:
+    if standing.phase_state in (PhaseState.SOAKING, PhaseState.AWAITING):
         return True
     if own.planned:
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from control_plane.rollouts.gate_specs import LabelErrorsGate
 from control_plane.rollouts.model import (
     Finding,
     FleetView,
@@ -17,7 +18,6 @@ from control_plane.rollouts.model import (
     Verdict,
     phase_ends,
 )
-from control_plane.rollouts.spec import LabelErrorsGate
 from control_plane.rollouts.statistics import (
     DEVICES_MIN,
     NON_INFERIORITY_DEVICES_MIN,
@@ -39,7 +39,7 @@ def judge(gate: LabelErrorsGate, rollout: Rollout, view: FleetView) -> Finding:
         if not 0 <= arm.wrong <= arm.labelled:
             told = f"{arm.wrong} of {arm.labelled} labels of the {name} are wrong"
             return _finding(view, Verdict.ERROR, f"{told}: impossible counts")
-    reached = phase_ends(rollout.spec, view.members)[rollout.standing.phase]
+    reached = phase_ends(rollout.spec, view.members)[rollout.watched]
     alpha = rollout.spec.gates.alpha
     if view.control_devices and reached < view.members:
         if min(reached, view.members - reached) >= DEVICES_MIN:

@@ -35,9 +35,10 @@ OPEN_STATES: Final = frozenset(
 
 
 class PhaseState(StrEnum):
-    """Where one phase stands; the last two are terminal."""
+    """Where one phase stands: awaiting is for an approval, and the last two are terminal."""
 
     PENDING = "pending"
+    AWAITING = "awaiting"
     OFFERING = "offering"
     SOAKING = "soaking"
     PASSED = "passed"
@@ -77,6 +78,14 @@ class Standing(_Value, frozen=True, kw_only=True):
     generation: int = 1
 
 
+class Approval(_Value, frozen=True, kw_only=True):
+    """Somebody's word that a phase, counted from 0, may begin; `at` in Unix seconds."""
+
+    phase: int
+    by: str
+    at: float
+
+
 class Rollout(_Value, frozen=True, kw_only=True):
     """One rollout as it is stored."""
 
@@ -86,6 +95,18 @@ class Rollout(_Value, frozen=True, kw_only=True):
     standing: Standing
     created: float = 0.0
     created_by: str = ""
+    approvals: tuple[Approval, ...] = ()
+
+    @property
+    def watched(self) -> int:
+        """The phase whose evidence is judged: the last one that made offers."""
+        standing = self.standing
+        is_before = standing.phase_state is PhaseState.AWAITING
+        return max(standing.phase - is_before, 0)
+
+    def approval(self, phase: int) -> Approval | None:
+        """Return who let a phase begin; None while nobody did."""
+        return next((each for each in self.approvals if each.phase == phase), None)
 
     @property
     def is_open(self) -> bool:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
 import msgspec
 import yaml
+from msgspec import inspect
 
-from control_plane.rollouts import spec as forms
-from control_plane.rollouts.spec import RolloutSpec
+from control_plane.rollouts.spec import SCHEMA, RolloutSpec
+from control_plane.rollouts.spec_rules import problems
 from firmware_bundles.errors import RolloutInvalid
 
 ROLLOUT_BYTES_MAX: Final = 64 * 1024
@@ -26,18 +28,6 @@ _DATA_TAGS: Final = frozenset(f"{_PREFIX}{name}" for name in ("null", "bool", "i
 _TEXT_TAGS: Final = frozenset(f"{_PREFIX}{name}" for name in ("str", "timestamp", "value", "merge"))
 _COLLECTION_TAGS: Final = frozenset(f"{_PREFIX}{name}" for name in ("map", "seq"))
 
-# Which fields an object at a place may have; list positions are left out of the place.
-_FORMS: Final[dict[str, type[msgspec.Struct]]] = {
-    "": RolloutSpec,
-    "phases": forms.PhaseSpec,
-    "gates": forms.Gates,
-    "gates.installs": forms.InstallsGate,
-    "gates.label_errors": forms.LabelErrorsGate,
-    "policy": forms.DevicePolicy,
-    "policy.conditions": forms.DeviceConditions,
-    "policy.shadow": forms.DeviceShadow,
-}
-
 
 def parse(text: str | bytes) -> RolloutSpec:
     """Return the rollout that `text` describes. Raises RolloutInvalid."""
@@ -48,7 +38,8 @@ def parse(text: str | bytes) -> RolloutSpec:
     except msgspec.ValidationError as error:
         _explain(str(error), document)
     _check_schema(spec, document)
-    _check_phases(spec, document)
+    for found in problems(spec):
+        raise _refused(document.line(found.place), found.place, found.what, hint=found.hint)
     return spec
 
 
@@ -180,32 +171,37 @@ def _explain(message: str, document: _Document) -> NoReturn:
 
 def _refuse_unknown(field: str, place: str, document: _Document) -> NoReturn:
     full = f"{place}.{field}" if place else field
-    fields = _FORMS[re.sub(r"\[\d+\]", "", place)].__struct_fields__
+    fields = _fields(place)
     near = difflib.get_close_matches(field, fields, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(fields)}."
     raise _refused(document.line(full), full, "there is no such field", hint=hint)
 
 
+def _fields(place: str) -> tuple[str, ...]:
+    """Return which fields the object at a place may have."""
+    found = inspect.type_info(RolloutSpec)
+    for key in re.findall(r"[^.\[\]]+", place):
+        form = next(_structs(found))
+        if not key.isdecimal():
+            found = next(field.type for field in form.fields if field.name == key)
+    return tuple(field.encode_name for field in next(_structs(found)).fields)
+
+
+def _structs(found: inspect.Type) -> Iterator[inspect.StructType]:
+    """Yield the objects that a type is, may be, or is a list of."""
+    if isinstance(found, inspect.StructType):
+        yield found
+    elif isinstance(found, inspect.UnionType):
+        for each in found.types:
+            yield from _structs(each)
+    elif isinstance(found, inspect.VarTupleType | inspect.Metadata):
+        yield from _structs(found.item_type if hasattr(found, "item_type") else found.type)
+
+
 def _check_schema(spec: RolloutSpec, document: _Document) -> None:
-    if str(spec.schema).split(".")[0] != forms.SCHEMA.split(".")[0]:
-        what = f"this control plane reads {forms.SCHEMA}, not {spec.schema!r:.40}"
+    if str(spec.schema).split(".")[0] != SCHEMA.split(".")[0]:
+        what = f"this control plane reads {SCHEMA}, not {spec.schema!r:.40}"
         raise _refused(document.line("schema"), "schema", what)
-
-
-def _check_phases(spec: RolloutSpec, document: _Document) -> None:
-    for index, phase in enumerate(spec.phases):
-        place = f"phases[{index}]"
-        if (phase.share is None) == (phase.count is None):
-            raise _refused(document.line(place), place, "give either share or count")
-        for name in ("share", "count"):
-            size = getattr(phase, name)
-            before = [getattr(each, name) for each in spec.phases[:index]]
-            reached = max((each for each in before if each is not None), default=0)
-            if size is not None and size <= reached:
-                what = f"{size} does not go beyond the {reached} of an earlier phase"
-                hint = "Shares and counts are cumulative: the last phase usually has share 1.0."
-                field = f"{place}.{name}"
-                raise _refused(document.line(field), field, what, hint=hint)
 
 
 def _refused(line: int, place: str, what: str, *, hint: str = "") -> RolloutInvalid:

@@ -70,11 +70,18 @@ def _decide(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now:
             return _offer(rollout, view, findings, now)
         case PhaseState.SOAKING:
             return _soak(rollout, view, findings, now)
+        case PhaseState.AWAITING:
+            return _begin(rollout, view, rollout.standing.phase, now, *_sentences(findings))
         case _:
             return _begin(rollout, view, rollout.standing.phase, now)
 
 
 def _begin(rollout: Rollout, view: FleetView, phase: int, now: float, *told: str) -> Plan:
+    if rollout.spec.phases[phase].approval:
+        approval = rollout.approval(phase)
+        if approval is None:
+            return _await(rollout, phase, now, *told)
+        told = (*told, f"{_name(rollout, phase)} was approved by {approval.by}")
     state = PhaseState.OFFERING
     orders = _offers(rollout, view, phase)
     told = (
@@ -83,6 +90,14 @@ def _begin(rollout: Rollout, view: FleetView, phase: int, now: float, *told: str
     )
     changed = moved(rollout.standing, since=now, phase=phase, phase_state=state)
     return Plan(next=changed, orders=orders, why=told)
+
+
+def _await(rollout: Rollout, phase: int, now: float, *told: str) -> Plan:
+    waiting = f"{_name(rollout, phase)} waits for an approval"
+    if rollout.standing.phase_state is PhaseState.AWAITING:
+        return _wait(rollout, *told, waiting)
+    changed = moved(rollout.standing, since=now, phase=phase, phase_state=PhaseState.AWAITING)
+    return Plan(next=changed, why=(*told, waiting))
 
 
 def _offer(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:

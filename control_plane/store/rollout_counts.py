@@ -78,7 +78,7 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
         for phase in range(len(wanted.spec.phases))
     )
     firsts = [counts.offered_first for counts in phases if counts.offered_first is not None]
-    since = phases[wanted.standing.phase].offered_first
+    since = phases[wanted.watched].offered_first
     arms = label_sums.count(connection, wanted, since, min(firsts, default=None))
     return FleetView(
         phases=phases,

@@ -12,6 +12,7 @@ import pytest
 
 from control_plane.api.auth import Role
 from control_plane.cli import main as command
+from control_plane.rollouts.schema import json_schema
 from support.http_server import serving
 from support.rollout_service import RolloutService
 
@@ -109,6 +110,13 @@ def test_a_dry_run_starts_nothing(
     assert "2, 8" in capsys.readouterr().out
     assert run("list") == 0
     assert "no rollouts" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("service")
+def test_the_schema_is_that_of_the_control_plane(capsys: pytest.CaptureFixture[str]) -> None:
+    """Editors get the form of rollout files from the one that will read them."""
+    assert run("schema") == 0
+    assert json.loads(capsys.readouterr().out) == json_schema()
 
 
 def test_persons_step_in(service: RolloutService, capsys: pytest.CaptureFixture[str]) -> None:

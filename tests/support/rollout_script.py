@@ -15,6 +15,7 @@ import msgspec
 from control_plane.rollouts import verbs
 from control_plane.rollouts.model import (
     Action,
+    Approval,
     Counts,
     FleetView,
     LabelCounts,
@@ -61,6 +62,10 @@ class Replay:
                 self._change(int(rest[0]) - 1, rest[1:])
             case "labels":
                 self.view = msgspec.structs.replace(self.view, **{rest[0]: _labels(*rest[1:])})
+            case "approve":
+                approval = Approval(phase=int(rest[0]) - 1, by=rest[1], at=float(rest[2]))
+                approvals = (*self.rollout.approvals, approval)
+                self.rollout = msgspec.structs.replace(self.rollout, approvals=approvals)
             case "control_devices":
                 self.view = msgspec.structs.replace(self.view, control_devices=int(rest[0]))
             case _:

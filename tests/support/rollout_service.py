@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from control_plane.api import app as application
 from control_plane.api import rollouts as routes
-from control_plane.api import tokens
+from control_plane.api import schemas, tokens
 from control_plane.api.auth import Access, Role
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
@@ -45,6 +45,7 @@ class RolloutService:
             "0.0.0",
             api=[
                 routes.router(access, self.rollouts, self, self, self._clock),
+                schemas.router(access),
             ],
         )
 

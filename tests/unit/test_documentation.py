@@ -83,6 +83,7 @@ def test_every_page_can_be_reached() -> None:
         ("reference/errors.md", "error_table.py"),
         ("reference/events.md", "event_table.py"),
         ("explanation/lifecycle.md", "lifecycle_diagram.py"),
+        ("reference/rollout.schema.json", "rollout_schema.py"),
     ],
 )
 def test_a_generated_page_is_what_its_script_writes(page: str, script: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.rollouts.parsing import ROLLOUT_BYTES_MAX, parse
-from control_plane.rollouts.spec import PhaseSpec, RolloutSpec
+from control_plane.rollouts.phase_specs import PhaseSpec
+from control_plane.rollouts.schema import json_schema
+from control_plane.rollouts.spec import RolloutSpec
 from firmware_bundles.errors import RolloutInvalid
 from firmware_bundles.wire.messages import Policy, Shadowing
 
@@ -52,6 +55,35 @@ def test_shadows_are_part_of_the_policy_where_they_are_wanted() -> None:
         parse(wanted.replace("0.1, rows", "1.5, rows"))
 
 
+def test_phases_in_shadow_nest_in_those_that_serve() -> None:
+    """Each mode grows by itself; a shadow reaches beyond whatever had an offer, the end serves."""
+    shadow = GOOD.replace("attempts_max: 2", "shadow: {share: 0.1}")
+    mixed = shadow.replace("share: 0.25", "share: 0.25\n    mode: shadow\n  - share: 0.25")
+    assert [phase.mode for phase in parse(mixed).phases] == ["shadow", "serve", "serve"]
+    late = shadow.replace("share: 1.0", "share: 0.25, mode: shadow}\n  - {share: 1.0")
+    with pytest.raises(RolloutInvalid, match=r"does not go beyond the 0\.25 of an earlier phase"):
+        parse(late)
+    with pytest.raises(RolloutInvalid, match="the last phase has to serve"):
+        parse(shadow.replace("share: 1.0", "share: 1.0, mode: shadow"))
+
+
+def test_gates_of_a_phase_stand_over_those_of_the_rollout() -> None:
+    """What a phase names replaces, null leaves out, and the rest stays."""
+    text = GOOD.replace("share: 0.25", "share: 0.25\n    gates: {label_errors: null, alpha: 0.01}")
+    spec = parse(text)
+    first, second = (phase.gates.over(spec.gates) for phase in spec.phases)
+    assert second == spec.gates
+    assert first == msgspec.structs.replace(spec.gates, label_errors=None, alpha=0.01)
+
+
+def test_all_that_can_be_written_is_in_the_reference() -> None:
+    """The page of rollout files names every field of the schema."""
+    page = (Path(__file__).parents[2] / "docs/reference/rollout-file.md").read_text()
+    forms = json_schema()["$defs"].values()
+    named = {field for form in forms for field in form["properties"]}
+    assert {field for field in named if f"`{field}`" not in page} == set()
+
+
 def test_json_is_read_too() -> None:
     """The same rollout as JSON, even indented with tabs, is the same value."""
     document = msgspec.to_builtins(parse(GOOD))
@@ -85,7 +117,64 @@ def test_what_was_stored_is_read_again() -> None:
         ("margin: 0.1, ", "", "line 10: gates.label_errors: margin is missing"),
         ("  installs", "  install", "line 9: gates.install: there is no such field"),
         ("attempts_max", "attempt_max", "line 12: policy.attempt_max: there is no such field"),
-        ("probation_s: 1", "schema: 2.0", "line 11: schema: this control plane reads 1.0, not 2.0"),
+        ("probation_s: 1", "schema: 2.0", "line 11: schema: this control plane reads 1.1, not 2.0"),
+        (
+            "share: 0.25",
+            "share: 0.25\n    rate: {devices: 0, per_s: 1}",
+            "line 6: phases[0].rate.devices: expected int >= 1",
+        ),
+        (
+            "share: 0.25",
+            "share: 0.25\n    rate: {devices: 1, per_h: 1}",
+            "line 6: phases[0].rate.per_h: there is no such field",
+        ),
+        (
+            "share: 0.25",
+            "share: 0.25\n    window: 25:00-01:00",
+            "line 6: phases[0].window: '25:00-01:00' is not a valid name",
+        ),
+        (
+            "share: 0.25",
+            "share: 0.25\n    gates: {installs: null}",
+            "line 6: phases[0].gates.installs: expected object, got null",
+        ),
+        (
+            "share: 0.25",
+            "share: 0.25\n    gates: {label_errors: {margin: 2}}",
+            "line 6: phases[0].gates.label_errors.margin: expected float <= 1.0",
+        ),
+        (
+            "share: 0.25",
+            "share: 0.25\n    mode: shadow",
+            "line 6: phases[0].mode: a phase in shadow needs policy.shadow",
+        ),
+        (
+            "share: 1.0",
+            "share: 1.0, mode: shadow",
+            "line 7: phases[1].mode: a phase in shadow needs policy.shadow",
+        ),
+        ("probation_s: 1", "hold_out: {}", "line 11: hold_out: give either share or count"),
+        (
+            "probation_s: 1",
+            "hold_out: {share: 1.0}",
+            "line 11: hold_out.share: expected float < 1.0",
+        ),
+        (
+            "probation_s: 1",
+            "exclude: {device: [a]}",
+            "line 11: exclude.device: there is no such field",
+        ),
+        (
+            "probation_s: 1",
+            "exclude: {devices: [A]}",
+            "line 11: exclude.devices[0]: 'A' is not a valid name",
+        ),
+        ("probation_s: 1", "priority: 1001", "line 11: priority: expected int <= 1000"),
+        (
+            "probation_s: 1",
+            "budgets: {bytes_max: -1}",
+            "line 11: budgets.bytes_max: expected int >= 0",
+        ),
         ("probation_s: 1", "on_failure: x", "line 11: on_failure: invalid enum value 'x'"),
         ("family: digits", "family: [", "line 3: expected ',' or ']', but got '<scalar>'"),
         ("soak_s: 5\n", "soak_s: *five\n", "line 6: anchors and aliases are not read here"),

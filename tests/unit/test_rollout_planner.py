@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.rollouts import verbs
+from control_plane.rollouts.gate_specs import Gates, InstallsGate, LabelErrorsGate
 from control_plane.rollouts.model import (
     Action,
     Counts,
@@ -24,8 +25,9 @@ from control_plane.rollouts.model import (
     phase_states,
 )
 from control_plane.rollouts.parsing import parse
+from control_plane.rollouts.phase_specs import PhaseSpec
 from control_plane.rollouts.planner import plan
-from control_plane.rollouts.spec import Gates, InstallsGate, LabelErrorsGate, PhaseSpec, RolloutSpec
+from control_plane.rollouts.spec import RolloutSpec
 from firmware_bundles.errors import ConflictError
 
 MEMBERS = 40

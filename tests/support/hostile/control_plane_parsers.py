@@ -24,12 +24,17 @@ from support.hostile.parser import Parser, from_file, text_of
 from support.hostile.wire_parsers import DEVICE, examples
 
 _ROLLOUT: Final[dict[str, Any]] = {
-    "schema": "1.0",
+    "schema": "1.1",
     "id": "r-1",
     "family": "digits",
     "release": "2",
     "cohort": "all",
-    "phases": [{"share": 0.25, "soak_s": 5}, {"share": 1.0, "timeout_s": 60}],
+    "exclude": {"devices": ["a"], "selector": "site=lab"},
+    "hold_out": {"share": 0.1},
+    "phases": [
+        {"share": 0.25, "soak_s": 5, "rate": {"devices": 1, "per_s": 1}, "window": "22:00-05:00"},
+        {"share": 1.0, "timeout_s": 60, "approval": True, "gates": {"label_errors": None}},
+    ],
     "gates": {"installs": {"failed_share_max": 0.1}, "label_errors": {"margin": 0.1}},
     "on_failure": "pause",
     "policy": {"attempts_max": 2},

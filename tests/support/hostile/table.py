@@ -27,6 +27,7 @@ _OWN_FILE: Final = "a file that this control plane wrote, in its own folder"
 _OWN_ROW: Final = "a row that this control plane wrote, in its own database"
 _OWN_KEY: Final = "a key that the caller holds already"
 _OUT: Final = "makes bytes, reads none of others"
+_PARSED: Final = "a rollout that was parsed before"
 _CALLS: Final = "hands on to a parser of the table"
 
 # Readers that need no row, each with the reason.
@@ -46,8 +47,8 @@ EXEMPT: Final[dict[str, str]] = {
     "control_plane.broker.amqtt._configuration": "settings of a library, from its own dictionary",
     "control_plane.fleet.authority.Authority.load_or_create": _OWN_FILE,
     "control_plane.fleet.authority._load_key": _OWN_FILE,
-    "control_plane.rollouts.spec.DevicePolicy.delivery": "a rollout that was parsed before",
-    "control_plane.rollouts.spec.DevicePolicy.shadowing": "a rollout that was parsed before",
+    "control_plane.rollouts.device_policy.DevicePolicy.delivery": _PARSED,
+    "control_plane.rollouts.device_policy.DevicePolicy.shadowing": _PARSED,
     "control_plane.store.devices._order": _OWN_ROW,
     "control_plane.store.rollouts._loaded": _OWN_ROW,
     "firmware_bundles.build._classification": "what the owner says on the command line",

@@ -1,0 +1,72 @@
+"""The device's own part of a deployment, as a rollout file describes it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from control_plane.rollouts.phase_specs import Window
+from control_plane.rollouts.spec_parts import Bytes, Duration, Part
+from firmware_bundles.limits import DOWNLOAD_S_DEFAULT, RATE_BYTES_PER_S_DEFAULT
+from firmware_bundles.wire.messages import Conditions, Delivery, Shadowing
+
+
+class DeviceConditions(Part, frozen=True, kw_only=True):
+    """When an update may use a device, and how many bytes of models in one local day.
+
+    Each device judges by itself, also by conditions of its own; what is left out does not matter.
+    """
+
+    model_bytes_per_day_max: Bytes | None = None
+    metered_bytes_per_day_max: Bytes | None = None
+    written_bytes_per_day_max: Bytes | None = None
+    window: Window | None = None
+    battery_percent_min: Annotated[float, Meta(ge=0, le=100)] | None = None
+    is_mains_needed: bool = False
+    temperature_c_max: Annotated[float, Meta(ge=-50, le=150)] | None = None
+
+
+class DeviceShadow(Part, frozen=True, kw_only=True):
+    """Mirror a share of live inputs to the new model before it serves, then to the old one.
+
+    Until `rows_min` were compared, or `duration_s` is over; the device compares no longer than
+    its probation lasts after the switch.
+    """
+
+    share: Annotated[float, Meta(gt=0, le=1)]
+    rows_min: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    duration_s: Duration = 3600.0
+
+
+class DevicePolicy(Part, frozen=True, kw_only=True):
+    """Limits for the device's own part of a deployment, beside its probation.
+
+    `latency_ms_max` (the mean of all answers) and `memory_bytes_max` (of the worker) end a
+    probation that exceeds them; 0 sets no limit.
+    """
+
+    self_test_s_max: Annotated[float, Meta(gt=0, le=3_600)] = 30.0
+    attempts_max: Annotated[int, Meta(ge=1, le=10)] = 3
+    latency_ms_max: Annotated[float, Meta(ge=0, le=3_600_000)] = 0.0
+    memory_bytes_max: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    download_s_max: Duration = DOWNLOAD_S_DEFAULT
+    rate_bytes_per_s_min: Annotated[int, Meta(ge=0, lt=2**31)] = RATE_BYTES_PER_S_DEFAULT
+    conditions: DeviceConditions = DeviceConditions()
+    shadow: DeviceShadow | None = None
+
+    def delivery(self) -> Delivery | msgspec.UnsetType:
+        """Return what assignments say of the download; nothing if nothing was chosen."""
+        delivery = Delivery(
+            download_s_max=self.download_s_max,
+            rate_bytes_per_s_min=self.rate_bytes_per_s_min,
+            conditions=msgspec.convert(self.conditions, Conditions, from_attributes=True),
+        )
+        return msgspec.UNSET if delivery == Delivery() else delivery
+
+    def shadowing(self) -> Shadowing | msgspec.UnsetType:
+        """Return what assignments say of shadows; nothing if none is wanted."""
+        if self.shadow is None:
+            return msgspec.UNSET
+        return msgspec.convert(self.shadow, Shadowing, from_attributes=True)

@@ -1,0 +1,63 @@
+"""What has to fit together in a rollout file, beyond the type of each field. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from control_plane.rollouts.phase_specs import PhaseSpec
+from control_plane.rollouts.spec import HoldOut, RolloutSpec
+
+
+class Problem(NamedTuple):
+    """What is wrong, and at which place like `phases[1].share`."""
+
+    place: str
+    what: str
+    hint: str = ""
+
+
+def problems(spec: RolloutSpec) -> Iterator[Problem]:
+    """Yield everything that does not fit, in the order of the file's reference."""
+    if spec.hold_out is not None:
+        yield from _size(spec.hold_out, "hold_out")
+    for index, phase in enumerate(spec.phases):
+        place = f"phases[{index}]"
+        yield from _size(phase, place)
+        yield from _growth(phase, spec.phases[:index], place)
+        yield from _shadow(phase, spec, place)
+    if spec.phases[-1].mode != "serve":
+        yield Problem(
+            f"phases[{len(spec.phases) - 1}]",
+            "the last phase has to serve",
+            "Add a phase in mode serve; a rollout ends with devices that serve its release.",
+        )
+
+
+def _size(part: PhaseSpec | HoldOut, place: str) -> Iterator[Problem]:
+    if (part.share is None) == (part.count is None):
+        yield Problem(place, "give either share or count")
+
+
+def _growth(phase: PhaseSpec, earlier: Sequence[PhaseSpec], place: str) -> Iterator[Problem]:
+    """A phase that serves goes beyond those that served; one in shadow beyond all."""
+    rivals = [each for each in earlier if phase.mode == "shadow" or each.mode == "serve"]
+    for name in ("share", "count"):
+        size = getattr(phase, name)
+        before = [getattr(each, name) for each in rivals]
+        reached = max((each for each in before if each is not None), default=0)
+        if size is not None and size <= reached:
+            yield Problem(
+                f"{place}.{name}",
+                f"{size} does not go beyond the {reached} of an earlier phase",
+                "Shares and counts are cumulative: the last phase usually has share 1.0.",
+            )
+
+
+def _shadow(phase: PhaseSpec, spec: RolloutSpec, place: str) -> Iterator[Problem]:
+    if phase.mode == "shadow" and spec.policy.shadow is None:
+        yield Problem(
+            f"{place}.mode",
+            "a phase in shadow needs policy.shadow",
+            "Say there which share of the inputs is mirrored.",
+        )
