@@ -34,13 +34,14 @@ class Scene:
         self.agent = agent
 
     def begin(self, bytes_per_s: float = 0.0) -> int:
-        """Order the version that does not serve, over a line of this speed."""
+        """Order a version that neither slot holds, over a line of this speed."""
         proxy = self.agent.proxy
         proxy.asked.clear()
         proxy.delivered.clear()
         proxy.bytes_per_s = bytes_per_s
         self.before = self.agent.answers()
-        version = NEXT[self.before or "1"]
+        # What was rolled back still lies in the other slot, and is not downloaded again.
+        version = min(set(NEXT) - self.agent.held_versions())
         return self.director.order(self.agent.name, version, _POLICY).generation
 
     def downloads(self, count: int) -> None:

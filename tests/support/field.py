@@ -30,6 +30,7 @@ from agent.deployment import lifecycle, slots
 from agent.store import state_schema
 from control_plane.broker import mosquitto
 from firmware_bundles import chunks, manifest
+from firmware_bundles.errors import SlotBroken
 from firmware_bundles.trust import envelopes
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import Assignment, Hello, Order, Policy, RepositoryHint
@@ -321,6 +322,14 @@ class Agent:
     def stored_chunks(self) -> set[str]:
         """The chunks that lie whole on the disk."""
         return stored.chunks_in(self.state_dir / "chunks", self.director.files)
+
+    def held_versions(self) -> set[str]:
+        """The versions that lie whole in a slot."""
+        held = set()
+        for name in slots.NAMES:
+            with suppress(SlotBroken):
+                held.add(slots.read(slots.slot(self.slots, FAMILY, name)).version)
+        return held
 
     def broken_promises(self, before: str | None) -> list[str]:
         """What does not hold now that a deployment has ended; `before` is what served before it."""
