@@ -52,6 +52,13 @@ FAMILIES_PER_DEVICE_MAX: Final = 16
 DETECTIONS_PER_REPORT_MAX: Final = 32
 INVENTORY_FACTS_MAX: Final = 64
 ROWS_PER_SEGMENT_MAX: Final = 1024
+# Parts of the traffic, and named business values, that a baseline may declare; a business value
+# saturates at so many quanta of its scale.
+TRAFFIC_SEGMENTS_MAX: Final = 64
+VALUES_MAX: Final = 64
+VALUES_PER_SEGMENT_MAX: Final = 4096
+QUANTUM_MAX: Final = 2**18
+SCALE_BITS_MAX: Final = 100
 TEXT_CHARS_MAX: Final = 512
 
 # Trust.

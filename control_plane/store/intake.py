@@ -5,25 +5,34 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from msgspec import UNSET
 from sqlalchemy import bindparam, delete, insert, select, text
 
-from control_plane.store.schema import label_count, label_pending, segment
-from control_plane.telemetry.labels import Score, Wanted
+from control_plane.store.schema import (
+    feedback,
+    label_count,
+    label_pending,
+    outcome_count,
+    segment,
+    value_sum,
+)
+from control_plane.telemetry.labels import Counted, Given, Truth
+from firmware_bundles.wire.columns import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection
 
-    from firmware_bundles.wire.messages import Segment, SegmentKey
+    from firmware_bundles.wire.messages import Segment, SegmentKey, Totals
 
 # The segments of one model do not overlap; those of two models may interleave.
 _ADD: Final = text("""
     insert into segment
         (device_id, incarnation, kind, first, last, family, model, rows, started, ended,
-        received, body)
+        received, body, answered, latency_us, log_latency, log_latency2)
     select :device_id, :incarnation, :kind, :first, :last, :family, :model, :rows, :started, :ended,
-        :received, :body
+        :received, :body, :answered, :latency_us, :log_latency, :log_latency2
     where coalesce((
         select earlier.last from segment as earlier
         where earlier.device_id = :device_id and earlier.incarnation = :incarnation
@@ -39,6 +48,7 @@ _COUNT: Final = text("""
         segments = prediction_count.segments + excluded.segments,
         latest = excluded.latest
 """)
+_LABEL: Final = ""  # what a label is kept under, beside the names of business values
 
 
 class Unstorable(Exception):
@@ -62,10 +72,10 @@ class Answers(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """A label that waits for its prediction."""
+    """What was told of a prediction that did not come yet."""
 
     id: int
-    wanted: Wanted
+    truth: Truth
 
 
 class Intake:
@@ -79,8 +89,11 @@ class Intake:
         self._waiting = {(row.device_id, row.incarnation) for row in waiting}
         self._predictions: dict[tuple[str, str, str], tuple[int, int]] = {}
 
-    def add(self, device_id: str, sealed: Segment) -> Stored:
-        """Store a segment unless it, or one that overlaps it, is there."""
+    def add(self, device_id: str, sealed: Segment, work: Totals | None = None) -> Stored:
+        """Store a segment unless it, or one that overlaps it, is there.
+
+        `work` is what its predictions add up to.
+        """
         values: dict[str, Any] = {
             "device_id": device_id,
             "incarnation": sealed.key.incarnation,
@@ -94,6 +107,10 @@ class Intake:
             "ended": sealed.ended,
             "received": self._received,
             "body": sealed.body,
+            "answered": work.answered if work else None,
+            "latency_us": work.latency_us if work else None,
+            "log_latency": work.log_latency if work else None,
+            "log_latency2": work.log_latency2 if work else None,
         }
         if self._connection.execute(_ADD, values).rowcount == 1:
             return Stored.NEW
@@ -108,10 +125,11 @@ class Intake:
         return Stored.DUPLICATE if is_same else Stored.OVERLAPPING
 
     def count_predictions(self, device_id: str, sealed: Segment) -> None:
-        """Count the rows of a new predictions segment; written by `finish`."""
+        """Count what a new predictions segment stands for; written by `finish`."""
         place = device_id, sealed.family, sealed.model
         rows, segments = self._predictions.get(place, (0, 0))
-        self._predictions[place] = rows + sealed.rows, segments + 1
+        answered = sealed.rows if sealed.totals is UNSET else sealed.totals.answered
+        self._predictions[place] = rows + answered, segments + 1
 
     def finish(self) -> None:
         """Write what was summed up over the whole batch."""
@@ -129,11 +147,46 @@ class Intake:
         if rows:
             self._connection.execute(_COUNT, rows)
 
+    def remember(self, device_id: str, truths: Sequence[Truth]) -> list[Truth]:
+        """Note what was told, and return what of it was not told before."""
+        known = self._known(device_id, truths)
+        fresh: list[Truth] = []
+        rows = []
+        for truth in truths:
+            subjects = [] if truth.label == UNKNOWN else [_LABEL]
+            subjects += [given.name for given in truth.values]
+            place = truth.incarnation, truth.sequence
+            new = {subject for subject in subjects if (*place, subject) not in known}
+            known |= {(*place, subject) for subject in new}
+            rows += [(*place, subject) for subject in new]
+            if new:
+                label = truth.label if _LABEL in new else UNKNOWN
+                values = tuple(given for given in truth.values if given.name in new)
+                fresh.append(truth._replace(label=label, values=values))
+        if rows:
+            names = ("incarnation", "sequence", "subject")
+            told = [dict(zip(names, row, strict=True)) for row in rows]
+            about = {"device_id": device_id, "received": self._received}
+            self._connection.execute(insert(feedback), [about | row for row in told])
+        return fresh
+
+    def _known(self, device_id: str, truths: Sequence[Truth]) -> set[tuple[str, int, str]]:
+        known: set[tuple[str, int, str]] = set()
+        for incarnation in {each.incarnation for each in truths}:
+            numbers = {each.sequence for each in truths if each.incarnation == incarnation}
+            told = select(feedback.c.incarnation, feedback.c.sequence, feedback.c.subject).where(
+                feedback.c.device_id == device_id,
+                feedback.c.incarnation == incarnation,
+                feedback.c.sequence.in_(numbers),
+            )
+            known |= {(row[0], row[1], row[2]) for row in self._connection.execute(told)}
+        return known
+
     def count_labels(
-        self, device_id: str, settled_by: SegmentKey, family: str, model: str, score: Score
+        self, device_id: str, settled_by: SegmentKey, family: str, model: str, counted: Counted
     ) -> None:
-        """Store the score of labels that the arrival of a segment settled."""
-        values = {
+        """Store outcomes and business values that the arrival of a segment settled."""
+        about = {
             "device_id": device_id,
             "incarnation": settled_by.incarnation,
             "kind": settled_by.kind.value,
@@ -141,9 +194,18 @@ class Intake:
             "model": model,
             "family": family,
             "received": self._received,
-            **score._asdict(),
         }
-        self._connection.execute(insert(label_count), values)
+        if counted.cells:
+            score = {"labelled": counted.labelled, "wrong": counted.wrong}
+            self._connection.execute(insert(label_count), about | score)
+            cells = [about | c._asdict() | {"count": n} for c, n in counted.cells.items()]
+            self._connection.execute(insert(outcome_count), cells)
+        if counted.values:
+            sums = [
+                about | m._asdict() | {"quantum": 2.0**-m.exponent} | s._asdict()
+                for m, s in counted.values.items()
+            ]
+            self._connection.execute(insert(value_sum), sums)
 
     def answers(self, device_id: str, incarnation: str, first: int, last: int) -> list[Answers]:
         """Return the stored predictions segments that may hold sequence numbers first..last."""
@@ -156,10 +218,17 @@ class Intake:
         )
         return [Answers._make(row) for row in self._connection.execute(statement)]
 
-    def keep_labels(self, device_id: str, wanted: Sequence[Wanted]) -> None:
-        """Let labels wait for their predictions."""
+    def keep_labels(self, device_id: str, wanted: Sequence[Truth]) -> None:
+        """Let what was told wait for its predictions."""
         rows = [
-            {"device_id": device_id, "received": self._received, **each._asdict()}
+            {
+                "device_id": device_id,
+                "received": self._received,
+                "incarnation": each.incarnation,
+                "sequence": each.sequence,
+                "label": each.label,
+                "brought": [list(given) for given in each.values],
+            }
             for each in wanted
         ]
         if rows:
@@ -167,20 +236,29 @@ class Intake:
             self._waiting.update((device_id, each.incarnation) for each in wanted)
 
     def waiting(self, device_id: str, key: SegmentKey) -> list[Waiting]:
-        """Return the labels that may wait for this predictions segment."""
+        """Return what may wait for this predictions segment."""
         if (device_id, key.incarnation) not in self._waiting:
             return []
-        columns = (label_pending.c[name] for name in ("id", *Wanted._fields))
-        statement = select(*columns).where(
+        statement = select(label_pending).where(
             label_pending.c.device_id == device_id,
             label_pending.c.incarnation == key.incarnation,
             label_pending.c.sequence.between(key.first, key.last),
         )
-        rows = self._connection.execute(statement)
-        return [Waiting(row.id, Wanted(*row[1:])) for row in rows]
+        return [
+            Waiting(
+                row.id,
+                Truth(
+                    row.incarnation,
+                    row.sequence,
+                    row.label,
+                    tuple(Given(*given) for given in row.brought or ()),
+                ),
+            )
+            for row in self._connection.execute(statement)
+        ]
 
     def settle(self, waited: Sequence[Waiting]) -> None:
-        """Forget labels that wait no longer."""
+        """Forget what waits no longer."""
         statement = delete(label_pending).where(label_pending.c.id == bindparam("waited"))
         if waited:
             self._connection.execute(statement, [{"waited": each.id} for each in waited])

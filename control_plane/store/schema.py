@@ -258,7 +258,8 @@ deployment = Table(
     Index("ix_deployment_position", "rollout_id", "position"),
 )
 
-# Sealed segments as devices sent them; the key makes every one count once.
+# Sealed segments as devices sent them; the key makes every one count once. Predictions have what
+# they add up to (see `firmware_bundles.wire.messages.Totals`); other kinds have none.
 segment = Table(
     "segment",
     metadata,
@@ -274,6 +275,10 @@ segment = Table(
     Column("ended", Float, nullable=False),
     Column("received", Float, nullable=False, index=True),
     Column("body", LargeBinary, nullable=False),
+    Column("answered", BigInteger, nullable=True),
+    Column("latency_us", BigInteger, nullable=True),
+    Column("log_latency", BigInteger, nullable=True),
+    Column("log_latency2", BigInteger, nullable=True),
 )
 
 # Predictions received of each model on each device: the rows of its segments, counted with them.
@@ -305,7 +310,60 @@ label_count = Table(
     Column("wrong", Integer, nullable=False),
 )
 
-# Labels whose prediction has not arrived: counted, and deleted, when it does.
+# The same labels by segment of the traffic and outcome; `predicted` is -1 for no class.
+outcome_count = Table(
+    "outcome_count",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("incarnation", String, primary_key=True),
+    Column("kind", String, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("model", String, primary_key=True, index=True),
+    Column("segment", Integer, primary_key=True),
+    Column("label", Integer, primary_key=True),
+    Column("predicted", Integer, primary_key=True),
+    Column("family", String, nullable=False),
+    Column("received", Float, nullable=False),
+    Column("count", Integer, nullable=False),
+)
+
+# Business values of a model's predictions on a device, keyed as the labels: moments in quanta,
+# 2 ** -exponent each.
+value_sum = Table(
+    "value_sum",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("incarnation", String, primary_key=True),
+    Column("kind", String, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("model", String, primary_key=True, index=True),
+    Column("name", String, primary_key=True),
+    Column("exponent", Integer, primary_key=True),
+    Column("segment", Integer, primary_key=True),
+    Column("family", String, nullable=False),
+    Column("received", Float, nullable=False),
+    Column("quantum", Float, nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("total2", BigInteger, nullable=False),
+    Column("minimum", BigInteger, nullable=False),
+    Column("maximum", BigInteger, nullable=False),
+)
+
+# Of which predictions feedback told what: subject is a business value's name, empty for the label.
+# The key makes everything that is told count once, however often it is told.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("incarnation", String, primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("subject", String, primary_key=True),
+    Column("received", Float, nullable=False, index=True),
+)
+
+# What was told of predictions that have not arrived: counted, and deleted, when they do. `label`
+# is -1 without one; `brought` lists name, exponent and quanta of business values.
 label_pending = Table(
     "label_pending",
     metadata,
@@ -314,6 +372,7 @@ label_pending = Table(
     Column("incarnation", String, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("label", Integer, nullable=False),
+    Column("brought", JSON, nullable=True),
     Column("received", Float, nullable=False),
     Index("ix_label_pending_prediction", "device_id", "incarnation", "sequence"),
 )

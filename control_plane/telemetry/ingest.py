@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
+from msgspec import UNSET
 
 from control_plane.store.intake import Stored, Unstorable
-from control_plane.telemetry.labels import NOTHING, Score, Wanted, join, judge
+from control_plane.telemetry.labels import Settled, Truth, count, join, sort
 from firmware_bundles.errors import (
     AuthenticationFailed,
     Malformed,
@@ -39,10 +40,12 @@ from firmware_bundles.wire.messages import (
     Segment,
     SegmentKey,
     SegmentKind,
+    Totals,
 )
+from firmware_bundles.wire.totals import totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from control_plane.store.intake import Intake
@@ -234,8 +237,21 @@ def _rows(sealed: Segment) -> Predictions | Labels | None:
 def _check_rows(sealed: Segment, rows: Predictions | Labels) -> None:
     said = (sealed.key.first, sealed.key.last, sealed.rows)
     found = (int(rows.sequence[0]), int(rows.sequence[-1]), len(rows.sequence))
-    if said != found:
+    if sealed.totals is UNSET and said != found:
         raise Malformed(f"the segment promises first, last, rows {said}, and holds {found}")
+    if sealed.totals is not UNSET:
+        _check_sample(sealed, sealed.totals.answered, found)
+
+
+def _check_sample(sealed: Segment, answered: int, found: tuple[int, int, int]) -> None:
+    """A sample stands for at most as many predictions as its range has numbers."""
+    first, last, rows = found
+    spans = sealed.key.last - sealed.key.first + 1
+    is_inside = sealed.key.first <= first and last <= sealed.key.last
+    if not (is_inside and sealed.rows == rows <= answered <= spans):
+        raise Malformed(f"{rows} rows {first}..{last} are no sample of {answered} of {spans}")
+    if sealed.key.kind is not SegmentKind.PREDICTIONS:
+        raise Malformed(f"{sealed.key.kind.value} are never a sample")
 
 
 def _take(intake: Intake, arrival: _Arrival) -> Stored | ShoalError:
@@ -243,7 +259,7 @@ def _take(intake: Intake, arrival: _Arrival) -> Stored | ShoalError:
     if arrival.fault is not None:
         return arrival.fault
     assert arrival.sealed is not None, "an arrival without a fault has its segment"
-    stored = intake.add(arrival.device_id, arrival.sealed)
+    stored = intake.add(arrival.device_id, arrival.sealed, _work(arrival.sealed, arrival.rows))
     if stored is Stored.OVERLAPPING:
         key = arrival.key
         return SegmentOverlapping(
@@ -258,41 +274,58 @@ def _take(intake: Intake, arrival: _Arrival) -> Stored | ShoalError:
     return stored
 
 
+def _work(sealed: Segment, rows: Predictions | Labels | None) -> Totals | None:
+    """Return what a segment's predictions add up to, None for one of another kind."""
+    if sealed.key.kind is not SegmentKind.PREDICTIONS or not isinstance(rows, Predictions):
+        return None
+    return totals(rows.latency_us) if sealed.totals is UNSET else sealed.totals
+
+
 def _settle_waiting(intake: Intake, device_id: str, sealed: Segment, rows: Predictions) -> None:
-    """Score labels that came before these predictions."""
+    """Count what was told of these predictions before they came."""
     waiting = intake.waiting(device_id, sealed.key)
-    joined = join(rows, [each.wanted for each in waiting])
+    joined = join(rows, [each.truth for each in waiting])
     left = set(joined.wanted)
-    intake.settle([each for each in waiting if each.wanted not in left])
-    if joined.score != NOTHING:
-        intake.count_labels(device_id, sealed.key, sealed.family, sealed.model, joined.score)
+    intake.settle([each for each in waiting if each.truth not in left])
+    intake.count_labels(device_id, sealed.key, sealed.family, sealed.model, count(joined.settled))
 
 
 def _count_labels(intake: Intake, device_id: str, sealed: Segment, rows: Labels) -> None:
-    """Score labels with the answers they bring, else with stored ones; else let them wait."""
-    judged = judge(rows)
-    scores = {(sealed.family, sealed.model): judged.score}
-    left: list[Wanted] = []
-    for incarnation in dict.fromkeys(each.incarnation for each in judged.wanted):
-        wanted = [each for each in judged.wanted if each.incarnation == incarnation]
-        found, missing = _search(intake, device_id, incarnation, wanted)
-        left += missing
-        for place, score in found:
-            scores[place] = scores.get(place, NOTHING).plus(score)
-    for (family, model), score in scores.items():
-        if score != NOTHING:
-            intake.count_labels(device_id, sealed.key, family, model, score)
+    """Count truths with the answers they bring, else with stored ones; else let them wait.
+
+    What was told of a prediction before counts no more.
+    """
+    told = sort(rows)
+    answers = {(each.truth.incarnation, each.truth.sequence): each.answer for each in told.settled}
+    everything = [*(each.truth for each in told.settled), *told.wanted]
+    fresh = intake.remember(device_id, everything)
+    settled: dict[tuple[str, str], list[Settled]] = {}
+    wanted: list[Truth] = []
+    for truth in fresh:
+        answer = answers.get((truth.incarnation, truth.sequence))
+        if answer is None:
+            wanted.append(truth)
+        else:
+            settled.setdefault((sealed.family, sealed.model), []).append(Settled(truth, answer))
+    left: list[Truth] = []
+    for incarnation in dict.fromkeys(each.incarnation for each in wanted):
+        of_one = [each for each in wanted if each.incarnation == incarnation]
+        left += _search(intake, device_id, of_one, settled)
+    for (family, model), found in settled.items():
+        intake.count_labels(device_id, sealed.key, family, model, count(found))
     intake.keep_labels(device_id, left)
 
 
 def _search(
-    intake: Intake, device_id: str, incarnation: str, wanted: list[Wanted]
-) -> tuple[Iterable[tuple[tuple[str, str], Score]], list[Wanted]]:
-    """Score labels with stored predictions: the scores by family and model, and what is left."""
+    intake: Intake,
+    device_id: str,
+    wanted: list[Truth],
+    settled: dict[tuple[str, str], list[Settled]],
+) -> list[Truth]:
+    """Settle truths of one incarnation with stored predictions; return what is left."""
     numbers = [each.sequence for each in wanted]
-    scores: list[tuple[tuple[str, str], Score]] = []
-    for answers in intake.answers(device_id, incarnation, min(numbers), max(numbers)):
+    for answers in intake.answers(device_id, wanted[0].incarnation, min(numbers), max(numbers)):
         joined = join(decode_predictions(answers.body), wanted)
         wanted = joined.wanted
-        scores.append(((answers.family, answers.model), joined.score))
-    return scores, wanted
+        settled.setdefault((answers.family, answers.model), []).extend(joined.settled)
+    return wanted

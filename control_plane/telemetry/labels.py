@@ -1,10 +1,8 @@
-"""What true labels say about answers: pure counting. Where labels wait, the store knows."""
+"""What feedback says about answers: pure counting. Where feedback waits, the store knows."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from firmware_bundles.wire.columns import UNKNOWN, Labels, Predictions
 
@@ -12,75 +10,137 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-class Wanted(NamedTuple):
-    """A label whose answer the device no longer knew: it names its prediction."""
+class Given(NamedTuple):
+    """One business value: `quanta` of 2 ** -`exponent`."""
+
+    name: str
+    exponent: int
+    quanta: int
+
+
+class Truth(NamedTuple):
+    """What was told of one prediction: its label, UNKNOWN if none, and business values."""
 
     incarnation: str
     sequence: int
     label: int
+    values: tuple[Given, ...] = ()
 
 
-class Score(NamedTuple):
-    """How many answers were labelled, and how many of them were wrong."""
+class Answer(NamedTuple):
+    """What was answered, UNKNOWN for no class, and the segment that the request named."""
 
-    labelled: int
-    wrong: int
-
-    def plus(self, other: Score) -> Score:
-        """The sum of both."""
-        return Score(self.labelled + other.labelled, self.wrong + other.wrong)
+    predicted: int
+    segment: int
 
 
-NOTHING = Score(0, 0)
+class Settled(NamedTuple):
+    """A truth beside its answer."""
+
+    truth: Truth
+    answer: Answer
 
 
-class Judged(NamedTuple):
-    """The labels of a segment: those that brought their answers, and those that want one."""
+class Sorted(NamedTuple):
+    """Truths whose answers are known, and those that still want one."""
 
-    score: Score
-    wanted: list[Wanted]
-
-
-class Joined(NamedTuple):
-    """The score of the labels whose answers were found, and the labels that still want one."""
-
-    score: Score
-    wanted: list[Wanted]
+    settled: list[Settled]
+    wanted: list[Truth]
 
 
-def judge(rows: Labels) -> Judged:
-    """Score what can be scored at once."""
-    is_known = rows.predicted != UNKNOWN
-    wrong = np.count_nonzero(is_known & (rows.predicted != rows.labels))
-    missing = np.flatnonzero(~is_known).tolist()
-    return Judged(
-        Score(int(np.count_nonzero(is_known)), int(wrong)),
-        [
-            Wanted(
-                rows.incarnations[int(rows.incarnation[at])],
-                int(rows.prediction[at]),
-                int(rows.labels[at]),
-            )
-            for at in missing
-        ],
+class Cell(NamedTuple):
+    """One sort of outcome."""
+
+    segment: int
+    label: int
+    predicted: int
+
+
+class Measure(NamedTuple):
+    """Which business value, of which scale and segment."""
+
+    name: str
+    exponent: int
+    segment: int
+
+
+class Sums(NamedTuple):
+    """Moments in quanta."""
+
+    n: int
+    total: int
+    total2: int
+    minimum: int
+    maximum: int
+
+    def plus(self, other: Sums) -> Sums:
+        """The moments of both."""
+        return Sums(
+            self.n + other.n,
+            self.total + other.total,
+            self.total2 + other.total2,
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+        )
+
+
+class Counted(NamedTuple):
+    """How often each outcome came, and what business values add up to."""
+
+    cells: dict[Cell, int]
+    values: dict[Measure, Sums]
+
+    @property
+    def labelled(self) -> int:
+        """How many answers were labelled."""
+        return sum(self.cells.values())
+
+    @property
+    def wrong(self) -> int:
+        """How many of them were wrong."""
+        return sum(n for cell, n in self.cells.items() if cell.label != cell.predicted)
+
+
+def sort(rows: Labels) -> Sorted:
+    """Read the rows of a labels segment."""
+    names, exponents = rows.values.names, rows.values.exponents
+    brought: dict[int, list[Given]] = {}
+    told = (rows.values.row, rows.values.name, rows.values.quanta)
+    for row, name, quanta in zip(*(each.tolist() for each in told), strict=True):
+        brought.setdefault(row, []).append(Given(names[name], exponents[name], quanta))
+    found = Sorted([], [])
+    columns = (rows.incarnation, rows.prediction, rows.labels, rows.predicted, rows.places)
+    for at, row in enumerate(zip(*(each.tolist() for each in columns), strict=True)):
+        incarnation, sequence, label, predicted, segment = row
+        values = tuple(brought.get(at, ()))
+        truth = Truth(rows.incarnations[incarnation], sequence, label, values)
+        if segment == UNKNOWN:
+            found.wanted.append(truth)
+        else:
+            found.settled.append(Settled(truth, Answer(predicted, segment)))
+    return found
+
+
+def join(answers: Predictions, wanted: Sequence[Truth]) -> Sorted:
+    """Settle those of the truths, all of the answers' incarnation, whose prediction is here."""
+    places = zip(answers.classes.tolist(), answers.places.tolist(), strict=True)
+    known = dict(zip(answers.sequence.tolist(), map(Answer._make, places), strict=True))
+    return Sorted(
+        [Settled(each, known[each.sequence]) for each in wanted if each.sequence in known],
+        [each for each in wanted if each.sequence not in known],
     )
 
 
-def join(answers: Predictions, wanted: Sequence[Wanted]) -> Joined:
-    """Score those of the labels, all of the answers' incarnation, whose prediction is here.
-
-    A prediction of a model without classes cannot be scored: its label is used up all the same.
-    """
-    classes = dict(zip(answers.sequence.tolist(), answers.classes.tolist(), strict=True))
-    found = [(classes[each.sequence], each.label) for each in wanted if each.sequence in classes]
-    return Joined(
-        _score(pair for pair in found if pair[0] != UNKNOWN),
-        [each for each in wanted if each.sequence not in classes],
-    )
-
-
-def _score(pairs: Iterable[tuple[int, int]]) -> Score:
-    score = NOTHING
-    for answered, label in pairs:
-        score = score.plus(Score(1, int(answered != label)))
-    return score
+def count(settled: Iterable[Settled]) -> Counted:
+    """Count outcomes, and add business values up. An answer without a class is wrong."""
+    counted = Counted({}, {})
+    for truth, answer in settled:
+        if truth.label != UNKNOWN:
+            cell = Cell(answer.segment, truth.label, answer.predicted)
+            counted.cells[cell] = counted.cells.get(cell, 0) + 1
+        for name, exponent, quanta in truth.values:
+            measure = Measure(name, exponent, answer.segment)
+            one = Sums(1, quanta, quanta * quanta, quanta, quanta)
+            known = counted.values.get(measure)
+            counted.values[measure] = known.plus(one) if known else one
+    return counted

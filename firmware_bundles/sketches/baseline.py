@@ -24,14 +24,16 @@ SCHEMA = "1.0"
 Reals = NDArray[np.float32]
 
 ROWS_MAX = 2**27  # in one sketch: rows * QUANTUM_MAX**2 stays below 2**63
-QUANTUM_MAX = 2**18  # fixed-point values saturate here: eight times the largest held-out value
+QUANTUM_MAX = (
+    limits.QUANTUM_MAX
+)  # fixed-point values saturate here: eight times the largest held-out value
 CLASSES_MAX = 2**12
 FEATURES_MAX = 1024  # of larger inputs evenly spaced ones are watched
 CONFIDENCE_BINS = 20
 ROWS_PER_BIN_MIN = 30
-SCALE_BITS_MAX = 100
-SEGMENTS_MAX = 64
-VALUES_MAX = 64
+SCALE_BITS_MAX = limits.SCALE_BITS_MAX
+SEGMENTS_MAX = limits.TRAFFIC_SEGMENTS_MAX
+VALUES_MAX = limits.VALUES_MAX
 CYCLE_S_MAX = 366 * 86_400
 
 _QUANTUM_BITS = 15

@@ -8,6 +8,11 @@ inside. All sizes are bounded before anything is allocated; what does not fit en
                  (differences), latency; uint16 classes and uint8 scores, transposed
     labels       LEB128: rows, incarnations; eight bytes for each incarnation; then sequence and
                  time as above, incarnation, the prediction's sequence; uint16 labels, predictions
+
+Format 2 is written only where there is more. Predictions end with a byte for the segment of each
+row. Labels begin with LEB128 rows, incarnations, names, values; after the incarnations stand the
+names (`told_values`), after the prediction's sequence the entries, and at the end a byte for the
+segment of each row, 255 where the device no longer knew the prediction.
 """
 
 from __future__ import annotations
@@ -19,16 +24,19 @@ from numpy.typing import NDArray
 
 from firmware_bundles import limits
 from firmware_bundles.errors import Malformed, VersionUnsupported
-from firmware_bundles.wire import varints
+from firmware_bundles.wire import told_values, varints
 from firmware_bundles.wire.compression import deflate, inflate
+from firmware_bundles.wire.told_values import Values
 from firmware_bundles.wire.varints import Integers
 
 VERSION: Final = 1
+VERSION_MORE: Final = 2
 UNKNOWN: Final = -1
 CLASS_MAX: Final = 2**16 - 2
 SCORES_PER_ROW_MAX: Final = 32
 
 _NONE: Final = 2**16 - 1  # how UNKNOWN is written
+_NO_SEGMENT: Final = 255
 _INCARNATION_BYTES: Final = 8
 SEQUENCE_MAX: Final = 2**53
 _WORD: Final = np.dtype("<u2")
@@ -39,6 +47,7 @@ class Predictions(NamedTuple):
 
     `time_ms` counts from the segment's start and never falls; `latency_us`; `classes` are indices
     into the labels, UNKNOWN for a model without; `scores` [rows, n] are rint(255 * score).
+    `segments` are places in the baseline's list, None where all are the first.
     """
 
     sequence: Integers
@@ -46,13 +55,21 @@ class Predictions(NamedTuple):
     classes: Integers
     latency_us: Integers
     scores: NDArray[np.uint8]
+    segments: Integers | None = None
+
+    @property
+    def places(self) -> Integers:
+        """The segment of each row."""
+        return np.zeros_like(self.sequence) if self.segments is None else self.segments
 
 
 class Labels(NamedTuple):
     """What was true, one entry a row, in order of `sequence` (ascending).
 
     A row names its prediction by `incarnations[incarnation]` and `prediction`. `predicted` is the
-    class that was answered, UNKNOWN when the device no longer knew it.
+    class that was answered, UNKNOWN when the device no longer knew it. Since format 2 a row may
+    have an UNKNOWN label and bring `values` only, and `segments` are the places of the predictions
+    in the baseline's list, UNKNOWN where the device no longer knew them; None is format 1.
     """
 
     sequence: Integers
@@ -62,6 +79,15 @@ class Labels(NamedTuple):
     prediction: Integers
     labels: Integers
     predicted: Integers
+    segments: Integers | None = None
+    values: Values = Values.none()
+
+    @property
+    def places(self) -> Integers:
+        """The segment of each row's prediction, UNKNOWN where the device no longer knew it."""
+        if self.segments is not None:
+            return self.segments
+        return np.where(self.predicted == UNKNOWN, UNKNOWN, 0)
 
 
 def encode_predictions(rows: Predictions) -> bytes:
@@ -70,26 +96,32 @@ def encode_predictions(rows: Predictions) -> bytes:
     assert 0 < count <= limits.ROWS_PER_SEGMENT_MAX, "the caller cuts segments"
     assert width <= SCORES_PER_ROW_MAX, "the caller chooses scores"
     numbers = np.concatenate(([count, width], *_ordered(rows), rows.latency_us))
-    return _body(varints.encode(numbers), _words(rows.classes), rows.scores.T.tobytes())
+    parts = varints.encode(numbers), _words(rows.classes), rows.scores.T.tobytes()
+    if rows.places.any():
+        return _body(*parts, _segment_bytes(rows.places), version=VERSION_MORE)
+    return _body(*parts)
 
 
 def decode_predictions(data: bytes) -> Predictions:
     """Parse the body of a predictions segment. Raises Malformed or VersionUnsupported."""
     what = "the predictions"
     plain = _plain(data, what)
+    has_segments = data[0] == VERSION_MORE
     head, end = varints.decode(plain, 0, 2, what)
     count, width = _bounded(head, (limits.ROWS_PER_SEGMENT_MAX, SCORES_PER_ROW_MAX), what)
     numbers, end = varints.decode(plain, end, 3 * count, what)
     sequence, time_ms, latency_us = numbers.reshape(3, count)
-    if len(plain) - end != count * (_WORD.itemsize + width):
+    if len(plain) - end != count * (_WORD.itemsize + width + has_segments):
         raise Malformed(f"{what} have columns of unequal length")
-    scores = np.frombuffer(plain, dtype=np.uint8, offset=end + count * _WORD.itemsize)
+    first = end + count * _WORD.itemsize
+    scores = np.frombuffer(plain, dtype=np.uint8, offset=first, count=count * width)
     return Predictions(
         sequence=_sequence(sequence, what),
         time_ms=_times(time_ms, what),
         classes=_classes(plain, end, count),
         latency_us=_small(latency_us, what),
         scores=scores.reshape(width, count).T,
+        segments=_known_segments(plain, count, what) if has_segments else None,
     )
 
 
@@ -97,14 +129,19 @@ def encode_labels(rows: Labels) -> bytes:
     """Return the body of a labels segment."""
     count = len(rows.sequence)
     assert 0 < count <= limits.ROWS_PER_SEGMENT_MAX, "the caller cuts segments"
-    head = varints.encode(np.array([count, len(rows.incarnations)]))
-    numbers = np.concatenate((*_ordered(rows), rows.incarnation, rows.prediction))
+    has_more = _has_more(rows)
+    sizes = [count, len(rows.incarnations)]
+    sizes += [len(rows.values.names), len(rows.values.row)] if has_more else []
     return _body(
-        head,
+        varints.encode(np.array(sizes)),
         b"".join(bytes.fromhex(each) for each in rows.incarnations),
-        varints.encode(numbers),
+        told_values.encode_names(rows.values) if has_more else b"",
+        varints.encode(np.concatenate((*_ordered(rows), rows.incarnation, rows.prediction))),
+        told_values.encode_entries(rows.values) if has_more else b"",
         _words(rows.labels),
         _words(rows.predicted),
+        _segment_bytes(rows.places) if has_more else b"",
+        version=VERSION_MORE if has_more else VERSION,
     )
 
 
@@ -112,45 +149,65 @@ def decode_labels(data: bytes) -> Labels:
     """Parse the body of a labels segment. Raises Malformed or VersionUnsupported."""
     what = "the labels"
     plain = _plain(data, what)
-    head, end = varints.decode(plain, 0, 2, what)
+    has_more = data[0] == VERSION_MORE
+    head, end = varints.decode(plain, 0, 4 if has_more else 2, what)
     rows_max = limits.ROWS_PER_SEGMENT_MAX
-    count, names = _bounded(head, (rows_max, rows_max), what)
-    names_end = end + names * _INCARNATION_BYTES
-    table = plain[end:names_end]
-    if len(table) < names * _INCARNATION_BYTES:
-        raise Malformed(f"{what} are cut short")
-    numbers, end = varints.decode(plain, names_end, 4 * count, what)
+    count, incarnations = _bounded(head[:2], (rows_max, rows_max), what)
+    names, end = _incarnations(plain, end, incarnations, what)
+    values = Values.none()
+    if has_more:
+        values, end = told_values.read_names(plain, end, int(head[2]))
+    numbers, end = varints.decode(plain, end, 4 * count, what)
     sequence, time_ms, incarnation, prediction = numbers.reshape(4, count)
-    if len(plain) - end != 2 * count * _WORD.itemsize:
+    if has_more:
+        values, end = told_values.read_entries(plain, end, int(head[3]), count, values)
+    if len(plain) - end != count * (2 * _WORD.itemsize + has_more):
         raise Malformed(f"{what} have columns of unequal length")
-    if (incarnation >= names).any() or (prediction >= SEQUENCE_MAX).any():
+    if (incarnation >= incarnations).any() or (prediction >= SEQUENCE_MAX).any():
         raise Malformed(f"{what} name a prediction that cannot be")
-    labels = _classes(plain, end, count)
-    if (labels == UNKNOWN).any():
-        raise Malformed(f"{what} have a row without a label")
-    return Labels(
+    rows = Labels(
         sequence=_sequence(sequence, what),
         time_ms=_times(time_ms, what),
-        incarnations=tuple(
-            table[start : start + _INCARNATION_BYTES].hex()
-            for start in range(0, len(table), _INCARNATION_BYTES)
-        ),
+        incarnations=names,
         incarnation=incarnation,
         prediction=prediction,
-        labels=labels,
+        labels=_classes(plain, end, count),
         predicted=_classes(plain, end + count * _WORD.itemsize, count),
+        segments=_segments(plain, count, what) if has_more else None,
+        values=values,
     )
+    if not np.isin(np.flatnonzero(rows.labels == UNKNOWN), values.row).all():
+        raise Malformed(f"{what} have a row without a label")
+    return rows
 
 
-def _body(*parts: bytes) -> bytes:
-    return bytes([VERSION]) + deflate(b"".join(parts))
+def _has_more(rows: Labels) -> bool:
+    """Whether format 1 cannot say it: a segment, a value, or a prediction without a class."""
+    places = rows.places
+    is_plain = (rows.labels != UNKNOWN).all() and not len(rows.values.row)
+    return not (is_plain and np.array_equal(places, np.where(rows.predicted == UNKNOWN, -1, 0)))
+
+
+def _incarnations(plain: bytes, start: int, count: int, what: str) -> tuple[tuple[str, ...], int]:
+    end = start + count * _INCARNATION_BYTES
+    table = plain[start:end]
+    if len(table) < count * _INCARNATION_BYTES:
+        raise Malformed(f"{what} are cut short")
+    starts = range(0, len(table), _INCARNATION_BYTES)
+    return tuple(table[at : at + _INCARNATION_BYTES].hex() for at in starts), end
+
+
+def _body(*parts: bytes, version: int = VERSION) -> bytes:
+    return bytes([version]) + deflate(b"".join(parts))
 
 
 def _plain(data: bytes, what: str) -> bytes:
     if not data:
         raise Malformed(f"{what} are empty")
-    if data[0] != VERSION:
-        raise VersionUnsupported(f"{what} have format {data[0]}; this side reads {VERSION}")
+    if not VERSION <= data[0] <= VERSION_MORE:
+        raise VersionUnsupported(
+            f"{what} have format {data[0]}; this side reads up to {VERSION_MORE}"
+        )
     return inflate(data[1:], limits.TELEMETRY_INFLATED_BYTES_MAX, what)
 
 
@@ -197,3 +254,22 @@ def _classes(plain: bytes, start: int, count: int) -> Integers:
     low, high = np.frombuffer(plain, np.uint8, _WORD.itemsize * count, start).reshape(2, count)
     values = low.astype(np.int64) | high.astype(np.int64) << 8
     return np.where(values == _NONE, UNKNOWN, values)
+
+
+def _segment_bytes(places: Integers) -> bytes:
+    return np.where(places == UNKNOWN, _NO_SEGMENT, places).astype(np.uint8).tobytes()
+
+
+def _segments(plain: bytes, count: int, what: str) -> Integers:
+    """Read the segment of each row from the end of a body."""
+    places = np.frombuffer(plain, np.uint8, count, len(plain) - count).astype(np.int64)
+    if ((places >= limits.TRAFFIC_SEGMENTS_MAX) & (places != _NO_SEGMENT)).any():
+        raise Malformed(f"{what} have a segment that cannot be")
+    return np.where(places == _NO_SEGMENT, UNKNOWN, places)
+
+
+def _known_segments(plain: bytes, count: int, what: str) -> Integers:
+    places = _segments(plain, count, what)
+    if (places == UNKNOWN).any():
+        raise Malformed(f"{what} have a row without a segment")
+    return places

@@ -356,11 +356,24 @@ class SegmentKey(msgspec.Struct, frozen=True, kw_only=True):
     last: Ordinal
 
 
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """All predictions that a segment stands for, those too that the policy kept from it.
+
+    `log_latency` adds rint(1024 * ln(1 + us)) of each latency, `log_latency2` the squares of that.
+    """
+
+    answered: Ordinal
+    latency_us: Count
+    log_latency: Count
+    log_latency2: Count
+
+
 class Segment(Message, frozen=True, kw_only=True):
     """A sealed, immutable run of rows `first..last` of one incarnation and kind, all of one model.
 
     `rows` counts them; `body` is compressed by the codec of its kind (see
-    `firmware_bundles.wire.columns` and `firmware_bundles.sketches.codec`).
+    `firmware_bundles.wire.columns` and `firmware_bundles.sketches.codec`). `totals` is there where
+    predictions are a sample: then `first..last` spans all that were answered.
     """
 
     key: SegmentKey
@@ -370,6 +383,7 @@ class Segment(Message, frozen=True, kw_only=True):
     started: float
     ended: float
     body: bytes
+    totals: Totals | UnsetType = UNSET
 
 
 class Acknowledgement(Message, frozen=True, kw_only=True):

@@ -13,16 +13,18 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from control_plane.store.database import Database
 from control_plane.store.intake import Intake
+from control_plane.store.schema import outcome_count, segment, value_sum
 from control_plane.store.shadows import Shadows
 from control_plane.store.telemetry import Telemetry
 from control_plane.telemetry import shadows
 from control_plane.telemetry.ingest import Ingest
 from firmware_bundles.wire import codec, topics
-from firmware_bundles.wire.messages import Acknowledgement, Segment, SegmentKind
+from firmware_bundles.wire.messages import Acknowledgement, Segment, SegmentKind, Totals
 from support import fleet_rows, segments
 
 DEVICES = {"ant": b"k" * 32, "bee": b"l" * 32}
@@ -326,11 +328,14 @@ def traffic(draw: st.DrawFn) -> Traffic:
                 sent.append(segments.predictions(part, answers, model=model))
                 part = []
     labelled = draw(st.lists(st.integers(1, count), max_size=12))
+    truths = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
     for at, number in enumerate(labelled, start=1):
-        true, answered = draw(st.integers(0, 2)), classes[number - 1]
+        true, answered = truths[number - 1], classes[number - 1]
         model = models[number - 1]
         predicted = [answered] if draw(st.booleans()) else None
         sent.append(segments.labels([at], [number], [true], predicted=predicted, model=model))
+        if number in labelled[: at - 1]:
+            continue  # told before: counts once
         total, wrong = scores.get(model, (0, 0))
         scores[model] = total + 1, wrong + (true != answered)
     return Traffic(tuple(sent), rows, scores)
@@ -374,3 +379,44 @@ def test_a_shadows_answers_are_stored_and_compared_but_not_counted(world: World)
     found = pair[1]
     assert (found.pairs, found.agreed) == (2, 1)
     assert (found.labelled, found.live_wrong, found.shadow_wrong) == (1, 1, 0)
+
+
+def test_values_and_segments_count_once_however_feedback_comes(world: World) -> None:
+    """Joined by the device, by what is stored here, or by what comes later; told twice: once."""
+    world.send(segments.predictions([1, 2], [0, 1], places=[1, 0]))
+    told = [(0, "revenue", 256), (1, "revenue", 512), (2, "revenue", 64)]
+    first = segments.feedback(
+        [1, 2, 3], [1, 2, 3], [0, 0, -1], predicted=[0, -1, -1], places=[1, -1, -1], values=told
+    )
+    again = segments.feedback([4, 5], [1, 3], [2, 1], places=[-1, -1], values=[(0, "revenue", 9)])
+    world.send(first, again)
+    world.send(segments.predictions([3], [-1], places=[1]))
+    with world.database.reading() as connection:
+        outcomes = connection.execute(
+            select(outcome_count.c.segment, outcome_count.c.label, outcome_count.c.predicted)
+        ).all()
+        sums = connection.execute(
+            select(value_sum.c.segment, value_sum.c.n, value_sum.c.total, value_sum.c.quantum)
+        ).all()
+    assert sorted(map(tuple, outcomes)) == [(0, 0, 1), (1, 0, 0), (1, 1, -1)]
+    assert sorted(map(tuple, sums)) == [
+        (0, 1, 512, 1 / 256),
+        (1, 1, 64, 1 / 256),
+        (1, 1, 256, 1 / 256),
+    ]
+    assert (world.scores(), world.telemetry.pending_labels()) == ({segments.MODEL: (3, 2)}, 0)
+
+
+def test_a_sample_counts_what_it_stands_for(world: World) -> None:
+    """All answered predictions count, with their latency, though only some of them came."""
+    sent = segments.predictions([3, 7], [0, 1])
+    totals = Totals(answered=9, latency_us=900, log_latency=9, log_latency2=9)
+    key = msgspec.structs.replace(sent.key, first=1, last=9)
+    sample = msgspec.structs.replace(sent, key=key, totals=totals)
+    impossible = msgspec.structs.replace(sample, totals=msgspec.structs.replace(totals, answered=1))
+    world.send(impossible, sample)
+    assert world.faults() == ["wire.malformed", None]
+    assert world.received() == 9
+    with world.database.reading() as connection:
+        query = select(segment.c.answered, segment.c.latency_us)
+        assert connection.execute(query).one() == (9, 900)

@@ -14,9 +14,11 @@ from control_plane.rollouts.executor import REMIND_S, Executor
 from control_plane.rollouts.model import Action, Counts, Order, Rollout, RolloutState
 from control_plane.rollouts.planner import plan
 from control_plane.rollouts.statistics import Arm
+from control_plane.store import device_sums
 from control_plane.store.label_sums import HISTORY_S
 from control_plane.store.rollouts import Rollouts
 from firmware_bundles.errors import BrokerUnreachable, ConflictError, NotFound
+from firmware_bundles.wire.messages import Arm as WireArm
 from support.rollout_fleet import RowFleet, digest, rollout
 
 SPEC = """
@@ -407,3 +409,37 @@ def test_a_rollout_that_cannot_be_read_holds_up_no_other(world: World) -> None:
     world.start()
     assert world.tick().standing.phase_state == "offering"
     assert world.told
+
+
+def test_business_values_and_latency_stand_by_device_and_arm(world: World) -> None:
+    """Since the first offer the candidate's, before it the other models', in the unit of each."""
+    first_offer = world.clock.now
+    for device_id in world.fleet.devices:
+        world.fleet.measure(device_id, "1", [1.0, 2.0], at=first_offer - 10.0)
+    world.start()
+    world.tick()
+    (candidate, *_), others = sorted(world.fleet.offered("2")), set(world.fleet.devices)
+    control = min(others - world.fleet.offered("2"))
+    for version in ("1", "2"):
+        world.fleet.measure(candidate, version, [5.0, 6.0, 7.0], at=world.clock.now)
+        world.fleet.measure(control, version, [4.0], at=world.clock.now)
+    found = world.rollouts.get("example")
+    with world.fleet.database.reading() as connection:
+        since = world.clock.now, first_offer
+        revenue = device_sums.values(connection, found, "revenue", *since)
+        nothing = device_sums.values(connection, found, "clicks", *since)
+        latency = device_sums.log_latencies(connection, found, *since)
+    before = device_sums.Moments(2, 3.0, 5.0)
+    assert {each.device_id: each for each in revenue} == {
+        candidate: device_sums.DeviceSums(
+            candidate, WireArm.CANDIDATE, before, device_sums.Moments(3, 18.0, 110.0)
+        ),
+        control: device_sums.DeviceSums(
+            control, WireArm.CONTROL, before, device_sums.Moments(1, 4.0, 16.0)
+        ),
+    }
+    assert nothing == []
+    assert [each.since for each in latency] == [each.since for each in revenue]
+    sums = device_sums.arms(revenue)
+    assert sums[WireArm.CANDIDATE] == Arm.of([6.0], [1.5], 3)
+    assert sums[WireArm.CONTROL] == Arm.of([4.0], [1.5], 1)

@@ -15,6 +15,7 @@ from firmware_bundles.sketches import codec
 from firmware_bundles.sketches.baseline import Baseline, Column, ColumnKind, Value
 from firmware_bundles.sketches.sketch import Sketch
 from firmware_bundles.wire import columns
+from firmware_bundles.wire.told_values import Values
 
 PREDICTIONS = columns.Predictions(
     sequence=np.array([7, 8, 300]),
@@ -75,11 +76,32 @@ FACTS = Baseline(
     ),
 )
 
+MORE_PREDICTIONS = PREDICTIONS._replace(segments=np.array([0, 2, 63]))
+FEEDBACK = LABELS._replace(
+    labels=np.array([4, -1]),
+    predicted=np.array([-1, -1]),
+    segments=np.array([1, -1]),
+    values=Values(
+        names=("revenue", "\u00e9"),
+        exponents=(8, -1),
+        row=np.array([0, 0, 1]),
+        name=np.array([0, 1, 0]),
+        quanta=np.array([-300, 5, 0]),
+    ),
+)
+
 PREDICTIONS_BYTES = bytes.fromhex(
     "01789c6366626758ccc420f2825d53e3c32216e6ff5f18fe33fe676c60f8570f0066d9098f"
 )
 LABELS_BYTES = bytes.fromhex(
     "01789c63626254764def5c7df63d0304fc676460606564e06800010516a008cb7f86ff00b2fb0979"
+)
+MORE_PREDICTIONS_BYTES = bytes.fromhex(
+    "02789c6366626758ccc420f2825d53e3c32216e6ff5f18fe33fe676c60f857cfc0640f0083c909d0"
+)
+FEEDBACK_BYTES = bytes.fromhex(
+    "02789c636262626654764def5c7df63d0304fc672f4a2d4bcd2b4ded603abcb29e918181959181a301041418"
+    "181881f03a0b1703cb7f86ff20c0f81f004d5714d3"
 )
 BASELINE_BYTES = bytes.fromhex(
     "01789c9dd03d4ec330140770a727808ba016b1b747600621649cd762e18f2acf51ca0d101b2dec154d9c"
@@ -141,6 +163,24 @@ def test_labels_have_their_bytes() -> None:
     assert read.prediction.tolist() == LABELS.prediction.tolist()
     assert read.predicted.tolist() == LABELS.predicted.tolist()
     _same(columns.encode_labels(LABELS), LABELS_BYTES)
+
+
+def test_predictions_of_format_2_have_their_bytes() -> None:
+    """The segment of each row is read and written as ever."""
+    read = columns.decode_predictions(MORE_PREDICTIONS_BYTES)
+    assert read.places.tolist() == [0, 2, 63]
+    _same(columns.encode_predictions(MORE_PREDICTIONS), MORE_PREDICTIONS_BYTES)
+
+
+def test_labels_of_format_2_have_their_bytes() -> None:
+    """Segments, business values, and a row without a label are read and written as ever."""
+    read = columns.decode_labels(FEEDBACK_BYTES)
+    assert (read.labels.tolist(), read.places.tolist()) == ([4, -1], [1, -1])
+    assert (read.values.names, read.values.exponents) == (("revenue", "\u00e9"), (8, -1))
+    assert read.values.row.tolist() == [0, 0, 1]
+    assert read.values.name.tolist() == [0, 1, 0]
+    assert read.values.quanta.tolist() == [-300, 5, 0]
+    _same(columns.encode_labels(FEEDBACK), FEEDBACK_BYTES)
 
 
 def test_a_baseline_has_its_bytes() -> None:

@@ -16,8 +16,17 @@ from control_plane.rollouts.model import Rollout, Standing
 from control_plane.rollouts.parsing import parse
 from control_plane.store.database import Database
 from control_plane.store.dialects import upsert
-from control_plane.store.schema import desired, device, label_count, release, reported
+from control_plane.store.schema import (
+    desired,
+    device,
+    label_count,
+    release,
+    reported,
+    segment,
+    value_sum,
+)
 from firmware_bundles.identifiers import target_path
+from firmware_bundles.wire.totals import LOG_SCALE
 
 FAMILY = "digits"
 
@@ -111,6 +120,45 @@ class RowFleet:
         }
         with self.database.transaction() as connection:
             upsert(connection, label_count, row)
+
+    def measure(self, device_id: str, version: str, values: list[float], *, at: float) -> None:
+        """Store values of "revenue", and the same numbers as the logarithms of latencies."""
+        about = {
+            "device_id": device_id,
+            "incarnation": "0" * 16,
+            "first": int(at * 1000) + int(version),
+            "model": digest(version),
+            "family": FAMILY,
+            "received": at,
+        }
+        n, total, total2 = len(values), sum(values), sum(value**2 for value in values)
+        revenue = {
+            "kind": "labels",
+            "name": "revenue",
+            "exponent": 8,
+            "segment": 0,
+            "n": n,
+            "quantum": 2.0**-8,
+            "total": total * 2**8,
+            "total2": total2 * 2**16,
+            "minimum": min(values) * 2**8,
+            "maximum": max(values) * 2**8,
+        }
+        latency = {
+            "kind": "predictions",
+            "last": about["first"],
+            "rows": n,
+            "body": b"",
+            "answered": n,
+            "started": at,
+            "ended": at,
+            "latency_us": 0,
+            "log_latency": total * LOG_SCALE,
+            "log_latency2": total2 * LOG_SCALE**2,
+        }
+        with self.database.transaction() as connection:
+            connection.execute(insert(value_sum), about | revenue)
+            connection.execute(insert(segment), about | latency)
 
 
 def _release(number: int) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from firmware_bundles.wire import codec, topics
@@ -13,6 +15,7 @@ from firmware_bundles.wire.columns import (
     encode_predictions,
 )
 from firmware_bundles.wire.messages import Segment, SegmentKey, SegmentKind
+from firmware_bundles.wire.told_values import Values
 
 INCARNATION = "00000000000000aa"
 MODEL = "a" * 64
@@ -25,14 +28,19 @@ def predictions(
     incarnation: str = INCARNATION,
     model: str = MODEL,
     kind: SegmentKind = SegmentKind.PREDICTIONS,
+    places: list[int] | None = None,
 ) -> Segment:
-    """A segment of predictions, or of a shadow's answers, with these rows."""
+    """A segment of predictions, or of a shadow's answers, with these rows.
+
+    `places` are the parts of the traffic that the requests named.
+    """
     rows = Predictions(
         sequence=np.array(sequence),
         time_ms=np.arange(len(sequence)),
         classes=np.array(classes),
         latency_us=np.full(len(sequence), 150),
         scores=np.zeros((len(sequence), 2), dtype=np.uint8),
+        segments=None if places is None else np.array(places),
     )
     body = encode_predictions(rows)
     return _segment(kind, sequence, body, incarnation, model)
@@ -49,17 +57,30 @@ def labels(
     model: str = MODEL,
 ) -> Segment:
     """A labels segment: `of` are the predictions' numbers; `predicted` None: not known any more."""
-    count = len(sequence)
-    rows = Labels(
-        sequence=np.array(sequence),
-        time_ms=np.arange(count),
-        incarnations=(predicted_by,),
-        incarnation=np.zeros(count, dtype=np.int64),
-        prediction=np.array(of),
-        labels=np.array(true),
-        predicted=np.array(predicted) if predicted is not None else np.full(count, UNKNOWN),
-    )
+    rows = _rows(sequence, of, true, predicted)._replace(incarnations=(predicted_by,))
     return _segment(SegmentKind.LABELS, sequence, encode_labels(rows), incarnation, model)
+
+
+def feedback(
+    sequence: list[int],
+    of: list[int],
+    true: list[int],
+    *,
+    places: list[int],
+    predicted: list[int] | None = None,
+    values: Sequence[tuple[int, str, int]] = (),
+) -> Segment:
+    """A labels segment of format 2; `values` are row, name and quanta of 1/256, a label -1 none."""
+    names = tuple(dict.fromkeys(name for _, name, _ in values))
+    told = Values(
+        names=names,
+        exponents=(8,) * len(names),
+        row=np.array([row for row, _, _ in values], dtype=np.int64),
+        name=np.array([names.index(name) for _, name, _ in values], dtype=np.int64),
+        quanta=np.array([quanta for _, _, quanta in values], dtype=np.int64),
+    )
+    rows = _rows(sequence, of, true, predicted)._replace(segments=np.array(places), values=told)
+    return _segment(SegmentKind.LABELS, sequence, encode_labels(rows), INCARNATION, MODEL)
 
 
 def window(number: int, body: bytes, rows: int, *, model: str = MODEL) -> Segment:
@@ -91,4 +112,19 @@ def _segment(
         started=1.0,
         ended=2.0,
         body=body,
+    )
+
+
+def _rows(
+    sequence: list[int], of: list[int], true: list[int], predicted: list[int] | None
+) -> Labels:
+    count = len(sequence)
+    return Labels(
+        sequence=np.array(sequence),
+        time_ms=np.arange(count),
+        incarnations=(INCARNATION,),
+        incarnation=np.zeros(count, dtype=np.int64),
+        prediction=np.array(of),
+        labels=np.array(true),
+        predicted=np.array(predicted) if predicted is not None else np.full(count, UNKNOWN),
     )

@@ -62,7 +62,7 @@ def _arrival(body: bytes) -> object:
     ingest._key_of(body)
     arrival = ingest._decode(DEVICE, codec.decode(Segment, body))
     if isinstance(arrival.rows, columns.Labels):
-        scores.judge(arrival.rows)
+        scores.count(scores.sort(arrival.rows).settled)
     if arrival.fault is not None:
         raise arrival.fault
     return arrival

@@ -80,6 +80,8 @@ def examples() -> dict[type[messages.Message], Sequence[messages.Message]]:
         messages.Segment: (
             segments.predictions([1, 2, 3], [0, 1, 2]),
             segments.labels([1, 2], [1, 2], [3, 4]),
+            segments.feedback([1, 2], [1, 2], [3, -1], places=[1, -1], values=[(1, "revenue", -9)]),
+            segments.predictions([1, 2], [0, 1], places=[0, 2]),
         ),
         messages.Acknowledgement: (
             messages.Acknowledgement(key=key),
@@ -141,9 +143,11 @@ def _topic(kind: str, parse: Callable[[str], object], *topics: str) -> Parser:
     )
 
 
-def _compressed(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _compressed(
+    parse: Callable[[bytes], Any], version: int = columns.VERSION
+) -> Callable[[bytes], Any]:
     """Return the parser behind the decompression, which random damage never gets through."""
-    return lambda plain: parse(bytes([columns.VERSION]) + compression.deflate(plain))
+    return lambda plain: parse(bytes([version]) + compression.deflate(plain))
 
 
 def _plain(body: bytes) -> bytes:
@@ -156,6 +160,15 @@ def _predictions_body() -> bytes:
 
 def _labels_body() -> bytes:
     return segments.labels([1, 2], [1, 2], [3, 4]).body
+
+
+def _more_predictions_body() -> bytes:
+    return segments.predictions([1, 2, 900], [0, 1, -1], places=[0, 3, 63]).body
+
+
+def _feedback_body() -> bytes:
+    values = [(0, "revenue", -9), (1, "revenue", 2**18), (1, "\u00e9", 0)]
+    return segments.feedback([1, 2], [1, 2], [3, -1], places=[1, -1], values=values).body
 
 
 @cache
@@ -261,7 +274,7 @@ PARSERS: Final = (
         name="predictions",
         parse=columns.decode_predictions,
         encode=columns.encode_predictions,
-        make_seeds=lambda: [_predictions_body()],
+        make_seeds=lambda: [_predictions_body(), _more_predictions_body()],
     ),
     Parser(
         name="predictions, decompressed",
@@ -273,13 +286,23 @@ PARSERS: Final = (
         name="labels",
         parse=columns.decode_labels,
         encode=columns.encode_labels,
-        make_seeds=lambda: [_labels_body()],
+        make_seeds=lambda: [_labels_body(), _feedback_body()],
     ),
     Parser(
         name="labels, decompressed",
         parse=_compressed(columns.decode_labels),
         encode=lambda rows: _plain(columns.encode_labels(rows)),
         make_seeds=lambda: [_plain(_labels_body())],
+    ),
+    Parser(
+        name="predictions of format 2, decompressed",
+        parse=_compressed(columns.decode_predictions, columns.VERSION_MORE),
+        make_seeds=lambda: [_plain(_more_predictions_body())],
+    ),
+    Parser(
+        name="labels of format 2, decompressed",
+        parse=_compressed(columns.decode_labels, columns.VERSION_MORE),
+        make_seeds=lambda: [_plain(_feedback_body())],
     ),
     Parser(
         name="baseline",

@@ -1,0 +1,147 @@
+"""What devices of a rollout add up to since a time and before it: what gates on averages compare.
+
+Business values and the logarithm of latency, by device and arm, as pure values. A device where the
+candidate was offered counts with the candidate's predictions, another with those of other models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import and_, case, func, select
+
+from control_plane.rollouts.statistics import Arm as Sums
+from control_plane.store.label_sums import HISTORY_S
+from control_plane.store.schema import deployment, release, rollout, segment, value_sum
+from firmware_bundles.wire.messages import Arm
+from firmware_bundles.wire.totals import LOG_SCALE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import ColumnElement, Connection
+
+    from control_plane.rollouts.model import Rollout
+
+_candidate: Final = release.alias("candidate")
+
+
+class Moments(NamedTuple):
+    """How many, their sum, and the sum of their squares, in the unit of the quantity."""
+
+    n: int = 0
+    total: float = 0.0
+    total2: float = 0.0
+
+
+class DeviceSums(NamedTuple):
+    """One device's moments of a quantity in the day before the rollout's first offer, and since."""
+
+    device_id: str
+    arm: Arm
+    before: Moments
+    since: Moments
+
+
+def values(
+    connection: Connection, wanted: Rollout, name: str, since: float, first: float
+) -> list[DeviceSums]:
+    """Return the moments of one named business value by device, of those that have some since.
+
+    `since` is the phase's first offer, `first` the rollout's.
+    """
+    said = value_sum.c
+    return _by_device(
+        connection,
+        wanted,
+        value_sum,
+        (said.n, said.total * said.quantum, said.total2 * said.quantum * said.quantum),
+        said.name == name,
+        (since, first),
+    )
+
+
+def log_latencies(
+    connection: Connection, wanted: Rollout, since: float, first: float
+) -> list[DeviceSums]:
+    """Return the moments of ln(1 + microseconds) of all answers by device; see `values`."""
+    said = segment.c
+    return _by_device(
+        connection,
+        wanted,
+        segment,
+        (said.answered, said.log_latency / LOG_SCALE, said.log_latency2 / LOG_SCALE**2),
+        said.answered.is_not(None),
+        (since, first),
+    )
+
+
+def arms(devices: Iterable[DeviceSums]) -> dict[Arm, Sums]:
+    """Return the sums of both arms over devices' means, for the test between arms.
+
+    A device without a before is taken for the average one.
+    """
+    known = [each for each in devices if each.since.n]
+    befores = [each.before.total / each.before.n for each in known if each.before.n]
+    average = sum(befores) / len(befores) if befores else 0.0
+    return {arm: _sums([e for e in known if e.arm is arm], average) for arm in _ARMS}
+
+
+_ARMS: Final = (Arm.CANDIDATE, Arm.CONTROL)
+
+
+def _sums(devices: Sequence[DeviceSums], average: float) -> Sums:
+    return Sums.of(
+        since=[each.since.total / each.since.n for each in devices],
+        before=[
+            each.before.total / each.before.n if each.before.n else average for each in devices
+        ],
+        observations=sum(each.since.n for each in devices),
+    )
+
+
+def _by_device(
+    connection: Connection,
+    wanted: Rollout,
+    table: Any,  # noqa: ANN401 - a table
+    moments: tuple[Any, Any, Any],
+    condition: ColumnElement[bool],
+    times: tuple[float, float],
+) -> list[DeviceSums]:
+    since, first = times
+    said, is_offered = table.c, deployment.c.generation > 0
+    is_candidate = said.model == _candidate.c.digest
+    is_own = case((is_offered, is_candidate), else_=~is_candidate)
+    is_since = and_(said.received >= since, is_own)
+    is_before = and_(said.received < first, ~is_candidate)
+    query = (
+        select(
+            deployment.c.device_id,
+            case((is_offered, Arm.CANDIDATE.value), else_=Arm.CONTROL.value),
+            *(_sum(part, each) for part in (is_before, is_since) for each in moments),
+        )
+        .select_from(deployment)
+        .join(rollout, rollout.c.id == deployment.c.rollout_id)
+        .join(_candidate, _candidate.c.path == rollout.c.release_path)
+        .join(
+            table,
+            and_(said.device_id == deployment.c.device_id, said.family == rollout.c.family),
+        )
+        .where(deployment.c.rollout_id == wanted.id, said.received >= first - HISTORY_S, condition)
+        .group_by(deployment.c.device_id, deployment.c.generation)
+        .having(_sum(is_since, moments[0]) > 0)
+        .order_by(deployment.c.device_id)
+    )
+    return [
+        DeviceSums(
+            device_id,
+            Arm(arm),
+            Moments(int(sums[0]), float(sums[1]), float(sums[2])),
+            Moments(int(sums[3]), float(sums[4]), float(sums[5])),
+        )
+        for device_id, arm, *sums in connection.execute(query)
+    ]
+
+
+def _sum(condition: ColumnElement[bool], value: Any) -> ColumnElement[float]:  # noqa: ANN401 - a column
+    return func.sum(case((condition, value), else_=0))
