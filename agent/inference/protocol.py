@@ -8,6 +8,7 @@ the truth about an earlier prediction.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -61,14 +62,12 @@ class Endpoint:
         registry: Registry,
         recorder: Recorder,
         feedback: Feedback,
-        version: str,
         limits: EndpointLimits,
         on_event: Callable[..., None],
     ) -> None:
         self._registry = registry
         self._recorder = recorder
         self._feedback = feedback
-        self._version = version
         self._limits = limits
         self._on_event = on_event
         self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="infer")
@@ -137,7 +136,7 @@ class Endpoint:
                 return self._model(request, verb, family)
             case ["", "v2"]:
                 _allow(method, "GET")
-                return _json({"name": "shoal", "version": self._version, "extensions": EXTENSIONS})
+                return _json(_server())
             case ["", "v2", "health", "live"]:
                 _allow(method, "GET")
                 return _json({"live": True})
@@ -293,6 +292,13 @@ def _head_length(request: Request) -> int | None:
     if not said.isdigit() or len(said) > 10:  # noqa: PLR2004 - digits; more than any body has
         raise Refused(400, f"Inference-Header-Content-Length is no number: {said[:40]!r}")
     return int(said)
+
+
+@functools.cache
+def _server() -> object:
+    from importlib import metadata  # 1.6 MB, for what hardly anybody asks
+
+    return {"name": "shoal", "version": metadata.version("shoal"), "extensions": EXTENSIONS}
 
 
 def _json(value: object) -> Response:

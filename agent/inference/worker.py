@@ -15,14 +15,12 @@ import ctypes
 import gc
 import os
 import resource
-import secrets
 import signal
 import socket
 import stat
 import sys
 from collections.abc import Mapping
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -116,7 +114,7 @@ async def serve(
     if buffer.ensure(spool / BUFFER_NAME):
         event("buffer_damaged", kept=f"{BUFFER_NAME}.damaged")
     sealing, reading = (Buffer(spool / BUFFER_NAME, settings.buffer_bytes_max) for _ in range(2))
-    recorder = Recorder(spool, sealing, secrets.token_hex(8), _pace(settings), event)
+    recorder = Recorder(spool, sealing, os.urandom(8).hex(), _pace(settings), event)
     guard = Guard(spool, event)
     guard.listen()
     load_model = partial(
@@ -201,7 +199,7 @@ def _endpoint(
         compress_bytes_min=settings.compress_bytes_min,
     )
     feedback = Feedback(recorder, reading)
-    return Endpoint(registry, recorder, feedback, metadata.version("shoal"), limits, event)
+    return Endpoint(registry, recorder, feedback, limits, event)
 
 
 def _server(endpoint: Endpoint, settings: Settings) -> Server:

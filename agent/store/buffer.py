@@ -30,6 +30,7 @@ _PAGE_BYTES: Final = 4096
 _BUSY_MS: Final = 5000
 _WAL_PAGES: Final = 256
 _WAL_BYTES_MAX: Final = 1024 * 1024
+_CACHE_BYTES_MAX: Final = 256 * 1024  # SQLite's own 2 MB twice would be for nothing
 _EVICTED_ROUNDS_MAX: Final = 64
 _SCHEMA_S_MAX: Final = 60
 
@@ -123,6 +124,7 @@ class Buffer:
             f"max_page_count = {max(64, bytes_max // _PAGE_BYTES)}",
             f"wal_autocheckpoint = {_WAL_PAGES}",
             f"journal_size_limit = {_WAL_BYTES_MAX}",
+            f"cache_size = -{_CACHE_BYTES_MAX // 1024}",
         ):
             self._connection.execute(f"PRAGMA {pragma}").fetchall()
 

@@ -33,10 +33,16 @@ class Position(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A payload and the place just behind it."""
+    """A payload, and where it ends: in which file, and how many bytes behind its begin."""
 
     payload: bytes
-    end: Position
+    number: int
+    offset: int
+
+    @property
+    def end(self) -> Position:
+        """The place just behind it."""
+        return Position(self.number, self.offset)
 
 
 class JournalFile(NamedTuple):
@@ -124,4 +130,4 @@ def read(file: JournalFile, offset: int = 0) -> Iterator[Record]:
         payload = data[start:offset]
         if zlib.crc32(payload) != checksum:
             return
-        yield Record(payload, Position(file.number, behind + offset))
+        yield Record(payload, file.number, behind + offset)

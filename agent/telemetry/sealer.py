@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from agent.store import journal
 from agent.store.buffer import Buffer, OpenWindow, Sealed
@@ -19,9 +21,13 @@ from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow, ShadowRow
 from agent.telemetry.sealing import Model, Window
 from firmware_bundles import durable
 from firmware_bundles.errors import MessageTooLarge, WireError
+from firmware_bundles.limits import ROWS_PER_SEGMENT_MAX
 from firmware_bundles.sketches import codec as sketch_codec
 from firmware_bundles.wire import codec
 from firmware_bundles.wire.messages import Segment
+
+# In one transaction: a burst of rows takes no more memory than this many.
+ROWS_MAX: Final = 2 * ROWS_PER_SEGMENT_MAX
 
 
 class Sealer:
@@ -40,13 +46,18 @@ class Sealer:
     def seal(self, *, windows_before: float = 0.0, rows_dropped: int = 0) -> int:
         """Seal all whole records behind the cursor; return how many rows these were.
 
-        Open windows that started before `windows_before` (Unix seconds) are closed too. Raises
-        what the buffer raises; then nothing was sealed, and the next call begins anew.
+        Open windows that started before `windows_before` (Unix seconds) are closed too, and
+        `rows_dropped` counted, with the last rows. Raises what the buffer raises; then what is not
+        sealed yet stays in the journal, and the next call begins anew.
         """
         if not self._is_loaded:
             self._load()
         try:
-            return self._seal(windows_before, rows_dropped)
+            count = 0
+            records = self._records(self._cursor)
+            while len(part := list(islice(records, ROWS_MAX))) == ROWS_MAX:
+                count += self._seal(part, 0.0, 0)
+            return count + self._seal(part, windows_before, rows_dropped)
         except BaseException:
             self._is_loaded = False
             raise
@@ -88,12 +99,11 @@ class Sealer:
             )
         self._is_loaded = True
 
-    def _seal(self, windows_before: float, rows_dropped: int) -> int:
+    def _seal(self, part: list[Record], windows_before: float, rows_dropped: int) -> int:
         predictions: dict[int, list[PredictionRow]] = defaultdict(list)
         labels: dict[int, list[LabelRow]] = defaultdict(list)
         shadows: dict[int, list[PredictionRow]] = defaultdict(list)
-        cursor = self._cursor
-        for record in self._records(cursor):
+        for record in part:
             match rows.parse(record.payload):
                 case ModelRow() as row:
                     self._learn(row)
@@ -103,7 +113,7 @@ class Sealer:
                     shadows[row.model].append(row)
                 case LabelRow() as row:
                     labels[row.model].append(row)
-            cursor = record.end
+        cursor = part[-1].end if part else self._cursor
         segments: list[Segment] = []
         for index, found in predictions.items():
             segments += sealing.predictions(self._incarnation, self._models[index], found)

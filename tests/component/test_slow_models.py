@@ -76,7 +76,7 @@ def _endpoint(folder: Path, limits: EndpointLimits) -> Iterator[tuple[Endpoint, 
     model.backend = gated
     try:
         yield (
-            Endpoint(registry, recorder, Feedback(recorder, store), "1", limits, on_event),
+            Endpoint(registry, recorder, Feedback(recorder, store), limits, on_event),
             gated,
             recorder,
         )

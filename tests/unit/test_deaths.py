@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.inference import deaths
-from agent.inference.breadcrumbs import Act, Breadcrumbs, Crumb
+from agent.inference.breadcrumbs import Act, Breadcrumbs, Crumb, digest
 from agent.inference.deaths import Death, Register
 
 MODEL, OTHER = "a" * 64, "b" * 64
@@ -68,6 +70,23 @@ def test_breadcrumbs_tell_the_next_process_what_this_one_was_at(tmp_path: Path) 
         (Act.SWAPPING, OTHER, ""),
     }
     assert Breadcrumbs(path).left == []
+
+
+@given(st.integers(8193, 40_000), st.data())
+def test_a_large_input_is_known_by_each_of_its_bytes(size: int, data: st.DataObject) -> None:
+    """One changed byte is another input; the same values are the same input, however they lie."""
+    values = np.arange(size, dtype=np.uint32).astype(np.uint8)
+    known = digest([values])
+    assert digest([np.repeat(values, 2)[::2].reshape(1, -1)]) == known
+    place = data.draw(st.integers(0, size - 1))
+    values[place] ^= data.draw(st.integers(1, 255))
+    assert digest([values]) != known
+
+
+def test_an_input_is_known_by_the_same_in_every_process() -> None:
+    """A worker finds in the register of deaths what another wrote."""
+    assert digest([np.arange(20_000).astype(np.uint8)]).hex()[:16] == "1a98ac103dc1b1f7"
+    assert digest([np.zeros(64, dtype=np.int8)]) == hashlib.sha256(bytes(64)).digest()
 
 
 def test_no_input_is_blamed_while_an_accelerator_was_in_use() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from agent.store import journal
 from agent.store.buffer import Buffer
 from agent.store.journal import Journal
-from agent.telemetry import rows, sealing
+from agent.telemetry import rows, sealer, sealing
 from agent.telemetry.recorder import Pace, Recorder
 from agent.telemetry.sealer import Sealer, dead
 from agent.telemetry.sealing import Model
@@ -63,10 +64,13 @@ steps = st.lists(
 
 
 @settings(deadline=None, max_examples=15)
-@given(steps)
-def test_every_answer_is_sealed_exactly_once(script: list[tuple[str, int]]) -> None:
-    """Deaths, torn tails, failed commits and rotations lose no row and double none."""
-    with TemporaryDirectory() as name:
+@given(steps, st.sampled_from([7, sealer.ROWS_MAX]))
+def test_every_answer_is_sealed_exactly_once(script: list[tuple[str, int]], most: int) -> None:
+    """Deaths, torn tails, failed commits and rotations lose no row and double none.
+
+    Whether all goes in one transaction, or a few rows in each.
+    """
+    with TemporaryDirectory() as name, patch.object(sealer, "ROWS_MAX", most):
         folder = Path(name)
         buffer = spool.make(folder)
         lives = [Life(folder, buffer, 0)]
