@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from agent import identity
 from control_plane.broker.client import tls_context
 from control_plane.broker.endpoint import Endpoint
-from firmware_bundles import limits, manifest
+from firmware_bundles import limits
 from firmware_bundles.chunks import digest_of
 from firmware_bundles.identifiers import target_path
 from firmware_bundles.trust import envelopes, keys, publisher, roles
@@ -131,7 +131,7 @@ def flipped_bit_in_a_chunk(scene: Scene) -> Iterator[None]:
 @_attack("mix-and-match", Victim.DEVICE, "transfer.chunk_corrupt")
 def chunk_of_another_release(scene: Scene) -> Iterator[None]:
     """Put the model of another release under the name of this one's."""
-    other = scene.thief.chunk(_model(scene, "2"))
+    other = scene.thief.chunk(scene.model("2"))
     yield from _offer_instead(scene, lambda _: other)
 
 
@@ -152,7 +152,7 @@ def no_chunk_comes(scene: Scene) -> Iterator[None]:
 def one_file_is_kept_back(scene: Scene) -> Iterator[None]:
     """Let all of a new release through but its model."""
     release = scene.to_be_fetched()
-    yield from _keep_back(scene, release, _model(scene, release))
+    yield from _keep_back(scene, release, scene.model(release))
 
 
 # Assignments.
@@ -325,7 +325,7 @@ def _offer_instead(scene: Scene, wrong: Callable[[bytes], bytes]) -> Iterator[No
     It asks the control plane for what the broker spoils, and so may come to the true one.
     """
     code, release = "transfer.chunk_corrupt", scene.to_be_fetched()
-    before, digest = scene.refusals(code), _model(scene, release)
+    before, digest = scene.refusals(code), scene.model(release)
     scene.thief.retain(topics.chunk(digest), wrong(scene.thief.chunk(digest)))
     name = scene.start_rollout(release)
     scene.await_refusal(code, before)
@@ -369,11 +369,6 @@ def _snapshot(scene: Scene) -> bytes:
 
 def _manifest(scene: Scene, release: str) -> bytes:
     return scene.thief.chunk(scene.releases[release]["digest"])
-
-
-def _model(scene: Scene, release: str) -> str:
-    (digest,) = manifest.parse(_manifest(scene, release)).file("model.tflite").chunks
-    return digest
 
 
 def _own_manifest(scene: Scene) -> bytes:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from firmware_bundles import build, chunks
+from agent.deployment import slots
+from firmware_bundles import build, chunks, manifest
 from firmware_bundles.identifiers import target_path
 from firmware_bundles.trust import key_folder, publisher
 from firmware_bundles.wire import messages
@@ -58,7 +59,6 @@ class Scene:
         self.installation.settings["SHOAL_PATCH_BYTES_MAX"] = "0"  # chunks are under attack
         self._asked = 0
         self._rollouts = 0
-        self._fetched = "5"
 
     def start(self) -> None:
         """Bring it to the point where the device serves model 2."""
@@ -154,9 +154,16 @@ class Scene:
         self.roll_out("2")
 
     def to_be_fetched(self) -> str:
-        """Return a release that is not in the slot beside model 2: the last such one is there."""
-        self._fetched = "4" if self._fetched == "5" else "5"
-        return self._fetched
+        """Return a release whose model lies in no slot of the device, whatever came before."""
+        places = (slots.slot(self.device.state / "slots", "digits", name) for name in slots.NAMES)
+        held = {entry.digest for place in places for entry in slots.listed(place)}
+        return next(each for each in ("4", "5") if self.model(each) not in held)
+
+    def model(self, release: str) -> str:
+        """Return the digest of a release's model, and of the one chunk that it is."""
+        facts = manifest.parse(self.thief.chunk(self.releases[release]["digest"]))
+        (digest,) = facts.file("model.tflite").chunks
+        return digest
 
     def serves(self, release: str) -> bool:
         """Whether the device says, signed, that this release answers."""
