@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
 from control_plane.api import app as application
+from control_plane.api import audit as audit_routes
 from control_plane.api import broker as broker_routes
 from control_plane.api import cohorts as cohort_routes
 from control_plane.api import devices as device_routes
@@ -22,6 +23,7 @@ from control_plane.api import status as status_routes
 from control_plane.api import strangers as stranger_routes
 from control_plane.api import telemetry as telemetry_routes
 from control_plane.api import tokens as token_routes
+from control_plane.audit import Statement
 from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.renewal import Renewals
 from control_plane.releases import retention
@@ -92,6 +94,7 @@ def create(parts: Parts) -> FastAPI:
             *watching,
             schema_routes.router(parts.access),
             token_routes.router(parts.access, parts.stores.tokens, parts.clock),
+            audit_routes.router(parts.access, parts.stores.audit),
             status_routes.router(parts.access, status),
         ],
         pages=[page, est],
@@ -131,6 +134,7 @@ def _fleet(parts: Parts) -> list[APIRouter]:
             parts.authority,
             standing=lambda: _broker_standing(parts),
             revoked=parts.revocations.current,
+            note=_noting(parts),
         ),
         cohort_routes.router(parts.access, parts.cohorts),
     ]
@@ -147,6 +151,7 @@ def _releases(parts: Parts) -> list[APIRouter]:
             publisher=parts.publisher,
             online_keys=parts.keys,
             access=parts.access,
+            note=_noting(parts),
         ),
         rollout_routes.router(
             parts.access,
@@ -156,6 +161,15 @@ def _releases(parts: Parts) -> list[APIRouter]:
             parts.clock,
         ),
     ]
+
+
+def _noting(parts: Parts) -> Callable[[str, str, str], None]:
+    """Return what tells the audit log of deeds that are in no database."""
+
+    def note(actor: str, action: str, subject: str) -> None:
+        parts.stores.audit.note(Statement(parts.clock(), actor, action, subject))
+
+    return note
 
 
 def _broker_standing(parts: Parts) -> broker_routes.BrokerStanding:

@@ -47,6 +47,12 @@ class Caller(NamedTuple):
 
     name: str
     role: Role
+    prefix: str = ""
+
+    @property
+    def actor(self) -> str:
+        """Who it is, in the audit log."""
+        return f"token:{self.name}:{self.prefix}"
 
 
 class Access:
@@ -126,7 +132,7 @@ def parse_role(text: str) -> Role:
 
 
 def _caller(row: TokenRow) -> Caller:
-    return Caller(row.name, Role(row.role))
+    return Caller(row.name, Role(row.role), row.prefix)
 
 
 def _check_origin(request: Request) -> None:

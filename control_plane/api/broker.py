@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
-from control_plane.api.auth import Access, Role
+from control_plane.api.auth import Access, Caller, Role
 from control_plane.broker import acl, mosquitto
 from control_plane.broker.endpoint import TLS_PORT_DEFAULT
 from control_plane.fleet import certificates
@@ -72,8 +72,12 @@ def router(
     *,
     standing: Callable[[], BrokerStanding],
     revoked: Callable[[], bytes],
+    note: Callable[[str, str, str], None] = lambda *_: None,
 ) -> APIRouter:
-    """Return the routes /broker; `revoked` makes a list of revoked certificates of now."""
+    """Return the routes /broker; `revoked` makes a list of revoked certificates of now.
+
+    `note` tells the audit log actor, action and subject of what is in no database.
+    """
     routes = APIRouter(prefix="/broker", tags=["broker"])
 
     @routes.get("", dependencies=[Depends(access.require(Role.VIEWER))])
@@ -95,13 +99,16 @@ def router(
         }
         return BrokerFiles(files=files, rules=acl.rules())
 
-    @routes.post("/certificate", dependencies=[Depends(access.require(Role.ADMIN))])
-    def certify(body: CertificateRequest) -> BrokerCertificate:
+    @routes.post("/certificate")
+    def certify(
+        body: CertificateRequest, caller: Annotated[Caller, Depends(access.require(Role.ADMIN))]
+    ) -> BrokerCertificate:
         """Certify a broker under the given names: devices trust this fleet's authority alone.
 
         The subject of the request is ignored.
         """
         request = certificates.parse_request(body.csr.encode())
+        note(caller.actor, "broker.certified", f"broker/{','.join(body.names)}")
         made = authority.certify_server(certificates.key_of(request), body.names)
         return BrokerCertificate(certificate=made.decode())
 

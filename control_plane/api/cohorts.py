@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from control_plane.api.auth import Access, Role
+from control_plane.api.auth import Access, Caller, Role
 from control_plane.fleet import cohorts as domain
 from control_plane.fleet.selectors import SELECTOR_CHARS_MAX
 
@@ -40,13 +40,13 @@ class Match(BaseModel):
 
 def router(access: Access, cohorts: domain.Cohorts) -> APIRouter:
     """Return the routes under /cohorts."""
-    viewer = Depends(access.require(Role.VIEWER))
+    viewer, operator = Depends(access.require(Role.VIEWER)), access.require(Role.OPERATOR)
     routes = APIRouter(prefix="/cohorts", tags=["cohorts"])
 
-    @routes.post("", status_code=201, dependencies=[Depends(access.require(Role.OPERATOR))])
-    def create_cohort(new: NewCohort) -> Cohort:
+    @routes.post("", status_code=201)
+    def create_cohort(new: NewCohort, caller: Annotated[Caller, Depends(operator)]) -> Cohort:
         """Name a selector."""
-        return _shown(cohorts.create(new.name, new.selector))
+        return _shown(cohorts.create(new.name, new.selector, caller.actor))
 
     @routes.get("", dependencies=[viewer])
     def list_cohorts() -> CohortList:

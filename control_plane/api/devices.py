@@ -90,8 +90,8 @@ def router(
     cohorts: Cohorts,
     certificates: Certificates,
     *,
-    revoke: Callable[[str], None],
-    retire: Callable[[str, float], None],
+    revoke: Callable[[str, str], None],
+    retire: Callable[[str, float, str], None],
     clock: Callable[[], float],
 ) -> APIRouter:
     """Return the routes under /devices; `revoke` and `retire` are those of `fleet`."""
@@ -126,17 +126,20 @@ def router(
         facts = {**found._asdict(), "inventory": found.device.inventory}
         return DeviceDescription.model_validate({**facts, **one.model_dump()})
 
-    @routes.patch("/{device_id}", dependencies=[Depends(operator)])
-    def change_labels(device_id: str, change: LabelChange) -> Labels:
+    @routes.patch("/{device_id}")
+    def change_labels(
+        device_id: str, change: LabelChange, caller: Annotated[Caller, Depends(operator)]
+    ) -> Labels:
         """Set or remove labels."""
         label.check(change.labels)
-        return Labels(labels=dict(devices.set_labels(device_id, change.labels)))
+        changed = devices.set_labels(device_id, change.labels, clock(), caller.actor)
+        return Labels(labels=dict(changed))
 
     @routes.post("/{device_id}/revoke", status_code=204)
     def revoke_device(device_id: str, caller: Annotated[Caller, Depends(operator)]) -> None:
         """End a device's access to broker and API, for instance because it was stolen."""
         _LOG.warning("revocation asked device=%s by=%s", device_id, caller.name)
-        revoke(device_id)
+        revoke(device_id, caller.actor)
 
     @routes.post("/{device_id}/retire")
     def retire_device(
@@ -146,7 +149,7 @@ def router(
     ) -> Device:
         """Take a device out of service: it erases its models, then it loses its access."""
         _LOG.warning("retirement asked device=%s by=%s", device_id, caller.name)
-        retire(device_id, (wanted or Retirement()).wait_s)
+        retire(device_id, (wanted or Retirement()).wait_s, caller.actor)
         (one,) = shown([devices.get(device_id)])
         return one
 

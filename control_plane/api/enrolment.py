@@ -50,7 +50,7 @@ def router(
             device_labels=new.labels,
             uses=new.uses,
             life_s=new.life_s,
-            created_by=caller.name,
+            created_by=caller.actor,
         )
         return Invitation(token=token, expires=expires, server=server_url, ca=ca_pem.decode())
 

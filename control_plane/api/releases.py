@@ -4,28 +4,26 @@ Owners sign at home: what comes in here is signed metadata and content-addressed
 token only says who may cost us disk.
 """
 
-from __future__ import annotations
+# Without postponed annotations: FastAPI reads those of routes, which name local dependencies.
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response, status
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from control_plane.api.auth import Access, Role
+from control_plane.api.auth import Access, Caller, Role
 from control_plane.releases.changes import Change
-from control_plane.releases.repository import Bootstrap
+from control_plane.releases.chunk_files import ChunkFiles
+from control_plane.releases.online_keys import OnlineKeys
+from control_plane.releases.publisher import Publisher
+from control_plane.releases.registry import Registry, Release
+from control_plane.releases.repository import Bootstrap, ModelsRepository
+from control_plane.store.patches import Patches
 from firmware_bundles import limits
 from firmware_bundles.errors import ChunkMissing, MessageTooLarge, NotFound
 from firmware_bundles.trust import keys
-
-if TYPE_CHECKING:
-    from control_plane.releases.chunk_files import ChunkFiles
-    from control_plane.releases.online_keys import OnlineKeys
-    from control_plane.releases.publisher import Publisher
-    from control_plane.releases.registry import Registry, Release
-    from control_plane.releases.repository import ModelsRepository
-    from control_plane.store.patches import Patches
 
 _CHUNK_LIFE_S = 365 * 86400
 SignedText = Annotated[
@@ -132,10 +130,15 @@ def router(
     publisher: Publisher,
     online_keys: OnlineKeys,
     access: Access,
+    note: Callable[[str, str, str], None] = lambda *_: None,
 ) -> APIRouter:
-    """Return the routes below the API's prefix."""
+    """Return the routes below the API's prefix.
+
+    `note` tells the audit log actor, action and subject of what is in no database.
+    """
     routes = APIRouter(tags=["releases"])
-    _add_trust(routes, repository, publisher, online_keys, access)
+    _add_trust(routes, repository, publisher, online_keys, access, note)
+    _add_roles(routes, repository, access)
     _add_terms(routes, repository, publisher, access)
     _add_chunks(routes, chunk_files, access)
     _add_releases(routes, repository, registry, publisher, access)
@@ -149,16 +152,19 @@ def _add_trust(
     publisher: Publisher,
     online_keys: OnlineKeys,
     access: Access,
+    note: Callable[[str, str, str], None],
 ) -> None:
-    viewer, admin = Depends(access.require(Role.VIEWER)), Depends(access.require(Role.ADMIN))
+    viewer, admin = Depends(access.require(Role.VIEWER)), access.require(Role.ADMIN)
 
     @routes.get("/trust/online-keys", dependencies=[viewer])
     def read_online_keys() -> dict[str, Any]:
         """Return the public keys that the owners delegate to: snapshot, timestamp, director."""
         return online_keys.public_document()
 
-    @routes.post("/trust/bootstrap", status_code=status.HTTP_201_CREATED, dependencies=[admin])
-    def begin(body: BootstrapBody) -> dict[str, list[str]]:
+    @routes.post("/trust/bootstrap", status_code=status.HTTP_201_CREATED)
+    def begin(
+        body: BootstrapBody, caller: Annotated[Caller, Depends(admin)]
+    ) -> dict[str, list[str]]:
         """Lay the root of trust. It can be done once."""
         repository.begin(
             Bootstrap(
@@ -166,13 +172,14 @@ def _add_trust(
                 targets=body.targets.encode(),
                 director_keys=body.director_keys.encode(),
                 families={name: text.encode() for name, text in body.families.items()},
-            )
+            ),
+            caller.actor,
         )
         publisher.announce_changes()
         return {"families": sorted(body.families)}
 
-    @routes.post("/trust/changes", dependencies=[admin])
-    def change(body: ChangeBody) -> dict[str, bool]:
+    @routes.post("/trust/changes")
+    def change(body: ChangeBody, caller: Annotated[Caller, Depends(admin)]) -> dict[str, bool]:
         """Take the next version of root, targets or families: all at once, or nothing."""
         repository.advance(
             Change(
@@ -180,15 +187,21 @@ def _add_trust(
                 targets=_bytes(body.targets),
                 director_keys=_bytes(body.director_keys),
                 families={name: text.encode() for name, text in body.families.items()},
-            )
+            ),
+            caller.actor,
         )
         publisher.announce_changes()
         return {"accepted": True}
 
-    @routes.post("/trust/online-keys/{role}/next", dependencies=[admin])
-    def prepare_online_key(role: str) -> dict[str, Any]:
+    @routes.post("/trust/online-keys/{role}/next")
+    def prepare_online_key(role: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Make a successor for an online key; it signs as soon as the owners name it."""
+        note(caller.actor, "online_key.prepared", f"online_key/{role}")
         return keys.encode_public(online_keys.prepare(role))
+
+
+def _add_roles(routes: APIRouter, repository: ModelsRepository, access: Access) -> None:
+    viewer = Depends(access.require(Role.VIEWER))
 
     @routes.get("/trust/targets", dependencies=[viewer], response_class=Response)
     def read_targets() -> Response:
@@ -214,12 +227,14 @@ def _add_trust(
 def _add_terms(
     routes: APIRouter, repository: ModelsRepository, publisher: Publisher, access: Access
 ) -> None:
-    operator = Depends(access.require(Role.OPERATOR))
+    operator = access.require(Role.OPERATOR)
 
-    @routes.post("/trust/roles/{family}", dependencies=[operator])
-    def take_role(family: str, body: RoleBody) -> dict[str, bool]:
+    @routes.post("/trust/roles/{family}")
+    def take_role(
+        family: str, body: RoleBody, caller: Annotated[Caller, Depends(operator)]
+    ) -> dict[str, bool]:
         """Take a family's next role, which withdraws releases or raises the floor."""
-        repository.advance(Change(families={family: body.role.encode()}))
+        repository.advance(Change(families={family: body.role.encode()}), caller.actor)
         publisher.announce_changes()
         return {"accepted": True}
 
@@ -263,12 +278,12 @@ def _add_releases(
     publisher: Publisher,
     access: Access,
 ) -> None:
-    viewer, operator = Depends(access.require(Role.VIEWER)), Depends(access.require(Role.OPERATOR))
+    viewer, operator = Depends(access.require(Role.VIEWER)), access.require(Role.OPERATOR)
 
-    @routes.post("/releases", status_code=status.HTTP_201_CREATED, dependencies=[operator])
-    def publish(body: ReleaseBody) -> ReleaseAnswer:
+    @routes.post("/releases", status_code=status.HTTP_201_CREATED)
+    def publish(body: ReleaseBody, caller: Annotated[Caller, Depends(operator)]) -> ReleaseAnswer:
         """Publish a signed release whose chunks are all here."""
-        row = repository.accept(body.role.encode(), body.manifest.encode())
+        row = repository.accept(body.role.encode(), body.manifest.encode(), caller.actor)
         publisher.announce_changes()
         return _answer(registry.get(row.path))
 

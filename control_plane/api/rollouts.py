@@ -149,7 +149,7 @@ def router(
     ) -> RolloutDetail:
         """Start a rollout as a YAML or JSON file describes it."""
         wanted, members = read(body, caller)
-        rollouts.create(wanted, members)
+        rollouts.create(wanted, members, caller.actor)
         return detail(rollouts, wanted, clock())
 
     @routes.post("/check", openapi_extra=_FILE_BODY)
@@ -189,7 +189,7 @@ def _verb(
     clock: Callable[[], float],
 ) -> Callable[..., RolloutDetail]:
     def act(rollout_id: str, caller: Annotated[Caller, Depends(operator)]) -> RolloutDetail:
-        changed = _decide(rollouts, rollout_id, partial(verb, by=caller.name), clock)
+        changed = _decide(rollouts, rollout_id, partial(verb, by=caller.name), clock, caller.actor)
         return detail(rollouts, changed, clock())
 
     act.__doc__ = verb.__doc__
@@ -201,13 +201,14 @@ def _decide(
     rollout_id: str,
     verb: Callable[[Rollout, FleetView, float], Plan],
     clock: Callable[[], float],
+    by: str,
 ) -> Rollout:
     """Store what a person decided; if the executor decided meanwhile, ask the verb again."""
     for attempt in range(1, _ATTEMPTS_MAX + 1):
         rollout, now = rollouts.get(rollout_id), clock()
         decided = verb(rollout, rollouts.view(rollout), now)
         try:
-            return rollouts.save(rollout, decided, now)
+            return rollouts.save(rollout, decided, now, by)
         except ConflictError:
             if attempt == _ATTEMPTS_MAX:
                 raise

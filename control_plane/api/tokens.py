@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from control_plane.api.auth import Access, Role
+from control_plane.api.auth import Access, Caller, Role
+from control_plane.audit import SERVICE
 from control_plane.fleet import credentials
 from control_plane.store.access import AccessTokens, TokenRow
 
@@ -39,23 +40,24 @@ class TokenList(BaseModel):
     tokens: list[Token]
 
 
-def create(tokens: AccessTokens, name: str, role: Role, now: float) -> FreshToken:
-    """Make and store a token."""
+def create(
+    tokens: AccessTokens, name: str, role: Role, now: float, by: str = SERVICE
+) -> FreshToken:
+    """Make and store a token, as the actor `by` asks."""
     made = credentials.mint(credentials.Kind.API)
-    tokens.add(TokenRow(made.prefix, made.digest, name, role.value, now))
+    tokens.add(TokenRow(made.prefix, made.digest, name, role.value, now), by)
     return FreshToken(token=made.text, prefix=made.prefix, name=name, role=role, created=now)
 
 
 def router(access: Access, tokens: AccessTokens, clock: Callable[[], float]) -> APIRouter:
     """Return the routes under /tokens."""
-    routes = APIRouter(
-        prefix="/tokens", tags=["tokens"], dependencies=[Depends(access.require(Role.ADMIN))]
-    )
+    admin = access.require(Role.ADMIN)
+    routes = APIRouter(prefix="/tokens", tags=["tokens"], dependencies=[Depends(admin)])
 
     @routes.post("", status_code=201)
-    def create_token(new: NewToken) -> FreshToken:
+    def create_token(new: NewToken, caller: Annotated[Caller, Depends(admin)]) -> FreshToken:
         """Make a token; the answer is the only place where its text is told."""
-        return create(tokens, new.name, new.role, clock())
+        return create(tokens, new.name, new.role, clock(), caller.actor)
 
     @routes.get("")
     def list_tokens() -> TokenList:
@@ -63,9 +65,9 @@ def router(access: Access, tokens: AccessTokens, clock: Callable[[], float]) -> 
         return TokenList(tokens=[_shown(row) for row in tokens.all()])
 
     @routes.delete("/{prefix}")
-    def delete_token(prefix: str) -> dict[str, Any]:
+    def delete_token(prefix: str, caller: Annotated[Caller, Depends(admin)]) -> dict[str, Any]:
         """Withdraw a token, and the sessions opened with it."""
-        tokens.delete(prefix)
+        tokens.delete(prefix, clock(), caller.actor)
         return {"deleted": prefix}
 
     return routes

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from control_plane import config, data_folder
+from control_plane.audit import SERVICE, Statement
 from control_plane.backup import records, taking
 from control_plane.backup.sealed import SealedReader
 from control_plane.backup.staging import Staging
@@ -24,6 +25,7 @@ from control_plane.backup.verification import check_present, verify
 from control_plane.rollouts import verbs
 from control_plane.rollouts.model import RolloutState
 from control_plane.store import snapshots
+from control_plane.store.audit import AuditLog
 from control_plane.store.database import Database
 from control_plane.store.enrolment import Invitations
 from control_plane.store.rollouts import Rollouts
@@ -170,6 +172,7 @@ def _settle(folder: Path, description: Description, now: float) -> Restored:
         verify(folder, database, description.created)
         # A token that was used up since would let somebody in once more.
         Invitations(database).delete_all()
+        AuditLog(database).note(_told(description, now))
         paused, going_back = _hold(Rollouts(database), description, now)
     _keep_settings(folder)
     marker = _Marker(
@@ -181,6 +184,11 @@ def _settle(folder: Path, description: Description, now: float) -> Restored:
     )
     durable.write(folder / MARKER, msgspec.json.encode(marker), mode=_PRIVATE_MODE)
     return Restored(description, paused, going_back)
+
+
+def _told(description: Description, now: float) -> Statement:
+    details = {"taken": description.created}
+    return Statement(now, SERVICE, "backup.restored", f"backup/{description.id}", details)
 
 
 def _hold(rollouts: Rollouts, description: Description, now: float) -> tuple[list[str], list[str]]:

@@ -42,6 +42,7 @@ NOUNS: Final[dict[str, str]] = {
     "broker": "Show the broker; make the files of one that somebody else runs.",
     "cohort": "Name sets of devices by their labels.",
     "rollout": "Bring a release to a cohort in phases, and watch it.",
+    "audit": "Tell who did what, and whether that log is whole.",
     "backup": "Write all of a control plane to one encrypted file.",
     "restore": "Make a folder the control plane that was backed up.",
     "telemetry": "Ask what the fleet predicts, and how that drifts.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from control_plane.audit import SERVICE
 from control_plane.fleet import selectors
 from control_plane.store.cohorts import CohortRow
 from firmware_bundles import capabilities
@@ -35,11 +36,14 @@ class Cohorts:
         self._devices = devices
         self._clock = clock
 
-    def create(self, name: str, selector: str) -> Cohort:
-        """Name a selector. Raises SelectorInvalid, Malformed, ConflictError."""
+    def create(self, name: str, selector: str, by: str = SERVICE) -> Cohort:
+        """Name a selector, as the actor `by` asks.
+
+        Raises SelectorInvalid, Malformed, ConflictError.
+        """
         parse(CohortName, name, "cohort name")
         selectors.parse(selector)
-        self._rows.add(CohortRow(name, selector, self._clock()))
+        self._rows.add(CohortRow(name, selector, self._clock()), by)
         return self.get(name)
 
     def get(self, name: str) -> Cohort:

@@ -84,7 +84,10 @@ class Enrolments:
         now = self._clock()
         self._invitations.delete_spent(now)
         self._invitations.add(
-            InvitationRow(token.digest, device, dict(device_labels), uses, now + life_s, created_by)
+            InvitationRow(
+                token.digest, device, dict(device_labels), uses, now + life_s, created_by
+            ),
+            now,
         )
         return token.text, now + life_s
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from control_plane.audit import SERVICE
 from firmware_bundles.wire.messages import Erasure
 
 if TYPE_CHECKING:
@@ -43,16 +44,16 @@ class Retirements:
         self._clock = clock
         self._looked = float("-inf")
 
-    def retire(self, device_id: str, wait_s: float = WAIT_S_DEFAULT) -> None:
+    def retire(self, device_id: str, wait_s: float = WAIT_S_DEFAULT, by: str = SERVICE) -> None:
         """Order a device to erase what it holds; its access ends when it has, or after `wait_s`.
 
         At once where `wait_s` is 0, and where it has no access any more. Raises NotFound.
         """
         now = self._clock()
-        is_open = self._rows.begin(device_id, now, now + wait_s)
+        is_open = self._rows.begin(device_id, now, now + wait_s, by)
         _LOG.warning("retirement begun device=%s wait_s=%.0f", device_id, wait_s)
         if not is_open or wait_s <= 0:
-            self._revoke(device_id, is_retired=True)
+            self._revoke(device_id, by, is_retired=True)
             return
         self._push([device_id])
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from control_plane.audit import SERVICE
 from control_plane.fleet.certificates import LIST_LIFE_S
 from firmware_bundles.errors import TransferError
 
@@ -74,9 +75,9 @@ class Revocations:
         """Return how old the broker's list is."""
         return age(max(self._given, self._began), self._clock())
 
-    def revoke(self, device_id: str, *, is_retired: bool = False) -> None:
+    def revoke(self, device_id: str, by: str = SERVICE, *, is_retired: bool = False) -> None:
         """Shut a device out for good; its live session ends within seconds. Raises NotFound."""
-        self._store.revoke(device_id, self._clock(), is_retired=is_retired)
+        self._store.revoke(device_id, self._clock(), is_retired=is_retired, by=by)
         _LOG.warning("device revoked device=%s retired=%s", device_id, str(is_retired).lower())
         self._looked = float("-inf")
 

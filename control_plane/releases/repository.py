@@ -11,8 +11,9 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from control_plane.audit import SERVICE, Statement
 from control_plane.releases.changes import (
     Change,
     changed,
@@ -109,7 +110,7 @@ class ModelsRepository:
         """Return who may direct devices. Raises NotFound."""
         return self._files()[roles.DIRECTOR_KEYS_PATH]
 
-    def begin(self, bootstrap: Bootstrap) -> None:
+    def begin(self, bootstrap: Bootstrap, by: str = SERVICE) -> None:
         """Take the beginning of trust. Raises ConflictError if there is one, TrustError."""
         now = self._clock()
         with self._change:
@@ -128,9 +129,10 @@ class ModelsRepository:
             view = _verify(files, now)
             _raise_faults(view)
             self._keys.director.among({key.keyid for key in view.directors})
-            self._releases.replace(files, now)
+            told = Statement(now, by, "trust.begun", "trust/root", _digests(bootstrap._asdict()))
+            self._releases.replace(files, now, told=told)
 
-    def advance(self, change: Change) -> None:
+    def advance(self, change: Change, by: str = SERVICE) -> None:
         """Take the next version of roles that their owners signed: all of them, or none.
 
         Each must follow its present version by one. What comes out is verified as a device will
@@ -149,10 +151,12 @@ class ModelsRepository:
             self._keys.director.among({key.keyid for key in view.directors})
             gone = [path for family in families for path in view.floor(family).withdrawn]
             gone += [row.path for family in revoked for row in self._releases.list(family)]
-            self._releases.replace(files, now, withdrawn=gone)
+            said = _digests(change._asdict()) | {"withdrawn": sorted(gone)}
+            told = Statement(now, by, "trust.changed", "trust/roles", said)
+            self._releases.replace(files, now, withdrawn=gone, told=told)
             self._settle(files)
 
-    def accept(self, role: bytes, manifest_bytes: bytes) -> ReleaseRow:
+    def accept(self, role: bytes, manifest_bytes: bytes, by: str = SERVICE) -> ReleaseRow:
         """Take one more release of a family.
 
         `role` must follow the family's present role by one version, and differ from it by exactly
@@ -183,7 +187,9 @@ class ModelsRepository:
             self._chunks.put(facts.digest, manifest_bytes)
             row = _row(document, facts, manifest_bytes, now)
             withdrawn = view.floor(document.family).withdrawn
-            self._releases.replace(next_files, now, added=row, withdrawn=withdrawn)
+            said = {"digest": row.digest, "number": row.number, "withdrawn": sorted(withdrawn)}
+            told = Statement(now, by, "release.published", f"release/{row.path}", said)
+            self._releases.replace(next_files, now, added=row, withdrawn=withdrawn, told=told)
         return row
 
     def refresh_if_due(self, now: float) -> bool:
@@ -307,6 +313,17 @@ def _row(document: Manifest, facts: ReleaseFacts, data: bytes, now: float) -> Re
         is_withdrawn=False,
         published=now,
     )
+
+
+def _digests(signed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what owners signed by name, each as the digest of its bytes."""
+    found: dict[str, Any] = {}
+    for name, data in signed.items():
+        if isinstance(data, bytes):
+            found[name] = chunks.digest_of(data)
+        elif data:
+            found[name] = _digests(data)
+    return found
 
 
 def _is_due(data: bytes, role: str, now: float) -> bool:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, func, insert, select
 
+from control_plane.audit import SERVICE, Statement
+from control_plane.store import audit
 from control_plane.store.schema import api_token
 from firmware_bundles.errors import NotFound
 
@@ -29,10 +31,13 @@ class AccessTokens:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, row: TokenRow) -> None:
-        """Store a new token."""
+    def add(self, row: TokenRow, by: str = SERVICE) -> None:
+        """Store a new token, made by the actor `by`."""
+        told = {"name": row.name, "role": row.role}
+        subject = f"token/{row.prefix}"
         with self._database.transaction() as connection:
             connection.execute(insert(api_token).values(row._asdict()))
+            audit.append(connection, Statement(row.created, by, "token.made", subject, told))
 
     def find(self, prefix: str) -> TokenRow | None:
         """Return the token with this prefix."""
@@ -51,9 +56,13 @@ class AccessTokens:
         with self._database.reading() as connection:
             return connection.execute(select(func.count()).select_from(api_token)).scalar_one()
 
-    def delete(self, prefix: str) -> None:
-        """Withdraw a token. Raises NotFound."""
+    def delete(self, prefix: str, now: float, by: str = SERVICE) -> None:
+        """Withdraw a token, as the actor `by` asks. Raises NotFound."""
+        gone = delete(api_token).where(api_token.c.prefix == prefix)
         with self._database.transaction() as connection:
-            found = connection.execute(delete(api_token).where(api_token.c.prefix == prefix))
-        if found.rowcount == 0:
-            raise NotFound(f"there is no token with the prefix {prefix!r:.80}")
+            name = connection.execute(gone.returning(api_token.c.name)).scalar_one_or_none()
+            if name is None:
+                raise NotFound(f"there is no token with the prefix {prefix!r:.80}")
+            subject = f"token/{prefix}"
+            told = Statement(now, by, "token.withdrawn", subject, {"name": name})
+            audit.append(connection, told)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import delete, func, insert, select, update
 
+from control_plane.audit import SERVICE, Statement
+from control_plane.store import audit
 from control_plane.store.schema import certificate, device, enrolment_token
 from firmware_bundles.errors import NotFound
 
@@ -77,7 +79,7 @@ class Certificates:
             add_certificate(connection, row)
         return True
 
-    def revoke(self, device_id: str, now: float, *, is_retired: bool) -> None:
+    def revoke(self, device_id: str, now: float, *, is_retired: bool, by: str = SERVICE) -> None:
         """Shut a device out: its certificates, and the invitations made for it. Raises NotFound."""
         values: dict[str, object] = {
             "revoked": func.coalesce(device.c.revoked, now),
@@ -95,6 +97,8 @@ class Certificates:
             revoke_all(connection, device_id, now)
             invited = enrolment_token.c.device_id == device_id
             connection.execute(delete(enrolment_token).where(invited))
+            action = "device.retired" if is_retired else "device.revoked"
+            audit.append(connection, Statement(now, by, action, f"device/{device_id}"))
 
     def leaving(self) -> list[str]:
         """Return the devices whose live session is still to be ended."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
+from control_plane.audit import SERVICE, Statement
+from control_plane.store import audit
 from control_plane.store.schema import cohort
 from firmware_bundles.errors import ConflictError
 
@@ -28,11 +30,15 @@ class CohortRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, row: CohortRow) -> None:
-        """Store a new cohort. Raises ConflictError if the name is taken."""
+    def add(self, row: CohortRow, by: str = SERVICE) -> None:
+        """Store a new cohort, made by the actor `by`. Raises ConflictError if the name is taken."""
+        told = {"selector": row.selector}
         try:
             with self._database.transaction() as connection:
                 connection.execute(insert(cohort).values(row._asdict()))
+                subject = f"cohort/{row.name}"
+                made = Statement(row.created, by, "cohort.made", subject, told)
+                audit.append(connection, made)
         except IntegrityError as error:
             raise ConflictError(
                 f"there is already a cohort {row.name!r}", hint="Choose another name."

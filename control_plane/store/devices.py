@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import msgspec
 from sqlalchemy import select, update
 
+from control_plane.audit import SERVICE, Statement
+from control_plane.store import audit
 from control_plane.store.dialects import upsert
 from control_plane.store.schema import (
     desired,
@@ -117,7 +119,9 @@ class Devices:
             rows = connection.execute(select(device.c.id, *facts).order_by(device.c.id)).all()
         return [(row.id, row._asdict()) for row in rows]
 
-    def set_labels(self, device_id: str, change: Mapping[str, str | None]) -> Mapping[str, str]:
+    def set_labels(
+        self, device_id: str, change: Mapping[str, str | None], now: float, by: str = SERVICE
+    ) -> Mapping[str, str]:
         """Set labels, or remove those given as None; return all of them. Raises NotFound."""
         with self._database.transaction() as connection:
             known = connection.execute(
@@ -127,6 +131,8 @@ class Devices:
                 raise NotFound(f"there is no device {device_id!r:.80}")
             merged = {k: v for k, v in {**known, **change}.items() if v is not None}
             connection.execute(update(device).where(device.c.id == device_id).values(labels=merged))
+            subject = f"device/{device_id}"
+            audit.append(connection, Statement(now, by, "device.labelled", subject, change))
         return merged
 
     def public_key_pem(self, device_id: str) -> bytes | None:

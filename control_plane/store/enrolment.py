@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 
+from control_plane.audit import Statement
+from control_plane.store import audit
 from control_plane.store.certificates import CertificateRow, add_certificate, revoke_all
 from control_plane.store.dialects import upsert
 from control_plane.store.schema import device, enrolment_token
@@ -53,10 +55,15 @@ class Invitations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, row: InvitationRow) -> None:
+    def add(self, row: InvitationRow, now: float) -> None:
         """Store a new token."""
+        told = {"uses": row.uses_left, "expires": row.expires, "labels": row.labels}
+        subject = f"device/{row.device_id or '*'}"
         with self._database.transaction() as connection:
             connection.execute(insert(enrolment_token).values(row._asdict()))
+            audit.append(
+                connection, Statement(now, row.created_by, "device.invited", subject, told)
+            )
 
     def find(self, digest: str, now: float) -> InvitationRow | None:
         """Return the token with this digest, if it may still be used."""
@@ -87,6 +94,9 @@ class Invitations:
             values = new._asdict() | {"labels": labels, "enrolled": now}
             upsert(connection, device, values | _WITH_ACCESS)
             add_certificate(connection, certificate)
+            told = {"serial": certificate.serial, "is_known": known is not None, "labels": labels}
+            subject, actor = f"device/{new.id}", f"device:{new.id}"
+            audit.append(connection, Statement(now, actor, "device.enrolled", subject, told))
         return True
 
     def delete_all(self) -> None:

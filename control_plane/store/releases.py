@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 
-from control_plane.store import dialects
+from control_plane.store import audit, dialects
 from control_plane.store.schema import release, repository_file
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column, Connection
 
+    from control_plane.audit import Statement
     from control_plane.store.database import Database
 
 
@@ -50,8 +51,12 @@ class Releases:
         *,
         added: ReleaseRow | None = None,
         withdrawn: Collection[str] = (),
+        told: Statement | None = None,
     ) -> None:
-        """Make `files` the repository, with the release that came with them, in one transaction."""
+        """Make `files` the repository, with the release that came with them, in one transaction.
+
+        `told` is for the audit log; without it nobody decided anything.
+        """
         with self._database.transaction() as connection:
             _write_files(connection, files, now)
             if added is not None:
@@ -59,6 +64,8 @@ class Releases:
             if withdrawn:
                 gone = release.c.path.in_(withdrawn)
                 connection.execute(update(release).where(gone).values(is_withdrawn=True))
+            if told is not None:
+                audit.append(connection, told)
 
     def get(self, path: str) -> ReleaseRow | None:
         """Return the release that the owners list under `path`."""

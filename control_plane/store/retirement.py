@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, select, update
 
+from control_plane.audit import SERVICE, Statement
+from control_plane.store import audit
 from control_plane.store.schema import desired, device
 from firmware_bundles.errors import NotFound
 
@@ -39,7 +41,7 @@ class RetirementRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def begin(self, device_id: str, now: float, until: float) -> bool:
+    def begin(self, device_id: str, now: float, until: float, by: str = SERVICE) -> bool:
         """Note that a device shall erase what it holds; nothing else is wanted of it any more.
 
         A retirement under way goes on, with the new end. False if the device has no access any
@@ -60,6 +62,8 @@ class RetirementRows:
                 values |= {"retiring": now, "retire_generation": generation, "erased": None}
             connection.execute(update(device).where(own).values(values))
             connection.execute(delete(desired).where(desired.c.device_id == device_id))
+            told = Statement(now, by, "device.retiring", f"device/{device_id}", {"until": until})
+            audit.append(connection, told)
         return True
 
     def find(self, device_id: str) -> RetirementRow | None:
@@ -79,6 +83,10 @@ class RetirementRows:
                 .where(device.c.retire_generation == erased.generation)
                 .values(erased=now, segments_erased=erased.segments)
             )
+            if found.rowcount:
+                actor, told = f"device:{device_id}", {"segments": erased.segments}
+                subject = f"device/{device_id}"
+                audit.append(connection, Statement(now, actor, "device.erased", subject, told))
         return found.rowcount > 0
 
     def ending(self, erased_before: float, now: float) -> list[RetirementRow]:

@@ -6,11 +6,13 @@ What the fleet says of a rollout is counted in `rollout_counts`, orders are carr
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from sqlalchemy import exists, insert, select, update
 
+from control_plane.audit import SERVICE, Statement
 from control_plane.rollouts.model import (
     OPEN_STATES,
     FleetView,
@@ -21,7 +23,7 @@ from control_plane.rollouts.model import (
     arrange,
 )
 from control_plane.rollouts.spec import RolloutSpec
-from control_plane.store import rollout_counts, rollout_orders
+from control_plane.store import audit, rollout_counts, rollout_orders
 from control_plane.store.rollout_counts import DeploymentRow
 from control_plane.store.schema import decision, deployment, rollout
 from firmware_bundles.errors import ConflictError, NotFound
@@ -52,7 +54,7 @@ class Rollouts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, wanted: Rollout, members: Sequence[str]) -> None:
+    def create(self, wanted: Rollout, members: Sequence[str], by: str = SERVICE) -> None:
         """Store a new rollout over these devices, in the order that its id gives them.
 
         Raises ConflictError if the id is taken, or another open rollout of the family has one of
@@ -71,6 +73,7 @@ class Rollouts:
             connection.execute(insert(deployment), rows)
             _refuse_overlap(connection, wanted)
             _record(connection, wanted.id, wanted.standing, wanted.created, _created(wanted))
+            audit.append(connection, _told_of_creation(wanted, len(rows), by))
 
     def get(self, rollout_id: str) -> Rollout:
         """Return a rollout. Raises NotFound."""
@@ -113,8 +116,8 @@ class Rollouts:
         with self._database.reading() as connection:
             return rollout_counts.silent(connection, wanted)
 
-    def save(self, before: Rollout, plan: Plan, now: float) -> Rollout:
-        """Store a decision with its reasons, if nobody decided since `before` was loaded.
+    def save(self, before: Rollout, plan: Plan, now: float, by: str = SERVICE) -> Rollout:
+        """Store a decision of the actor `by`, if nobody decided since `before` was loaded.
 
         Raises ConflictError.
         """
@@ -129,6 +132,7 @@ class Rollouts:
             if after.is_open and not before.is_open:
                 _refuse_overlap(connection, after)
             _record(connection, before.id, plan.next, now, plan)
+            audit.append(connection, _told_of_decision(before.id, plan, now, by))
         return after
 
     def carry_out(self, wanted: Rollout, order: Order, now: float) -> list[str]:
@@ -140,7 +144,10 @@ class Rollouts:
         with self._database.transaction() as connection:
             if not connection.execute(select(exists().where(_is_same(wanted)))).scalar_one():
                 raise _outrun(wanted)
-            return rollout_orders.carry_out(connection, wanted, order, now)
+            devices = rollout_orders.carry_out(connection, wanted, order, now)
+            if devices:
+                audit.append(connection, _told_of_order(wanted, order, len(devices), now))
+        return devices
 
     def _load(self, query: Select[Any]) -> list[Rollout]:
         with self._database.reading() as connection:
@@ -189,6 +196,35 @@ def _loaded(row: Row[Any]) -> Rollout:
 
 def _created(wanted: Rollout) -> Plan:
     return Plan(next=wanted.standing, why=(f"created by {wanted.created_by}",))
+
+
+def _told_of_creation(wanted: Rollout, members: int, by: str) -> Statement:
+    spec = msgspec.json.encode(wanted.spec, order="sorted")
+    details = {
+        "release": wanted.release_path,
+        "cohort": wanted.spec.cohort,
+        "devices": members,
+        "spec_sha256": hashlib.sha256(spec).hexdigest(),
+    }
+    return Statement(wanted.created, by, "rollout.created", f"rollout/{wanted.id}", details)
+
+
+def _told_of_decision(rollout_id: str, plan: Plan, now: float, by: str) -> Statement:
+    details = {
+        **_standing(plan.next),
+        "why": plan.why,
+        "gates": {finding.gate: finding.verdict for finding in plan.findings},
+    }
+    return Statement(now, by, "rollout.decided", f"rollout/{rollout_id}", details)
+
+
+def _told_of_order(wanted: Rollout, order: Order, devices: int, now: float) -> Statement:
+    details = {
+        **msgspec.to_builtins(order),
+        "devices": devices,
+        "generation": wanted.standing.generation,
+    }
+    return Statement(now, SERVICE, "rollout.ordered", f"rollout/{wanted.id}", details)
 
 
 def _record(

@@ -376,3 +376,26 @@ label_pending = Table(
     Column("received", Float, nullable=False),
     Index("ix_label_pending_prediction", "device_id", "incarnation", "sequence"),
 )
+
+# Who did what, chained by digests; rows are only ever added, which triggers keep.
+audit_entry = Table(
+    "audit_entry",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("actor", String, nullable=False, index=True),
+    Column("action", String, nullable=False),
+    Column("subject", String, nullable=False, index=True),
+    Column("details", String, nullable=False),
+    Column("previous", String, nullable=False),
+    Column("digest", String, nullable=False),
+)
+
+# The last entry of the log: one row, for which writers wait.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("digest", String, nullable=False),
+)

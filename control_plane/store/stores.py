@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from control_plane.store.access import AccessTokens
+from control_plane.store.audit import AuditLog
 from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRows
 from control_plane.store.devices import Devices
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 class Stores(NamedTuple):
     """All subjects, over one database."""
 
+    audit: AuditLog
     tokens: AccessTokens
     invitations: Invitations
     devices: Devices
@@ -39,6 +41,7 @@ class Stores(NamedTuple):
     def over(cls, database: Database) -> Self:
         """Return all of them over an open database."""
         return cls(
+            audit=AuditLog(database),
             tokens=AccessTokens(database),
             invitations=Invitations(database),
             devices=Devices(database),

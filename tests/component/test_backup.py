@@ -231,7 +231,7 @@ def test_a_restore_may_be_repeated(plane: Plane, tmp_path: Path) -> None:
 def test_invitations_are_void_after_a_restore(plane: Plane, tmp_path: Path) -> None:
     """One that was used up since the backup would let somebody in once more."""
     invitation = InvitationRow("d" * 64, None, {}, 1, plane.now + 3600, "test")
-    Invitations(plane.service.database).add(invitation)
+    Invitations(plane.service.database).add(invitation, plane.now)
     plane.take(tmp_path / "a.backup")
     restore(tmp_path / "a.backup", tmp_path / "target")
     with closing(Database.open(f"sqlite:///{tmp_path / 'target' / 'shoal.db'}")) as database:

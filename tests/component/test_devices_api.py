@@ -15,7 +15,7 @@ def fleet(control_plane: ControlPlane) -> ControlPlane:
         name = f"press-{number}"
         control_plane.enrol(name)
         site = "berlin" if number % 2 else "paris"
-        control_plane.devices.set_labels(name, {"site": site})
+        control_plane.devices.set_labels(name, {"site": site}, 0.0)
     return control_plane
 
 
@@ -72,7 +72,7 @@ def test_a_cohort_counts_who_belongs_to_it_now(fleet: ControlPlane) -> None:
     operator.post("/api/v1/cohorts", json={"name": "everywhere"})
     made = operator.post("/api/v1/cohorts", json={"name": "b", "selector": "site=berlin"})
     assert made.json()["devices"] == 2
-    fleet.devices.set_labels("press-0", {"site": "berlin"})
+    fleet.devices.set_labels("press-0", {"site": "berlin"}, 0.0)
     counts = {c["name"]: c["devices"] for c in operator.get("/api/v1/cohorts").json()["cohorts"]}
     assert counts == {"b": 3, "everywhere": 5}
     assert fleet.cohorts.members("b") == ["press-0", "press-1", "press-3"]

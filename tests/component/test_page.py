@@ -95,7 +95,7 @@ def test_logging_out_and_withdrawing_end_a_session(
     assert reader.get("/").status_code == 303
     reader.cookies.set(SESSION_COOKIE, cookie)
     tokens = AccessTokens(world.database)
-    tokens.delete(tokens.all()[0].prefix)
+    tokens.delete(tokens.all()[0].prefix, 0.0)
     assert reader.get("/").status_code == 303
 
 

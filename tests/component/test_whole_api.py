@@ -22,6 +22,30 @@ NOW = 1_760_000_000.0
 OPEN = {"GET /healthz", "POST /api/v1/enrol", "GET /api/v1/chunks/{digest}"}
 VIEWERS_POSTS = {"POST /api/v1/cohorts/match", "POST /api/v1/rollouts/check"}
 
+# What each route tells the audit log, and those that change nothing that anybody decides.
+TOLD = {
+    "POST /api/v1/broker/certificate": "broker.certified",
+    "POST /api/v1/cohorts": "cohort.made",
+    "PATCH /api/v1/devices/{device_id}": "device.labelled",
+    "POST /api/v1/devices/{device_id}/retire": "device.retiring",
+    "POST /api/v1/devices/{device_id}/revoke": "device.revoked",
+    "POST /api/v1/enrol": "device.enrolled",
+    "POST /api/v1/enrolment-tokens": "device.invited",
+    "POST /api/v1/releases": "release.published",
+    "POST /api/v1/rollouts": "rollout.created",
+    "POST /api/v1/rollouts/{rollout_id}/abort": "rollout.decided",
+    "POST /api/v1/rollouts/{rollout_id}/pause": "rollout.decided",
+    "POST /api/v1/rollouts/{rollout_id}/resume": "rollout.decided",
+    "POST /api/v1/rollouts/{rollout_id}/rollback": "rollout.decided",
+    "POST /api/v1/tokens": "token.made",
+    "DELETE /api/v1/tokens/{prefix}": "token.withdrawn",
+    "POST /api/v1/trust/bootstrap": "trust.begun",
+    "POST /api/v1/trust/changes": "trust.changed",
+    "POST /api/v1/trust/online-keys/{role}/next": "online_key.prepared",
+    "POST /api/v1/trust/roles/{family}": "trust.changed",
+}
+UNTOLD = VIEWERS_POSTS | {"POST /api/v1/chunks/missing", "PUT /api/v1/chunks/{digest}"}
+
 
 class Whole:
     """The composition root's application over a database on disk; nothing is started."""
@@ -93,3 +117,10 @@ def test_half_a_body_is_no_request(whole: Whole) -> None:
     }  # fmt: skip
     asyncio.run(whole.app(scope, receive, send))
     assert answered == []
+
+
+def test_every_route_that_acts_tells_the_audit_log(whole: Whole) -> None:
+    """A route that is no reading names the action that it tells, or why it tells none."""
+    acting = {f"{method} {path}" for method, path in whole.routes() if method != "GET"}
+    assert acting == TOLD.keys() | UNTOLD
+    assert not TOLD.keys() & UNTOLD

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from control_plane import config
+from control_plane import audit, config
 from control_plane.api import auth
 from control_plane.broker import endpoint, subscriptions
 from control_plane.cli import broker
@@ -51,6 +51,9 @@ gates:
   installs: {failed_share_max: 0.1}
 policy: {attempts_max: 2}
 """
+
+
+_STATEMENT: Final = audit.Statement(1.0, "token:ci:shoal_0", "cohort.made", "cohort/a", {"n": 1})
 
 
 def _selector(data: bytes) -> selectors.Selector:
@@ -129,5 +132,13 @@ PARSERS: Final = (
     ),
     _text("address of a broker", endpoint.parse, "mqtts://host:8883", "mqtt://127.0.0.1:1"),
     _text("line of the broker's log", subscriptions.parse, "1700000000: dev-1 1 shoal/v1/repo/x"),
+    Parser(
+        name="line of an exported audit log",
+        parse=audit.parse_line,
+        encode=audit.encode_line,
+        make_seeds=lambda: [audit.encode_line(audit.follow(audit.GENESIS, _STATEMENT))],
+        form=Form.JSON,
+    ),
+    _text("head of an audit log", audit.parse_head, str(audit.GENESIS), f"7:{'ab' * 32}"),
     _text("role of a token", auth.parse_role, *(role.value for role in auth.Role)),
 )
