@@ -267,7 +267,7 @@ class _Service:
         ingest = Ingest(
             self._stores.telemetry,
             devices.telemetry_secret,
-            self._client.publish,
+            self._client.tell,
             self._clock,
             self._misconduct.refused,
         )

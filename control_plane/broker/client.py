@@ -14,7 +14,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Final, ParamSpec
 
 from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from control_plane.broker import acl
 from firmware_bundles.errors import BrokerUnreachable
@@ -36,6 +36,7 @@ _KEEPALIVE_S: Final = 30
 _RECONNECT_S_MAX: Final = 8
 _UNACKNOWLEDGED_MAX: Final = 256
 _ROOM_S_MAX: Final = 20.0
+_TOLD_MAX: Final = 20_000
 
 
 class BrokerClient:
@@ -46,6 +47,7 @@ class BrokerClient:
         self._on_message: Callable[[str, bytes], None] = _ignore
         self._on_connect: Callable[[], None] = _ignore
         self._under_way = 0
+        self._told: set[int] = set()
         self._changed = threading.Condition()
         self._client = Client(
             CallbackAPIVersion.VERSION2, acl.SERVICE, protocol=MQTTProtocolVersion.MQTTv311
@@ -101,6 +103,19 @@ class BrokerClient:
             self._settle()
             raise
 
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Send with QoS 0, from any thread but the client's own; never waits.
+
+        For what is asked for again if it is lost: nobody says that it arrived. It is lost when the
+        broker is away, or reads too slowly.
+        """
+        # The lock is held so that the client's thread knows the number before it needs it.
+        with self._changed:
+            if len(self._told) < _TOLD_MAX:
+                info = self._client.publish(topic, payload, 0)
+                if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    self._told.add(info.mid)
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until the broker has acknowledged all that was published; False if it did not."""
         with self._changed:
@@ -117,6 +132,8 @@ class BrokerClient:
     def _connected(
         self, _client: Client, _data: object, _flags: object, reason: ReasonCode, _: object
     ) -> None:
+        with self._changed:
+            self._told.clear()  # the client forgets what it had not written
         if reason.is_failure:
             _LOG.error("broker refused us url=%s reason=%s", self._endpoint.url, reason)
             return
@@ -134,8 +151,12 @@ class BrokerClient:
         self._on_message(message.topic, bytes(message.payload))
 
     def _published(
-        self, _client: Client, _data: object, _mid: int, _reason: object, _: object
+        self, _client: Client, _data: object, mid: int, _reason: object, _: object
     ) -> None:
+        with self._changed:
+            if mid in self._told:
+                self._told.remove(mid)
+                return
         self._settle()
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
-_BATCH_MAX: Final = 256
+_BATCH_MAX: Final = 1_024
 
 
 class Inbox:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import UNSET
-from sqlalchemy import bindparam, delete, insert, select, text
+from sqlalchemy import bindparam, delete, insert, select
 
+from control_plane.store import arrivals
+from control_plane.store.arrivals import Count
 from control_plane.store.schema import (
     feedback,
     label_count,
@@ -18,49 +19,23 @@ from control_plane.store.schema import (
 )
 from control_plane.telemetry.labels import Counted, Given, Truth
 from firmware_bundles.wire.columns import UNKNOWN
+from firmware_bundles.wire.messages import SegmentKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection
 
-    from firmware_bundles.wire.messages import Segment, SegmentKey, Totals
+    from control_plane.store.arrivals import Sent, Stored
+    from firmware_bundles.wire.messages import Segment, SegmentKey
 
-# The segments of one model do not overlap; those of two models may interleave.
-_ADD: Final = text("""
-    insert into segment
-        (device_id, incarnation, kind, first, last, family, model, rows, started, ended,
-        received, body, answered, latency_us, log_latency, log_latency2)
-    select :device_id, :incarnation, :kind, :first, :last, :family, :model, :rows, :started, :ended,
-        :received, :body, :answered, :latency_us, :log_latency, :log_latency2
-    where coalesce((
-        select earlier.last from segment as earlier
-        where earlier.device_id = :device_id and earlier.incarnation = :incarnation
-            and earlier.kind = :kind and earlier.first <= :last and earlier.model = :model
-        order by earlier.first desc limit 1), 0) < :first
-    on conflict do nothing
-""")
-_COUNT: Final = text("""
-    insert into prediction_count (device_id, family, model, received, segments, latest)
-    values (:device_id, :family, :model, :received, :segments, :latest)
-    on conflict (device_id, family, model) do update set
-        received = prediction_count.received + excluded.received,
-        segments = prediction_count.segments + excluded.segments,
-        latest = excluded.latest
-""")
+# In one statement.
+_DEVICES_MAX: Final = 500
 _LABEL: Final = ""  # what a label is kept under, beside the names of business values
 
 
 class Unstorable(Exception):
     """Something of a transaction breaks a rule of the schema, now and whenever it is tried."""
-
-
-class Stored(Enum):
-    """What became of a segment."""
-
-    NEW = auto()
-    DUPLICATE = auto()
-    OVERLAPPING = auto()
 
 
 class Answers(NamedTuple):
@@ -84,45 +59,13 @@ class Intake:
     def __init__(self, connection: Connection, received: float) -> None:
         self._connection = connection
         self._received = received
-        columns = label_pending.c.device_id, label_pending.c.incarnation
-        waiting = connection.execute(select(*columns).distinct()).all()
-        self._waiting = {(row.device_id, row.incarnation) for row in waiting}
+        self._waiting: set[tuple[str, str]] = set()
         self._predictions: dict[tuple[str, str, str], tuple[int, int]] = {}
 
-    def add(self, device_id: str, sealed: Segment, work: Totals | None = None) -> Stored:
-        """Store a segment unless it, or one that overlaps it, is there.
-
-        `work` is what its predictions add up to.
-        """
-        values: dict[str, Any] = {
-            "device_id": device_id,
-            "incarnation": sealed.key.incarnation,
-            "kind": sealed.key.kind.value,
-            "first": sealed.key.first,
-            "last": sealed.key.last,
-            "family": sealed.family,
-            "model": sealed.model,
-            "rows": sealed.rows,
-            "started": sealed.started,
-            "ended": sealed.ended,
-            "received": self._received,
-            "body": sealed.body,
-            "answered": work.answered if work else None,
-            "latency_us": work.latency_us if work else None,
-            "log_latency": work.log_latency if work else None,
-            "log_latency2": work.log_latency2 if work else None,
-        }
-        if self._connection.execute(_ADD, values).rowcount == 1:
-            return Stored.NEW
-        same = select(segment.c.last, segment.c.model, segment.c.rows).where(
-            segment.c.device_id == device_id,
-            segment.c.incarnation == sealed.key.incarnation,
-            segment.c.kind == sealed.key.kind.value,
-            segment.c.first == sealed.key.first,
-        )
-        row = self._connection.execute(same).first()
-        is_same = row is not None and tuple(row) == (sealed.key.last, sealed.model, sealed.rows)
-        return Stored.DUPLICATE if is_same else Stored.OVERLAPPING
+    def add(self, sent: Sequence[Sent]) -> list[Stored]:
+        """Store each segment unless it, or one that overlaps it, is there; say which, in order."""
+        self._find_waiting(sent)
+        return arrivals.store(self._connection, sent, self._received)
 
     def count_predictions(self, device_id: str, sealed: Segment) -> None:
         """Count what a new predictions segment stands for; written by `finish`."""
@@ -133,19 +76,11 @@ class Intake:
 
     def finish(self) -> None:
         """Write what was summed up over the whole batch."""
-        rows = [
-            {
-                "device_id": device_id,
-                "family": family,
-                "model": model,
-                "received": received,
-                "segments": segments,
-                "latest": self._received,
-            }
-            for (device_id, family, model), (received, segments) in self._predictions.items()
+        counts = [
+            Count(*place, received, segments, self._received)
+            for place, (received, segments) in self._predictions.items()
         ]
-        if rows:
-            self._connection.execute(_COUNT, rows)
+        arrivals.count(self._connection, counts)
 
     def remember(self, device_id: str, truths: Sequence[Truth]) -> list[Truth]:
         """Note what was told, and return what of it was not told before."""
@@ -259,6 +194,16 @@ class Intake:
 
     def settle(self, waited: Sequence[Waiting]) -> None:
         """Forget what waits no longer."""
-        statement = delete(label_pending).where(label_pending.c.id == bindparam("waited"))
         if waited:
+            statement = delete(label_pending).where(label_pending.c.id == bindparam("waited"))
             self._connection.execute(statement, [{"waited": each.id} for each in waited])
+
+    def _find_waiting(self, sent: Sequence[Sent]) -> None:
+        """Note whose labels wait, among those who sent predictions."""
+        kind = SegmentKind.PREDICTIONS
+        devices = sorted({each.device_id for each in sent if each.sealed.key.kind is kind})
+        columns = label_pending.c.device_id, label_pending.c.incarnation
+        for start in range(0, len(devices), _DEVICES_MAX):
+            some = label_pending.c.device_id.in_(devices[start : start + _DEVICES_MAX])
+            found = self._connection.execute(select(*columns).where(some).distinct())
+            self._waiting.update((row.device_id, row.incarnation) for row in found)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import msgspec
 from msgspec import UNSET
 
-from control_plane.store.intake import Stored, Unstorable
+from control_plane.store.arrivals import Sent, Stored
+from control_plane.store.intake import Unstorable
 from control_plane.telemetry.labels import Settled, Truth, count, join, sort
 from firmware_bundles.errors import (
     AuthenticationFailed,
@@ -94,22 +95,23 @@ _Answer = tuple[_Arrival, Stored | ShoalError]
 class Ingest:
     """Stores what devices send.
 
-    `secrets` gives a device's key, None for one that is unknown; `suspect` hears what was sent in
-    a device's name without its seal.
+    `secrets` gives a device's key, None for one that is unknown; `tell` carries acknowledgements,
+    and may lose them: the device sends again; `suspect` hears what was sent in a device's name
+    without its seal.
     """
 
     def __init__(
         self,
         store: Store,
         secrets: Callable[[str], bytes | None],
-        publish: Callable[[str, bytes], None],
+        tell: Callable[[str, bytes], None],
         clock: Callable[[], float],
         suspect: Callable[[str, ShoalError], None] = lambda _device, _error: None,
     ) -> None:
         self._store = store
         self._suspect = suspect
         self._secrets = secrets
-        self._publish = publish
+        self._tell = tell
         self._clock = clock
         self._keys: dict[str, bytes] = {}
         self.tally = Tally()
@@ -123,27 +125,37 @@ class Ingest:
         arrivals = [arrival for arrival in opened if arrival is not None]
         if not arrivals:
             return
-        try:
-            answers = self._take_all(arrivals)
-        except Unstorable:
-            # One of them can never be stored: it must not keep the others from it.
-            answers = [self._take_alone(arrival) for arrival in arrivals]
-        for arrival, outcome in answers:
+        for arrival, outcome in self._take(arrivals):
             self._count(arrival, outcome)
             self._acknowledge(arrival, outcome)
 
+    def _take(self, arrivals: Sequence[_Arrival]) -> list[_Answer]:
+        """Store in one transaction, or, where something can never be stored, in halves.
+
+        One of them must not keep the others from it; which one it is shows when it is alone.
+        """
+        try:
+            return self._take_all(arrivals)
+        except Unstorable as error:
+            if len(arrivals) == 1:
+                return [(arrivals[0], Malformed(f"the segment cannot be stored: {error}"))]
+        middle = len(arrivals) // 2
+        return self._take(arrivals[:middle]) + self._take(arrivals[middle:])
+
     def _take_all(self, arrivals: Sequence[_Arrival]) -> list[_Answer]:
         with self._store.storing(self._clock()) as intake:
-            answers = [(arrival, _take(intake, arrival)) for arrival in arrivals]
+            sound = [
+                Sent(arrival.device_id, arrival.sealed, _work(arrival.sealed, arrival.rows))
+                for arrival in arrivals
+                if arrival.sealed is not None
+            ]
+            stored = iter(intake.add(sound))
+            answers = [
+                (arrival, arrival.fault or _settle(intake, arrival, next(stored)))
+                for arrival in arrivals
+            ]
             intake.finish()
         return answers
-
-    def _take_alone(self, arrival: _Arrival) -> _Answer:
-        try:
-            (answer,) = self._take_all([arrival])
-        except Unstorable as error:
-            return arrival, Malformed(f"the segment cannot be stored: {error}")
-        return answer
 
     def _open(self, device_id: str, data: bytes) -> _Arrival | None:
         try:
@@ -201,7 +213,7 @@ class Ingest:
             fault = Fault(code=outcome.code, message=outcome.message[:_FAULT_CHARS_MAX])
         topic = topics.down(arrival.device_id, topics.Down.ACKNOWLEDGEMENT)
         message = Acknowledgement(key=arrival.key, fault=fault)
-        self._publish(topic, codec.seal(key, topic, message))
+        self._tell(topic, codec.seal(key, topic, message))
 
 
 def _key_of(body: bytes) -> SegmentKey | None:
@@ -254,12 +266,9 @@ def _check_sample(sealed: Segment, answered: int, found: tuple[int, int, int]) -
         raise Malformed(f"{sealed.key.kind.value} are never a sample")
 
 
-def _take(intake: Intake, arrival: _Arrival) -> Stored | ShoalError:
-    """Store one arrival inside the batch's transaction; answer what became of it."""
-    if arrival.fault is not None:
-        return arrival.fault
+def _settle(intake: Intake, arrival: _Arrival, stored: Stored) -> Stored | ShoalError:
+    """Count what a segment brought if it is new; answer what became of it."""
     assert arrival.sealed is not None, "an arrival without a fault has its segment"
-    stored = intake.add(arrival.device_id, arrival.sealed, _work(arrival.sealed, arrival.rows))
     if stored is Stored.OVERLAPPING:
         key = arrival.key
         return SegmentOverlapping(
@@ -284,6 +293,8 @@ def _work(sealed: Segment, rows: Predictions | Labels | None) -> Totals | None:
 def _settle_waiting(intake: Intake, device_id: str, sealed: Segment, rows: Predictions) -> None:
     """Count what was told of these predictions before they came."""
     waiting = intake.waiting(device_id, sealed.key)
+    if not waiting:
+        return
     joined = join(rows, [each.truth for each in waiting])
     left = set(joined.wanted)
     intake.settle([each for each in waiting if each.truth not in left])

@@ -17,6 +17,7 @@ Integers = NDArray[np.int64]
 _GROUP_BITS = 7
 _GROUP_MASK = 0x7F
 _GROUPS_MAX = 9  # 63 bits: what is not negative in an int64
+_FEW = 4  # so many cost less one by one than as an array
 
 
 class Part(NamedTuple):
@@ -39,21 +40,45 @@ def encode(values: Integers) -> bytes:
 
 def decode(data: bytes, start: int, count: int, what: str) -> Part:
     """Read `count` numbers from `start` on; `what` names them in the error. Raises Malformed."""
+    if count <= _FEW:
+        return _decode_few(data, start, count, what)
     window = np.frombuffer(data, dtype=np.uint8, offset=min(start, len(data)))
     window = window[: count * _GROUPS_MAX]
-    ends = np.flatnonzero(window <= _GROUP_MASK)[:count]
+    ends = (window <= _GROUP_MASK).nonzero()[0][:count]
     if len(ends) < count:
         raise Malformed(f"{what} is cut short: {len(ends)} of {count} numbers")
-    if count == 0:
-        return Part(np.zeros(0, dtype=np.int64), start)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    if lengths.max() > _GROUPS_MAX:
+    lengths = ends.copy()
+    lengths[0] += 1
+    lengths[1:] -= ends[:-1]
+    longest = int(lengths.max())
+    if longest > _GROUPS_MAX:
         raise Malformed(f"{what} holds a number of more than 63 bits")
-    used = window[: int(ends[-1]) + 1].astype(np.int64) & _GROUP_MASK
-    position = np.arange(len(used)) - np.repeat(starts, lengths)
-    values = np.add.reduceat(used << (position * _GROUP_BITS), starts)
+    used = (window[: int(ends[-1]) + 1] & _GROUP_MASK).astype(np.int64)
+    # From the last group of each number to its first: most have one or two.
+    values = used[ends]
+    for back in range(1, longest):
+        those = (lengths > back).nonzero()[0]
+        values[those] = (values[those] << _GROUP_BITS) | used[ends[those] - back]
     return Part(values, start + len(used))
+
+
+def _decode_few(data: bytes, start: int, count: int, what: str) -> Part:
+    values: list[int] = []
+    at = start
+    while len(values) < count:
+        value = groups = 0
+        while True:
+            if at >= len(data):
+                raise Malformed(f"{what} is cut short: {len(values)} of {count} numbers")
+            if groups == _GROUPS_MAX:
+                raise Malformed(f"{what} holds a number of more than 63 bits")
+            value |= (data[at] & _GROUP_MASK) << (_GROUP_BITS * groups)
+            groups += 1
+            at += 1
+            if data[at - 1] <= _GROUP_MASK:
+                break
+        values.append(value)
+    return Part(np.array(values, dtype=np.int64), at)
 
 
 def zigzag(values: Integers) -> Integers:

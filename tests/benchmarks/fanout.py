@@ -20,13 +20,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from control_plane.broker import mosquitto
 from control_plane.broker.client import BrokerClient
 from control_plane.broker.endpoint import Endpoint
 from firmware_bundles.chunks import Chunk, cut, digest_of
 from firmware_bundles.wire import topics
 from support import benchmark, process_cost
 from support.benchmark import Limit, Report
+from support.brokers import bare_mosquitto
 
 _BYTES = 10 * 1024 * 1024
 _FLEETS = (1, 20, 200)
@@ -35,14 +35,6 @@ _PROCESSES_MAX = 4
 _SENT_RATIO_MAX = 1.01
 _CPU_RATIO_MAX = 1.3
 _BYTES_ACKED = slice(120, 128)  # tcpi_bytes_acked of struct tcp_info (linux/tcp.h)
-_CONFIGURATION = """\
-listener {port} 127.0.0.1
-allow_anonymous true
-max_queued_messages 20000
-max_inflight_messages 100
-persistence false
-sys_interval 0
-"""
 
 
 class Run(NamedTuple):
@@ -51,34 +43,6 @@ class Run(NamedTuple):
     whole: int
     seconds: float
     broker_s: float
-
-
-@contextmanager
-def _broker(folder: Path) -> Iterator[tuple[int, int]]:
-    """Run a mosquitto; gives its port and its process."""
-    program = mosquitto.find()
-    if program is None:
-        raise SystemExit("this benchmark needs mosquitto: apt-get install mosquitto")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    path = folder / "mosquitto.conf"
-    path.write_text(_CONFIGURATION.format(port=port))
-    with subprocess.Popen([program, "-c", str(path)], stderr=subprocess.DEVNULL) as running:
-        try:
-            _await_port(port)
-            yield port, running.pid
-        finally:
-            running.terminate()
-
-
-def _await_port(port: int) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise SystemExit("mosquitto did not start")
 
 
 class _Publisher:
@@ -160,7 +124,7 @@ def measure() -> Report:
     runs: dict[tuple[str, int], list[Run]] = {}
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
         folder = Path(name)
-        with _broker(folder) as (port, broker):
+        with bare_mosquitto(folder) as (port, broker):
             publisher = _Publisher(port, chunks)
             for count in _FLEETS:
                 for number in range(_ROUNDS):

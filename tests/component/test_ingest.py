@@ -145,6 +145,37 @@ def test_a_segment_that_cannot_be_stored_holds_up_no_other(world: World) -> None
     assert world.faults() == [None, "wire.malformed", None]
 
 
+def test_a_bad_segment_in_a_large_batch_costs_few_transactions(world: World) -> None:
+    """It is found by halves: others share their commits, and keep their order."""
+    sent = [segments.predictions([number], [0]) for number in range(1, 201)]
+    sent[70] = msgspec.structs.replace(sent[70], started=float("nan"))
+    commits: list[float] = []
+
+    class Counting:
+        @contextmanager
+        def storing(self, received: float) -> Iterator[Intake]:
+            commits.append(received)
+            with world.telemetry.storing(received) as intake:
+                yield intake
+
+    ingest = Ingest(Counting(), DEVICES.get, world._publish, lambda: 100.0)
+    ingest.ingest([("ant", segments.seal("ant", DEVICES["ant"], each)) for each in sent])
+    assert world.received() == 199
+    assert [each.key.first for _, each in world.acknowledged] == list(range(1, 201))
+    assert [at for at, fault in enumerate(world.faults()) if fault] == [70]
+    assert len(commits) <= 20
+
+
+def test_segments_of_one_batch_that_exclude_each_other_count_once(world: World) -> None:
+    """The earlier one is stored; its copies are duplicates, others over its numbers are refused."""
+    first, over = segments.predictions([1, 2], [0, 0]), segments.predictions([2, 3], [0, 0])
+    same_number = segments.predictions([1], [0], model=MODEL_2)
+    world.send(first, over, first, same_number, segments.predictions([3], [0]))
+    refused = "wire.segment_overlapping"
+    assert world.faults() == [None, refused, None, refused, None]
+    assert world.received() == 3
+
+
 def test_nothing_is_acknowledged_while_the_database_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

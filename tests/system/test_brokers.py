@@ -48,6 +48,22 @@ def test_a_device_uses_its_own_branch(hall: Hall) -> None:
 
 
 @pytest.mark.needs("mosquitto")
+def test_what_is_told_arrives_and_leaves_nothing_to_wait_for(hall: Hall) -> None:
+    """Without an acknowledgement of the broker it arrives in order; nothing is under way."""
+    device = hall.device("dev-a")
+    device.subscribe(topics.all_down("dev-a"))
+    topic = topics.down("dev-a", Down.ACKNOWLEDGEMENT)
+    for number in range(50):
+        hall.service.client.tell(topic, b"%d" % number)
+    assert [device.next() for _ in range(50)] == [(topic, b"%d" % each) for each in range(50)]
+    hall.service.client.publish(topic, b"after")
+    assert device.next() == (topic, b"after")
+    assert hall.service.client.flush(WAIT_S_MAX)
+    hall.service.client.stop()
+    hall.service.client.tell(topic, b"lost, and no error")
+
+
+@pytest.mark.needs("mosquitto")
 def test_a_borrowed_client_id_kicks_nobody_out(hall: Hall) -> None:
     """The client id is the certificate's name, whatever a client claims."""
     first = hall.device("dev-a")
