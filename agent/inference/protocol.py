@@ -23,7 +23,7 @@ from agent.inference.refused import Refused, retry_later
 from agent.inference.registry import Registry, Serving
 from agent.inference.served import ServedModel
 from agent.inference.tensors import CLASS_OUTPUT, Taken
-from agent.telemetry.feedback import Feedback
+from agent.telemetry.feedback import Feedback, Statement
 from agent.telemetry.recorder import Recorder
 from firmware_bundles.errors import InputRefused, ModelUnusable, NotFound, ShoalError
 
@@ -45,13 +45,6 @@ class EndpointLimits(NamedTuple):
     answer_s_max: float
     body_bytes_max: int
     compress_bytes_min: int
-
-
-class Told(msgspec.Struct):
-    """The truth about one prediction: its id, and the name or index of its class."""
-
-    id: str
-    label: str | int
 
 
 class Endpoint:
@@ -193,6 +186,8 @@ class Endpoint:
         model = serving.model
         body = _body(request)
         taken = tensors.take(body, model.inputs, model.output_names, _head_length(request))
+        if taken.segment is not None:
+            _check_segment(serving, taken.segment)
         if not model.is_quick:
             return self._infer_in_thread(serving, taken)
         return self._finish(serving, taken, *_timed(model, taken.stored))
@@ -234,6 +229,7 @@ class Endpoint:
             latency_us=latency_us,
             scores=answer.scores,
             features=taken.features,
+            segment=serving.recording.segments.get(taken.segment or "", 0),
         )
         mirror = self._registry.mirrors.get(model.manifest.family)
         if mirror is not None and mirror.live is model:
@@ -246,9 +242,7 @@ class Endpoint:
     def _tell(self, serving: Serving, request: Request) -> object:
         told = parse_feedback(_body(request))
         try:
-            is_recorded = self._feedback.tell(
-                serving.recording, serving.model.bundle.labels, told.id, told.label
-            )
+            is_recorded = self._feedback.tell(serving.recording, serving.model.bundle.labels, told)
         except NotFound as error:
             raise Refused(404, error.message) from error
         except ShoalError as error:
@@ -256,12 +250,20 @@ class Endpoint:
         return {"id": told.id, "recorded": is_recorded}
 
 
-def parse_feedback(body: bytes) -> Told:
+def parse_feedback(body: bytes) -> Statement:
     """Read the body of feedback. Raises Refused."""
     try:
-        return msgspec.json.decode(body, type=Told)
+        return msgspec.json.decode(body, type=Statement)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, f"the body is not feedback: {error}") from error
+
+
+def _check_segment(serving: Serving, segment: str) -> None:
+    """Refuse a segment that a baseline which declares some does not. Raises Refused."""
+    declared = serving.recording.segments
+    if declared and segment not in declared:
+        known = ", ".join(repr(name) for name in declared if name)
+        raise Refused(400, f"segment {segment!r:.80} is unknown; expected one of {known}")
 
 
 def _timed(model: ServedModel, stored: list[Stored]) -> tuple[list[Stored], int]:

@@ -35,6 +35,7 @@ class _OutputParameters(msgspec.Struct):
 
 class _RequestParameters(msgspec.Struct):
     binary_data_output: bool = False
+    segment: str | None = None
 
 
 class _Input(msgspec.Struct):
@@ -76,7 +77,8 @@ class Taken(NamedTuple):
     """A request that the model can run.
 
     `outputs` are those that were asked for, None for all, with whether each is to be binary;
-    `is_binary` is what holds for those that did not say.
+    `is_binary` is what holds for those that did not say. `segment` is the part of the traffic that
+    the request named.
     """
 
     id: str | None
@@ -86,6 +88,7 @@ class Taken(NamedTuple):
     is_raw: bool
     is_binary: bool
     outputs: dict[str, bool] | None
+    segment: str | None = None
 
     def features(self) -> Reals:
         """Return the real values of all inputs, in one dimension."""
@@ -96,6 +99,7 @@ class Taken(NamedTuple):
         return real[0] if len(real) == 1 else np.concatenate(real)
 
 
+_PLAIN: Final = _RequestParameters()
 _strict: Final = msgspec.json.Decoder(_Request)
 _loose: Final = msgspec.json.Decoder(_LooseRequest)
 _READ_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -144,9 +148,11 @@ def _take(
         stored.append(values)
         reals.append(real)
         is_raw = is_raw or (port.is_quantized and each.datatype != REAL)
-    is_binary = request.parameters is not None and request.parameters.binary_data_output
-    wanted = _wanted(request.outputs, outputs, is_binary=is_binary)
-    return Taken(request.id, inputs, stored, reals, is_raw, is_binary, wanted)
+    said = request.parameters or _PLAIN
+    wanted = _wanted(request.outputs, outputs, is_binary=said.binary_data_output)
+    return Taken(
+        request.id, inputs, stored, reals, is_raw, said.binary_data_output, wanted, said.segment
+    )
 
 
 def _take_alone(body: bytes, inputs: Sequence[Port]) -> Taken:

@@ -22,6 +22,7 @@ from agent.store.buffer import Buffer, DatabaseError
 from agent.store.journal import Journal
 from agent.telemetry.recent import Recent
 from agent.telemetry.rows import (
+    Given,
     LabelRow,
     ModelRow,
     PredictionRow,
@@ -54,11 +55,22 @@ class Pace(NamedTuple):
     journal_bytes_max: int = 64 * 1024 * 1024
 
 
+class Told(NamedTuple):
+    """What feedback says of a prediction, and what is known of it; -1 as in `LabelRow`."""
+
+    label: int
+    values: tuple[Given, ...]
+    predicted: int
+    segment: int
+
+
 class Recording:
     """A model whose answers are recorded: its number in the journal, and what is watched."""
 
     def __init__(self, row: ModelRow, baseline: Baseline | None) -> None:
         self.row = row
+        self.segments = _segments(baseline)
+        self.values = baseline.declared if baseline else ()
         self._stride = baseline.stride if baseline else 0
         self._watched = layout_of(baseline).features if baseline else None
         self._is_all_watched = (
@@ -75,6 +87,13 @@ class Recording:
         if self._count % self._stride:
             return _NOTHING
         return features() if self._is_all_watched else features()[self._watched]
+
+
+def _segments(baseline: Baseline | None) -> dict[str, int]:
+    """Return the places of the declared segments, none where there is but one."""
+    if baseline is None or len(baseline.segments) == 1:
+        return {}
+    return {name: place for place, name in enumerate(baseline.segments)}
 
 
 class Recorder:
@@ -140,10 +159,12 @@ class Recorder:
         latency_us: int,
         scores: Reals,
         features: Callable[[], Reals],
+        segment: int = 0,
     ) -> str:
         """Record one answer and return its id.
 
         `scores` and `features` are real and 1-D; the latter are asked for if they are counted.
+        `segment` is the place of what the request named in the baseline's list.
         """
         sequence = self._next(PredictionRow)
         index = recording.row.index
@@ -155,9 +176,10 @@ class Recorder:
             latency_us=min(latency_us, 2**32 - 1),
             scores=scores,
             watched=recording.watched(features),
+            segment=segment,
         )
         self._append(recording, encode_prediction(row))
-        self.recent.remember(sequence, index, predicted)
+        self.recent.remember(sequence, index, predicted, segment)
         return f"{self.incarnation}-{sequence}"
 
     def shadow(
@@ -175,18 +197,18 @@ class Recorder:
         )
         self._append(recording, encode_shadow(ShadowRow(row)))
 
-    def label(
-        self, recording: Recording, incarnation: str, prediction: int, label: int, predicted: int
-    ) -> None:
-        """Record what was true of a prediction; `predicted` is -1 when no longer known."""
+    def label(self, recording: Recording, incarnation: str, prediction: int, told: Told) -> None:
+        """Record what was told of a prediction."""
         row = LabelRow(
             model=recording.row.index,
             sequence=self._next(LabelRow),
             time_us=time.time_ns() // 1000,
             incarnation=incarnation,
             prediction=prediction,
-            label=label,
-            predicted=predicted,
+            label=told.label,
+            predicted=told.predicted,
+            segment=told.segment,
+            values=told.values,
         )
         self._append(recording, encode_label(row))
 

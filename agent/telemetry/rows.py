@@ -1,4 +1,4 @@
-"""What the journal's records mean: a model that is in use, a prediction, a label.
+"""What the journal's records mean: a model that is in use, a prediction, feedback.
 
 A prediction's row holds all that a restart needs to count it again: the scores and, for the rows
 that the sketch counts, the watched features, as real values. How rows become segments stands in
@@ -22,6 +22,8 @@ _MODEL: Final = 1
 _PREDICTION: Final = 2
 _LABEL: Final = 3
 _SHADOW: Final = 4
+_PREDICTION_OF_SEGMENT: Final = 5
+_FEEDBACK: Final = 6
 # kind, model, sequence, time_us, class, latency_us, scores, watched features
 _PREDICTION_HEAD: Final = struct.Struct("<BHQQiIHH")
 # kind, model, sequence, time_us, incarnation of the prediction, its sequence, label, predicted
@@ -39,7 +41,10 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PredictionRow(NamedTuple):
-    """One answer. `watched` is empty for a row that the sketch does not count."""
+    """One answer. `watched` is empty for a row that the sketch does not count.
+
+    `segment` is the place of what the request named in the baseline's list.
+    """
 
     model: int
     sequence: int
@@ -48,6 +53,7 @@ class PredictionRow(NamedTuple):
     latency_us: int
     scores: Reals
     watched: Reals
+    segment: int = 0
 
 
 class ShadowRow(NamedTuple):
@@ -56,8 +62,20 @@ class ShadowRow(NamedTuple):
     answer: PredictionRow
 
 
+class Given(NamedTuple):
+    """A business value: `quanta` of 2 ** -`exponent`, as the baseline declares it."""
+
+    name: str
+    exponent: int
+    quanta: int
+
+
 class LabelRow(NamedTuple):
-    """One truth that was told later. `predicted` is -1 when the answer was no longer known."""
+    """What feedback told of one prediction: a label, -1 without one, and business values.
+
+    `predicted` is -1 when no class was answered; so is `segment`, and `predicted` with it, when the
+    answer was no longer known.
+    """
 
     model: int
     sequence: int
@@ -66,6 +84,14 @@ class LabelRow(NamedTuple):
     prediction: int
     label: int
     predicted: int
+    segment: int = 0
+    values: tuple[Given, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a label alone, of the first segment or of a forgotten prediction."""
+        forgotten = -1 if self.predicted == -1 else 0
+        return self.label >= 0 and not self.values and self.segment == forgotten
 
 
 Row = ModelRow | PredictionRow | ShadowRow | LabelRow
@@ -78,9 +104,9 @@ def encode_model(row: ModelRow) -> bytes:
 
 def encode_prediction(row: PredictionRow) -> bytes:
     """Return the record of a prediction."""
-    model, sequence, time_us, predicted, latency_us, scores, watched = row
+    model, sequence, time_us, predicted, latency_us, scores, watched, segment = row
     head = _PREDICTION_HEAD.pack(
-        _PREDICTION,
+        _PREDICTION_OF_SEGMENT if segment else _PREDICTION,
         model,
         sequence,
         time_us,
@@ -89,6 +115,8 @@ def encode_prediction(row: PredictionRow) -> bytes:
         len(scores),
         len(watched),
     )
+    if segment:
+        return head + bytes([segment]) + scores.tobytes() + watched.tobytes()
     return head + scores.tobytes() + watched.tobytes()
 
 
@@ -98,8 +126,10 @@ def encode_shadow(row: ShadowRow) -> bytes:
 
 
 def encode_label(row: LabelRow) -> bytes:
-    """Return the record of a label."""
-    model, sequence, time_us, incarnation, prediction, label, predicted = row
+    """Return the record of feedback."""
+    if not row.is_plain:
+        return bytes([_FEEDBACK]) + msgspec.msgpack.encode(row)
+    model, sequence, time_us, incarnation, prediction, label, predicted, _, _ = row
     named = bytes.fromhex(incarnation)
     return _LABEL_ROW.pack(_LABEL, model, sequence, time_us, named, prediction, label, predicted)
 
@@ -111,14 +141,20 @@ def parse(record: bytes) -> Row:
     try:
         if record[0] == _PREDICTION:
             return _prediction(record)
+        if record[0] == _PREDICTION_OF_SEGMENT:
+            end = _PREDICTION_HEAD.size
+            return _prediction(record[:end] + record[end + 1 :])._replace(segment=record[end])
         if record[0] == _SHADOW:
             return ShadowRow(_prediction(record))
         if record[0] == _LABEL:
             _, model, sequence, time_us, named, *rest = _LABEL_ROW.unpack(record)
-            return LabelRow(model, sequence, time_us, named.hex(), *rest)
+            segment = -1 if rest[-1] == -1 else 0
+            return LabelRow(model, sequence, time_us, named.hex(), *rest)._replace(segment=segment)
+        if record[0] == _FEEDBACK:
+            return msgspec.msgpack.decode(record[1:], type=LabelRow)
         if record[0] == _MODEL:
             return msgspec.msgpack.decode(record[1:], type=ModelRow)
-    except (struct.error, ValueError, msgspec.DecodeError, RecursionError) as error:
+    except (struct.error, ValueError, IndexError, msgspec.DecodeError, RecursionError) as error:
         raise Malformed(f"a record of the journal cannot be read: {error}") from error
     raise Malformed(f"the journal has a record of kind {record[0]}")
 

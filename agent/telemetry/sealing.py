@@ -19,6 +19,7 @@ from firmware_bundles.sketches.baseline import Baseline
 from firmware_bundles.sketches.sketch import Sketch
 from firmware_bundles.wire import columns
 from firmware_bundles.wire.messages import Segment, SegmentKey, SegmentKind
+from firmware_bundles.wire.told_values import Values
 
 _US: Final = 1_000_000
 _SPAN_MS_MAX: Final = 2**32
@@ -65,7 +66,8 @@ def shadows(incarnation: str, model: Model, rows: Sequence[PredictionRow]) -> li
 
 def labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> list[Segment]:
     """Return the segments of these labels of one model, in order of sequence."""
-    return [_labels(incarnation, model, part) for part in _parts(rows)]
+    parts = (part for some in _parts(rows) for part in _parts_by_values(some))
+    return [_labels(incarnation, model, part) for part in parts]
 
 
 def count(window: Window | None, model: Model, rows: Sequence[PredictionRow]) -> Windows:
@@ -78,7 +80,9 @@ def count(window: Window | None, model: Model, rows: Sequence[PredictionRow]) ->
         taken = pending[: baseline.window_rows - sketch.rows]
         pending = pending[len(taken) :]
         sketch.update_watched(
-            np.stack([row.watched for row in taken]), np.stack([row.scores for row in taken])
+            np.stack([row.watched for row in taken]),
+            np.stack([row.scores for row in taken]),
+            np.array([row.segment for row in taken]) if len(baseline.segments) > 1 else None,
         )
         window = Window(
             model=model,
@@ -134,6 +138,7 @@ def _predictions(
             classes=np.array([min(row.predicted, columns.CLASS_MAX) for row in rows]),
             latency_us=np.array([row.latency_us for row in rows]),
             scores=_coarse(np.stack([row.scores for row in rows])),
+            segments=np.array([row.segment for row in rows]),
         )
     )
     return _segment(incarnation, kind, model, rows, body)
@@ -150,9 +155,37 @@ def _labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> Segment
             prediction=np.array([row.prediction for row in rows]),
             labels=np.array([row.label for row in rows]),
             predicted=np.array([row.predicted for row in rows]),
+            segments=np.array([row.segment for row in rows]),
+            values=_values(rows),
         )
     )
     return _segment(incarnation, SegmentKind.LABELS, model, rows, body)
+
+
+def _values(rows: Sequence[LabelRow]) -> Values:
+    scales = {given.name: given.exponent for row in rows for given in row.values}
+    names = tuple(scales)
+    told = [
+        (at, names.index(given.name), given.quanta)
+        for at, row in enumerate(rows)
+        for given in row.values
+    ]
+    row, name, quanta = np.array(sorted(told), dtype=np.int64).reshape(-1, 3).T
+    return Values(names, tuple(scales.values()), row, name, quanta)
+
+
+def _parts_by_values(rows: Sequence[LabelRow]) -> Iterator[Sequence[LabelRow]]:
+    """Cut where a segment would hold too many values, or one name in two scales."""
+    start = count = 0
+    scales: dict[str, int] = {}
+    for at, row in enumerate(rows):
+        is_other = any(scales.get(name, exponent) != exponent for name, exponent, _ in row.values)
+        if at > start and (is_other or count + len(row.values) > limits.VALUES_PER_SEGMENT_MAX):
+            yield rows[start:at]
+            start, count, scales = at, 0, {}
+        count += len(row.values)
+        scales |= {name: exponent for name, exponent, _ in row.values}
+    yield rows[start:]
 
 
 def _segment(

@@ -195,7 +195,9 @@ def test_feedback_is_joined_with_the_answer(device: Device, client: httpx.Client
         ({"id": "{inc}-999999", "label": "1"}, 404, "was not made here"),
         ({"id": "{inc}-1", "label": "cat"}, 400, "label 'cat' is unknown; expected one of 0, 1"),
         ({"id": "{inc}-1", "label": 10}, 400, "an index from 0 to 9"),
-        ({"id": "{inc}-1"}, 400, "the body is not feedback"),
+        ({"id": f"{'0' * 16}-1"}, 400, "the feedback says nothing: give 'label', 'values' or both"),
+        ({"label": 1}, 400, "the body is not feedback"),
+        ({"id": f"{'0' * 16}-1", "values": {"revenue": 1}}, 400, "this model declares none"),
         ({"id": f"{'0' * 16}-{2**53}", "label": 1}, 400, "is not the id of a prediction"),
     ],
 )

@@ -73,6 +73,14 @@ class Sample:
         self.files["baseline.bin"] = codec.encode_baseline(changed)
         return self
 
+    def declare(self, segments: tuple[str, ...], values: tuple[str, ...]) -> Sample:
+        """Declare segments of the traffic, and business values in steps of 1/256."""
+        facts = codec.parse_baseline(self.files["baseline.bin"])
+        named = tuple(baseline.Value(name=name, scale=256.0) for name in values)
+        changed = msgspec.structs.replace(facts, segments=segments, values=named)
+        self.files["baseline.bin"] = codec.encode_baseline(changed)
+        return self
+
     def put(self, state_dir: Path, slot: str, *, serve: bool = True) -> str:
         """Fill a slot, let the pointer name it, and return the manifest's digest."""
         data = manifest.encode(self.manifest())

@@ -44,6 +44,7 @@ from firmware_bundles import golden
 from firmware_bundles.errors import ShoalError
 from firmware_bundles.identifiers import parse
 from firmware_bundles.manifest import Tensor
+from firmware_bundles.sketches.baseline import Value
 from firmware_bundles.wire.messages import WINDOW_PATTERN
 from support.hostile.bundle_parsers import _golden
 from support.hostile.inputs import Form
@@ -147,12 +148,14 @@ def _converse(data: bytes) -> object:
 
 def _told(data: bytes) -> object:
     told = protocol.parse_feedback(data)
-    return feedback._parse(told.id), feedback._index(told.label, ("a", "b"))
+    feedback._quantised(told.values, (Value(name="revenue", scale=256.0),))
+    return feedback._parse(told.id), feedback._index(told.label or 0, ("a", "b"))
 
 
 def _feedback_bodies() -> list[bytes]:
     name = f"{INCARNATION}-3"
-    return [msgspec.json.encode({"id": name, "label": label}) for label in ("a", 1)]
+    said: list[dict[str, Any]] = [{"label": "a"}, {"label": 1}, {"values": {"revenue": 1.5}}]
+    return [msgspec.json.encode({"id": name, **each}) for each in said]
 
 
 def _golden_values(data: bytes) -> object:
@@ -172,7 +175,11 @@ def _records() -> list[bytes]:
         rows.encode_model(rows.ModelRow(index=0, family="digits", digest=DIGEST, baseline=b"x")),
         rows.encode_prediction(prediction),
         rows.encode_shadow(rows.ShadowRow(prediction)),
-        rows.encode_label(rows.LabelRow(0, 2, 6, INCARNATION, 1, 1, -1)),
+        rows.encode_label(rows.LabelRow(0, 2, 6, INCARNATION, 1, 1, -1, -1)),
+        rows.encode_prediction(prediction._replace(segment=3)),
+        rows.encode_label(
+            rows.LabelRow(0, 3, 6, INCARNATION, 1, -1, 1, 3, (rows.Given("revenue", 8, -5),))
+        ),
     ]
 
 
