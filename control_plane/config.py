@@ -26,6 +26,13 @@ _TICK_S_MAX: Final = 3_600.0
 # Short, for a device that is lost; long enough for one that is offline for some weeks.
 _CERTIFICATE_DAYS: Final = (30, 90)
 _RETAINED_BYTES_MAX: Final = 2**40
+_COUNT_MAX: Final = 10_000_000
+_LEAST: Final = {
+    "watch_reference_rows": 100,
+    "watch_threshold": 10.0,
+    "watch_settle_s": 0.0,
+    "watch_quiet_windows": 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,10 @@ class Config:
     `broker_ca` is the file of who certified a foreign broker; `database` is a URL of SQLAlchemy,
     empty for a file in `data`; `patch_bytes_max` is what all patches together may take at the
     broker, and 0 makes none; `retained_bytes_max` limits the other chunks that it retains.
+
+    A device's own normal is learnt from `watch_reference_rows` rows; `watch_threshold` is devices
+    times the windows wanted between two false alarms of all of them; a window is tested
+    `watch_settle_s` after it came; a change is over after `watch_quiet_windows` quiet ones.
     """
 
     data: Path
@@ -53,6 +64,10 @@ class Config:
     retained_bytes_max: int = 256 * 1024 * 1024
     tick_s: float = 0.5
     patch_bytes_max: int = 64 * 1024 * 1024
+    watch_reference_rows: int = 5_000
+    watch_threshold: float = 10_000.0
+    watch_settle_s: float = 30.0
+    watch_quiet_windows: int = 20
     log_level: str = "info"
 
     @property
@@ -154,6 +169,10 @@ def _check(config: Config) -> None:
         raise ConfigInvalid(
             f"tick_s is {config.tick_s}; it must be more than 0, at most {_TICK_S_MAX:g}"
         )
+    for name, least in _LEAST.items():
+        value = getattr(config, name)
+        if not least <= value <= _COUNT_MAX:
+            raise ConfigInvalid(f"{name} is {value:g}; it must be {least:g} to {_COUNT_MAX:g}")
     if config.patch_bytes_max < 0:
         raise ConfigInvalid(f"patch_bytes_max is {config.patch_bytes_max}; 0 makes no patches")
     if config.log_level not in {"debug", "info", "warning", "error"}:

@@ -27,7 +27,6 @@ from control_plane.audit import Statement
 from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.renewal import Renewals
 from control_plane.releases import retention
-from control_plane.telemetry.baselines import Baselines
 from control_plane.telemetry.cohort_drift import CohortDrift
 from control_plane.web import pages
 from control_plane.web.snapshot import Reader
@@ -53,6 +52,8 @@ if TYPE_CHECKING:
     from control_plane.releases.registry import Registry
     from control_plane.releases.repository import ModelsRepository
     from control_plane.store.stores import Stores
+    from control_plane.telemetry.baselines import Baselines
+    from control_plane.telemetry.watching import Watching
 
 
 class Parts(NamedTuple):
@@ -76,6 +77,8 @@ class Parts(NamedTuple):
     strangers: Strangers
     revocations: Revocations
     retirements: Retirements
+    baselines: Baselines
+    watching: Watching
 
 
 def create(parts: Parts) -> FastAPI:
@@ -194,8 +197,7 @@ def _broker_standing(parts: Parts) -> broker_routes.BrokerStanding:
 def _watching(parts: Parts) -> tuple[list[APIRouter], APIRouter]:
     """Return the routes of telemetry and events, and the browser's."""
     stores, members = parts.stores, parts.cohorts.members
-    baselines = Baselines(stores.telemetry.manifest, parts.chunks.get)
-    drift = CohortDrift(stores.telemetry, baselines, members, parts.clock)
+    drift = CohortDrift(stores.telemetry, parts.baselines, members, parts.clock)
     reader = Reader(
         overview=stores.overview,
         telemetry=stores.telemetry,

@@ -50,9 +50,13 @@ from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
 from control_plane.store.database import Database
 from control_plane.store.stores import Stores
+from control_plane.telemetry.baselines import Baselines
 from control_plane.telemetry.ingest import Ingest
+from control_plane.telemetry.standing import Rules
+from control_plane.telemetry.watching import Watching
 from control_plane.ticker import Ticker
 from firmware_bundles import durable
+from firmware_bundles.sketches.watch import Settings
 from firmware_bundles.wire.topics import Up
 
 if TYPE_CHECKING:
@@ -167,7 +171,9 @@ class _Service:
             refused=self._strangers.note,
         )
         self._retirements = self._make_retirements()
-        self._ticker, self._patching = self._make_tickers()
+        self._baselines = Baselines(stores.telemetry.manifest, self._chunks.get)
+        self._watching = self._make_watching()
+        self._tickers = self._make_tickers()
         self._inbox = self._make_inbox()
         self.app = self._make_app()
 
@@ -178,13 +184,13 @@ class _Service:
         self._broker.start()
         self._inbox.start()
         self._client.start(on_message=self._inbox.put, on_connect=self._announcer.broker_connected)
-        self._ticker.start()
-        self._patching.start()
+        for ticker in self._tickers:
+            ticker.start()
 
     def stop(self) -> None:
         """Stop all in the opposite order; harmless if nothing was started."""
-        self._patching.stop(_STOP_S_MAX)
-        self._ticker.stop(_STOP_S_MAX)
+        for ticker in reversed(self._tickers):
+            ticker.stop(_STOP_S_MAX)
         self._inbox.stop(_STOP_S_MAX)
         self._client.stop()
         self._broker.stop()
@@ -241,8 +247,19 @@ class _Service:
         durable.write(self._config.data / "crl.pem", revoked)
         self._broker.install(revoked)
 
-    def _make_tickers(self) -> tuple[Ticker, Ticker]:
-        """Return what looks after everything, and by itself, for one may take a minute, patches."""
+    def _make_watching(self) -> Watching:
+        config = self._config
+        settings = Settings(config.watch_reference_rows, config.watch_threshold)
+        return Watching(
+            self._stores.watches,
+            self._baselines,
+            Rules(settings, config.watch_quiet_windows),
+            self._clock,
+            config.watch_settle_s,
+        )
+
+    def _make_tickers(self) -> tuple[Ticker, ...]:
+        """Return what looks after everything, and by themselves what may take its time."""
         executor = Executor(self._stores.rollouts, self._assignments.push, self._clock)
         maker = PatchMaker(
             self._stores.patches,
@@ -259,8 +276,12 @@ class _Service:
             self._announcer.tick,
             executor.tick,
         ]
-        tick_s = self._config.tick_s
-        return Ticker(rounds, tick_s), Ticker([maker.tick], max(tick_s, 1.0))
+        tick_s, slow_s = self._config.tick_s, max(self._config.tick_s, 1.0)
+        return (
+            Ticker(rounds, tick_s),
+            Ticker([maker.tick], slow_s),
+            Ticker([self._watching.tick], slow_s),
+        )
 
     def _make_inbox(self) -> Inbox:
         devices = self._stores.devices
@@ -300,6 +321,8 @@ class _Service:
                 strangers=self._strangers,
                 revocations=self._revocations,
                 retirements=self._retirements,
+                baselines=self._baselines,
+                watching=self._watching,
             )
         )
 

@@ -20,8 +20,10 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
+    text,
 )
 
 metadata = MetaData(
@@ -279,6 +281,16 @@ segment = Table(
     Column("latency_us", BigInteger, nullable=True),
     Column("log_latency", BigInteger, nullable=True),
     Column("log_latency2", BigInteger, nullable=True),
+    # 1 once the watch over its device took a window in: both are written in one transaction.
+    Column("watched", SmallInteger, nullable=False, server_default="0"),
+    Index(
+        "ix_segment_unwatched",
+        "device_id",
+        "family",
+        "model",
+        sqlite_where=text("kind = 'window' and watched = 0"),
+        postgresql_where=text("kind = 'window' and watched = 0"),
+    ),
 )
 
 # Predictions received of each model on each device: the rows of its segments, counted with them.

@@ -16,6 +16,7 @@ from control_plane.store.releases import Releases
 from control_plane.store.retirement import RetirementRows
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.telemetry import Telemetry
+from control_plane.store.watches import Watches
 
 if TYPE_CHECKING:
     from control_plane.store.database import Database
@@ -36,6 +37,7 @@ class Stores(NamedTuple):
     rollouts: Rollouts
     telemetry: Telemetry
     overview: Overview
+    watches: Watches
 
     @classmethod
     def over(cls, database: Database) -> Self:
@@ -53,4 +55,5 @@ class Stores(NamedTuple):
             rollouts=Rollouts(database),
             telemetry=Telemetry(database),
             overview=Overview(database),
+            watches=Watches(database),
         )

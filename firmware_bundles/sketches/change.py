@@ -33,9 +33,13 @@ class _Shape(NamedTuple):
 
 
 class Reference:
-    """A device's own normal, ready to test windows of `rows_min` rows and more."""
+    """A device's own normal, ready to test windows of `rows_min` rows and more.
+
+    All of it follows from `sketch`, the rows that it was commissioned with.
+    """
 
     def __init__(self, reference: Sketch, rows_min: int) -> None:
+        self.sketch = reference
         columns = reference.baseline.columns
         counters = [reference.counts_of(place) for place in range(len(columns))]
         self.rows = reference.rows

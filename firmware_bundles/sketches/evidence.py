@@ -15,7 +15,7 @@ from firmware_bundles.sketches.distances import Floats
 
 THRESHOLD: Final = 1e4
 _P_MIN: Final = 1e-14
-_SCORE_MAX: Final = 1e12  # without a cap a score outgrows a float
+SCORE_MAX: Final = 1e12  # without a cap a score outgrows a float
 
 
 class Evidence(NamedTuple):
@@ -47,7 +47,7 @@ def advance(evidence: Evidence, p: Floats) -> Evidence:
     """
     is_tested = ~np.isnan(p)
     e = e_values(np.where(is_tested, p, 1.0))
-    grown = np.minimum(np.maximum(evidence.scores, 1.0) * e, _SCORE_MAX)
+    grown = np.minimum(np.maximum(evidence.scores, 1.0) * e, SCORE_MAX)
     ages = np.where(evidence.scores > 1, evidence.ages + 1, 1)
     return Evidence(
         np.where(is_tested, grown, evidence.scores), np.where(is_tested, ages, evidence.ages)

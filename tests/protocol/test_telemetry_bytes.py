@@ -11,7 +11,7 @@ import zlib
 import msgspec
 import numpy as np
 
-from firmware_bundles.sketches import codec
+from firmware_bundles.sketches import codec, watch_codec
 from firmware_bundles.sketches.baseline import Baseline, Column, ColumnKind, Value
 from firmware_bundles.sketches.sketch import Sketch
 from firmware_bundles.wire import columns
@@ -138,6 +138,14 @@ SKETCH_2_BYTES = bytes.fromhex(
     "02da6c8058b7956eae789c2d87cd0d40601404f7ad206ee22e51898f1274344765e884d23c3f3b9949b60a3d"
     "c89f5c03746060df32479b2164b98eb0696094982515bdebd7fce5f794a6e506bdce1008"
 )
+# What the control plane keeps of a device, in its own database.
+WATCH_BYTES = bytes.fromhex(
+    "0196c43e01894db4440110ce1b789c63666400410626086e3820d4d0c0d9d0c0d4d0d0d011082416b0038906"
+    "a064831d0303833d0318083802f9f6200c0089f00cb7cb3ff0000000000000cb4004000000000000c43e0189"
+    "4db4440110ce1b789c63666400410626086e3820d4d0c0d9d0c0d4d0d0d011082416b0038906a064831d0303"
+    "833d0318083802f9f6200c0089f00cb7c422789c6360400617ec21f40328fd024a7f80d25fa0f40f28fd074a"
+    "333800000e50086ac40f0032649601c801fa01ac02de029003"
+)
 
 
 def sketch() -> Sketch:
@@ -211,6 +219,35 @@ def test_a_sketch_of_format_2_has_its_bytes() -> None:
     assert read.outcomes.table()[0, 1].tolist() == [0, 0, 1]
     assert (read.values.n.tolist(), read.values.total.tolist()) == ([2], [384])
     _same(codec.encode_sketch(read), SKETCH_2_BYTES, head=9)
+
+
+def test_a_watch_has_its_bytes() -> None:
+    """Gathered windows, reference and evidence of version 1 are read and written as ever."""
+    read = watch_codec.parse_watch(WATCH_BYTES, FACTS)
+    assert read.gathered is not None
+    assert read.reference is not None
+    assert read.evidence is not None
+    assert (read.gathered.started, read.gathered.ended) == (1.0, 2.5)
+    assert read.gathered.sketch.counts.tolist() == sketch().counts.tolist()
+    assert read.reference.sketch.counts.tolist() == sketch().counts.tolist()
+    assert read.evidence.scores.tolist() == [at / 4 for at in range(9)]
+    assert read.evidence.ages.tolist() == [50 * at for at in range(9)]
+    written = watch_codec.encode_watch(read)
+    assert written[0] == WATCH_BYTES[0] == 1
+    for new, old in zip(*map(_fields, (written, WATCH_BYTES)), strict=True):
+        assert _plain(new) == _plain(old)
+
+
+def _fields(watch: bytes) -> list[bytes | float]:
+    return msgspec.msgpack.decode(watch[1:], type=list[bytes | float])
+
+
+def _plain(part: bytes | float) -> object:
+    """A field; of one with a zlib stream in it its head, and what stands inside the stream."""
+    if not isinstance(part, bytes) or b"\x78\x9c" not in part:
+        return part
+    head, _, _ = part.partition(b"\x78\x9c")
+    return head, zlib.decompress(part[len(head) :])
 
 
 def _same(written: bytes, golden: bytes, head: int = 1) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from control_plane.store import schema
+from control_plane.store import watch_schema
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=schema.metadata,
+    target_metadata=watch_schema.watch.metadata,
     render_as_batch=True,
 )
 with context.begin_transaction():

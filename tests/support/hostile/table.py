@@ -51,6 +51,7 @@ EXEMPT: Final[dict[str, str]] = {
     "control_plane.rollouts.device_policy.DevicePolicy.shadowing": _PARSED,
     "control_plane.store.devices._order": _OWN_ROW,
     "control_plane.store.rollouts._loaded": _OWN_ROW,
+    "control_plane.store.watches._standing": _OWN_ROW,
     "firmware_bundles.build._classification": "what the owner says on the command line",
     "firmware_bundles.patches._aligned": _OUT,
     "firmware_bundles.patches._differences": _OUT,

@@ -15,7 +15,9 @@ import numpy as np
 from firmware_bundles import limits
 from firmware_bundles.errors import EnrolmentRefused
 from firmware_bundles.sketches import codec as sketch_codec
+from firmware_bundles.sketches import evidence, watch, watch_codec
 from firmware_bundles.sketches.baseline import Baseline, make
+from firmware_bundles.sketches.change import QUESTIONS, Reference
 from firmware_bundles.sketches.sketch import Sketch
 from firmware_bundles.trust import envelopes
 from firmware_bundles.wire import codec, columns, compression, messages, topics, varints
@@ -187,6 +189,18 @@ def _parse_sketch_plain(plain: bytes) -> Sketch:
     return sketch_codec.parse_sketch(_sketch_body()[:9] + compression.deflate(plain), baseline())
 
 
+def _watches() -> list[bytes]:
+    """A watch in commissioning, and one with evidence."""
+    sketch = Sketch.of_held_out(baseline())
+    streams = len(QUESTIONS) * len(baseline().columns)
+    gathered = watch.Span(sketch, 1.0, 2.0)
+    reference = Reference(sketch, baseline().window_rows)
+    return [
+        watch_codec.encode_watch(watch.Watch(gathered)),
+        watch_codec.encode_watch(watch.Watch(gathered, reference, evidence.nothing(streams))),
+    ]
+
+
 def _enrolment() -> Enrolment:
     return Enrolment(
         device=DEVICE, certificate="PEM", ca="PEM", root=b"{}", broker="mqtts://h:1",
@@ -327,6 +341,20 @@ PARSERS: Final = (
         name="sketch, decompressed",
         parse=_parse_sketch_plain,
         make_seeds=lambda: [compression.inflate(_sketch_body()[9:], 2**20, "a seed")],
+    ),
+    Parser(
+        name="watch",
+        parse=lambda data: watch_codec.parse_watch(data, baseline()),
+        encode=watch_codec.encode_watch,
+        make_seeds=_watches,
+        cost=2,
+    ),
+    Parser(
+        name="watch, its fields",
+        parse=lambda data: watch_codec.parse_watch(b"\1" + data, baseline()),
+        make_seeds=lambda: [each[1:] for each in _watches()],
+        form=Form.MSGPACK,
+        cost=2,
     ),
     Parser(
         name="enrolment body",

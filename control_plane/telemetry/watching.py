@@ -1,0 +1,113 @@
+"""Takes windows into the watches over their devices, in rounds beside the ingest.
+
+What a window means is `standing`'s affair and pure; here windows are read, in order of time for
+each device, and what they led to is stored together with how far they were read.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from control_plane.store.watches import Taken
+from control_plane.telemetry import standing
+from control_plane.telemetry.standing import Watched
+from firmware_bundles.errors import NotFound, ShoalError, WireError
+from firmware_bundles.sketches.codec import parse_sketch
+from firmware_bundles.sketches.watch import Span
+from firmware_bundles.sketches.watch_codec import encode_watch, parse_watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from control_plane.store.watches import Kept, WaitingWindow, Watches, WatchKey
+    from control_plane.telemetry.baselines import Baselines
+    from control_plane.telemetry.standing import Rules
+    from firmware_bundles.sketches.baseline import Baseline
+
+_LOG: Final = logging.getLogger(__name__)
+WATCHES_MAX: Final = 64  # in one transaction
+WINDOWS_MAX: Final = 64  # of one watch in one transaction
+_ROUNDS_MAX: Final = 16
+SETTLE_S_DEFAULT: Final = 30.0
+
+
+class Watching:
+    """Looks after all watches.
+
+    A window is taken `settle_s` after it arrived, so that one that overtook another on its way is
+    not tested before it.
+    """
+
+    def __init__(
+        self,
+        watches: Watches,
+        baselines: Baselines,
+        rules: Rules,
+        clock: Callable[[], float],
+        settle_s: float = SETTLE_S_DEFAULT,
+    ) -> None:
+        self._watches = watches
+        self._baselines = baselines
+        self._rules = rules
+        self._clock = clock
+        self._settle_s = settle_s
+
+    def tick(self) -> None:
+        """Take in what waits; after some rounds others have their turn."""
+        before = self._clock() - self._settle_s
+        for _ in range(_ROUNDS_MAX):
+            keys = self._watches.waiting(before, WATCHES_MAX)
+            if keys:
+                self._watches.save([self._take(key, before) for key in keys])
+            if len(keys) < WATCHES_MAX:
+                return
+
+    def commission_anew(self, device_id: str, family: str) -> int:
+        """Forget the references of a device for this family's models; return how many it had.
+
+        For a device whose surroundings changed for good. Raises NotFound if there is none.
+        """
+        found = [row.key for row in self._watches.rows(family, [device_id])]
+        if not found:
+            raise NotFound(f"nothing is known of {family} on the device {device_id!r:.80}")
+        taken = []
+        for key in found:
+            kept = self._watches.load(key)
+            fresh = standing.anew(kept.standing)
+            taken.append(Taken(key, kept.turn, None, fresh.standing, ()))
+        return self._watches.save(taken)
+
+    def _take(self, key: WatchKey, before: float) -> Taken:
+        kept = self._watches.load(key)
+        windows = self._watches.windows(key, before, WINDOWS_MAX)
+        baseline = self._baselines.find(key.model)
+        if baseline is None:
+            read = kept.standing.unreadable + len(windows)
+            unread = kept.standing._replace(unreadable=read)
+            return Taken(key, kept.turn, kept.body, unread, windows)
+        watched = _opened(key, kept, baseline)
+        for window in windows:
+            watched = _advance(watched, window, baseline, self._rules)
+        return Taken(key, kept.turn, encode_watch(watched.watch), watched.standing, windows)
+
+
+def _opened(key: WatchKey, kept: Kept, baseline: Baseline) -> Watched:
+    """Return what is kept; a watch that cannot be read begins anew, and the log says so."""
+    if kept.body is None:
+        return Watched(standing=kept.standing)
+    try:
+        return Watched(parse_watch(kept.body, baseline), kept.standing)
+    except ShoalError as error:
+        _LOG.warning(
+            "watch begins anew device=%s model=%s code=%s", key.device_id, key.model, error.code
+        )
+        return standing.anew(kept.standing)
+
+
+def _advance(watched: Watched, window: WaitingWindow, baseline: Baseline, rules: Rules) -> Watched:
+    try:
+        sketch = parse_sketch(window.body, baseline)
+        return standing.take(watched, Span(sketch, window.started, window.ended), rules)
+    except (WireError, ValueError):
+        return standing.skip(watched)

@@ -1,0 +1,286 @@
+"""Windows as they come from devices, taken into watches: once each, in order, over restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from sqlalchemy import text, update
+
+from control_plane.store import watch_schema
+from control_plane.store import watches as stored_watches
+from control_plane.store.arrivals import Sent
+from control_plane.store.database import Database
+from control_plane.store.telemetry import Telemetry
+from control_plane.store.watches import Watches, WatchRow
+from control_plane.telemetry import watching
+from control_plane.telemetry.baselines import Baselines
+from control_plane.telemetry.standing import Rules
+from control_plane.telemetry.watching import Watching
+from firmware_bundles import chunks
+from firmware_bundles.errors import NotFound
+from firmware_bundles.sketches import baseline
+from firmware_bundles.sketches.codec import encode_baseline, encode_sketch
+from firmware_bundles.sketches.sketch import Sketch
+from firmware_bundles.sketches.watch import Settings, State
+from firmware_bundles.wire.messages import Segment, SegmentKey, SegmentKind
+from support import fleet_rows
+from support.control_planes import Clock
+
+ROWS, HOUR = 300, 3_600.0
+
+
+def _facts() -> baseline.Baseline:
+    rows = np.random.default_rng(1).normal(size=(2_000, 3)).astype(np.float32)
+    return baseline.make({"x": rows}, np.zeros((2_000, 0), dtype=np.float32), ())
+
+
+FACTS = _facts()
+
+
+class World:
+    """A control plane's watching part over a database on disk, which may be opened again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.url = f"sqlite:///{directory / 'shoal.db'}"
+        self.clock = Clock(fleet_rows.NOW)
+        self.database = Database.open(self.url)
+        data = encode_baseline(FACTS)
+        self.chunks = {chunk.digest: chunk.data for chunk in chunks.cut(data)}
+        self.model = fleet_rows.publish(self.database, "1", 1, {"baseline.bin": data})
+        self.open()
+
+    def open(self) -> None:
+        """Begin as a process begins."""
+        self.telemetry, self.watches = Telemetry(self.database), Watches(self.database)
+        baselines = Baselines(self.telemetry.manifest, self.chunks.__getitem__)
+        rules = Rules(Settings(reference_rows=1_500), quiet_windows=4)
+        self.watching = Watching(self.watches, baselines, rules, self.clock, settle_s=10.0)
+
+    def restart(self) -> None:
+        """End the process and begin again."""
+        self.database.close()
+        self.database = Database.open(self.url)
+        self.open()
+
+    def send(self, device: str, *numbers: int, shift: float = 0.0) -> None:
+        """Let windows come, in this order; a number tells the hour of a window."""
+        for number in numbers:
+            with self.telemetry.storing(self.clock()) as intake:
+                intake.add([Sent(device, window(number, self.model, shift))])
+
+    def row(self, device: str = "device-0") -> WatchRow:
+        """How a device stands."""
+        (row,) = self.watches.rows(device_ids=[device])
+        return row
+
+    def tick(self) -> None:
+        """Let windows settle, then look after them."""
+        self.clock.now += 11
+        self.watching.tick()
+
+
+def window(number: int, model: str, shift: float = 0.0, body: bytes | None = None) -> Segment:
+    """A window segment of 300 rows."""
+    random, sketch = np.random.default_rng(number), Sketch(FACTS)
+    values = random.normal(0.1, 1, (ROWS, 3)).astype(np.float32)
+    values[:, 1] += shift
+    sketch.update(values, np.zeros((ROWS, 0), dtype=np.float32))
+    return Segment(
+        key=SegmentKey(
+            incarnation="00000000000000aa",
+            kind=SegmentKind.WINDOW,
+            first=number * ROWS + 1,
+            last=(number + 1) * ROWS,
+        ),
+        family="digits",
+        model=model,
+        rows=ROWS,
+        started=fleet_rows.NOW - 90 * HOUR + number * HOUR,
+        ended=fleet_rows.NOW - 90 * HOUR + (number + 1) * HOUR,
+        body=encode_sketch(sketch) if body is None else body,
+    )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Give a world with three devices."""
+    made = World(tmp_path)
+    for number in range(3):
+        fleet_rows.enrol(made.database, f"device-{number}")
+    yield made
+    made.database.close()
+
+
+def test_windows_are_taken_in_order_of_time_whatever_order_they_came_in(world: World) -> None:
+    """Devices whose windows overtook each other on the way stand as the others."""
+    world.send("device-0", *range(12))
+    world.send("device-1", 1, 0, 3, 2, 7, 4, 6, 5, 11, 10, 9, 8)
+    world.tick()
+    assert world.row("device-0").standing == world.row("device-1").standing
+    assert world.row().standing.state is State.STABLE
+    assert (world.row().standing.taken, world.row().standing.late) == (12, 0)
+
+
+def test_a_window_waits_until_it_has_settled(world: World) -> None:
+    """What may still be overtaken is not tested yet; what comes later still is counted as late."""
+    world.send("device-0", 0, 1)
+    world.watching.tick()
+    assert world.watches.rows() == []
+    world.tick()
+    world.send("device-0", 3)
+    world.tick()
+    world.send("device-0", 2)
+    world.tick()
+    assert (world.row().standing.taken, world.row().standing.late) == (3, 1)
+
+
+def test_a_restart_at_any_place_loses_no_window_and_counts_none_twice(world: World) -> None:
+    """Between any two rounds the process may end: the standing is that of one that did not."""
+    world.send("device-0", *range(8))
+    world.send("device-0", 8, 9, 10, shift=1.5)
+    world.tick()
+    for number in range(11):
+        world.send("device-1", number, shift=1.5 if number > 7 else 0.0)
+        world.restart()
+        world.tick()
+    assert world.row("device-1").standing == world.row("device-0").standing
+    assert world.row().standing.is_changed
+    assert world.row().standing.findings[0].column == "x[1]"
+
+
+def test_a_crash_before_the_end_of_the_transaction_takes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """State and marks are stored together, or not at all."""
+    world.send("device-0", *range(3))
+    world.send("device-1", *range(3))
+    stored: list[str] = []
+
+    def dies(device: str, each: object) -> dict[str, object]:
+        stored.append(device)
+        raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stored_watches, "_named", dies)
+        with pytest.raises(InterruptedError):
+            world.tick()
+    assert stored
+    assert world.watches.rows() == []
+    world.restart()
+    world.tick()
+    assert world.row().standing.taken == 3
+
+
+def test_two_processes_do_not_take_a_window_twice(world: World) -> None:
+    """What another one stored in between is not overwritten; the loser's windows are looked at."""
+    world.send("device-0", 0, 1)
+    world.clock.now += 11
+    key = world.watches.waiting(world.clock(), 9)[0]
+    slow = world.watching._take(key, world.clock())
+    world.watching.tick()
+    assert world.watches.save([slow]) == 0
+    assert world.row().standing.taken == 2
+    world.send("device-0", 2)
+    world.clock.now += 11
+    slow = world.watching._take(key, world.clock())
+    world.watching.tick()
+    assert world.watches.save([slow]) == 0
+    assert world.row().standing.taken == 3
+
+
+def test_another_model_is_commissioned_by_itself(world: World) -> None:
+    """After an update a device's normal is learnt anew, and the former model's is kept."""
+    world.send("device-0", *range(8))
+    data = encode_baseline(FACTS)
+    other = fleet_rows.publish(world.database, "2", 2, {"baseline.bin": data})
+    with world.telemetry.storing(world.clock()) as intake:
+        intake.add([Sent("device-0", window(20, other))])
+    world.tick()
+    found = {row.version: row.standing.state for row in world.watches.rows("digits")}
+    assert found == {"1": State.STABLE, "2": State.COMMISSIONING}
+
+
+def test_a_device_can_be_commissioned_anew(world: World) -> None:
+    """After its surroundings changed for good, a device's new normal is learnt."""
+    world.send("device-0", *range(8))
+    world.tick()
+    assert world.watching.commission_anew("device-0", "digits") == 1
+    assert world.row().standing.state is State.COMMISSIONING
+    world.send("device-0", 8)
+    world.tick()
+    assert world.row().standing.reference_rows == ROWS
+    with pytest.raises(NotFound):
+        world.watching.commission_anew("device-0", "faces")
+
+
+def test_a_window_that_cannot_be_read_is_counted(world: World) -> None:
+    """Damaged bytes, and windows of a model without a baseline, are marked and shown."""
+    with world.telemetry.storing(world.clock()) as intake:
+        intake.add([Sent("device-0", window(0, world.model, body=b"\1damaged"))])
+        intake.add([Sent("device-1", window(0, "b" * 64))])
+    world.send("device-0", 1)
+    world.tick()
+    assert (world.row().standing.unreadable, world.row().standing.taken) == (1, 1)
+    assert world.row("device-1").standing.unreadable == 1
+    assert world.watches.waiting(world.clock(), 9) == []
+
+
+def test_a_watch_that_cannot_be_read_begins_anew(world: World) -> None:
+    """Damage in the store costs the reference, not the service."""
+    world.send("device-0", *range(8))
+    world.tick()
+    with world.database.transaction() as connection:
+        connection.execute(update(watch_schema.watch).values(body=b"\1nothing"))
+    world.send("device-0", 8)
+    world.tick()
+    assert world.row().standing.state is State.COMMISSIONING
+    assert world.row().standing.reference_rows == ROWS
+
+
+def test_a_clock_ahead_does_not_stop_a_watch(world: World) -> None:
+    """A window that claims to end in ten years ended when it came, at the latest."""
+    future = window(0, world.model)
+    future = msgspec.structs.replace(future, ended=future.ended + 10 * 365 * 24 * HOUR)
+    with world.telemetry.storing(fleet_rows.NOW - 80 * HOUR) as intake:
+        intake.add([Sent("device-0", future)])
+    world.send("device-0", 20)
+    world.tick()
+    assert (world.row().standing.taken, world.row().standing.late) == (2, 0)
+
+
+def test_who_rang_since_a_time_can_be_asked(world: World) -> None:
+    """For each device with a reference: whether it changed since; others are left out."""
+    world.send("device-0", *range(8))
+    world.send("device-1", *range(8))
+    world.send("device-1", 8, 9, 10, shift=1.5)
+    world.send("device-2", 0)
+    world.tick()
+    begin = fleet_rows.NOW - 90 * HOUR
+    rang = world.watches.changed_since("digits", world.model, begin)
+    assert rang == {"device-0": False, "device-1": True}
+    assert not any(world.watches.changed_since("digits", world.model, begin + 20 * HOUR).values())
+
+
+def test_many_watches_are_taken_in_rounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tick takes all that waits, also when that is more than one transaction holds."""
+    monkeypatch.setattr(watching, "WATCHES_MAX", 2)
+    for number in range(3):
+        world.send(f"device-{number}", 0, 1)
+    world.tick()
+    assert [row.standing.taken for row in world.watches.rows()] == [2, 2, 2]
+
+
+def test_the_list_of_what_waits_is_found_by_its_index(world: World) -> None:
+    """However many segments are stored, only those that wait are looked at."""
+    with world.database.reading() as connection:
+        plan = connection.execute(
+            text(
+                "explain query plan select distinct device_id from segment"
+                " where segment.kind = 'window' and segment.watched = 0"
+            )
+        ).all()
+    assert any("ix_segment_unwatched" in str(row) for row in plan)
