@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -19,6 +20,7 @@ from typing import Final
 from agent.inference import delegates, losses, probe, verdicts
 from agent.inference.cpu_backed import CpuBacked
 from agent.inference.delegates import Delegate
+from agent.inference.hosted import Hosted
 from agent.inference.losses import Loss
 from agent.inference.registry import Registry
 from agent.inference.served import QUICK_US_MAX, ServedModel
@@ -143,41 +145,64 @@ class Acceleration:
         return reason
 
     async def _adopt(self, family: str, model: ServedModel, delegate: Delegate) -> None:
-        """Probe a delegate, build it here, and serve with it.
+        """Prove a delegate, and serve with it.
 
-        Raises OSError and what `probe` raises, and then the CPU serves.
+        Raises OSError and what `probe` and `hosted` raise, and then the CPU serves.
         """
-        found: Probe | None = None
-        if not delegate.exclusive:
-            found = await probe.run(self._state_dir, model.bundle.slot, delegate)
-            _require(found, may_be_slower=delegate.may_be_slower)
-        key = _key(family, delegate)
-        self._write(losses.used(self._note, key))
-        try:
-            guarded, here = await asyncio.to_thread(probe.examine, model, delegate)
-            # Its pace was judged in the child, where nothing else ran.
-            _require(here, may_be_slower=delegate.may_be_slower or found is not None)
-        except BaseException:
-            self._write(losses.released(self._note, key))
-            raise
+        adopt = self._adopt_here if delegate.exclusive else self._adopt_apart
+        guarded, found = await adopt(family, model, delegate)
         loop = asyncio.get_running_loop()
-        lose = partial(self._lose, family, model, delegate, here.cpu_latency_us)
+        # Not the model itself: who makes place is to be freed at once, its accelerator with it.
+        lose = partial(self._lose, family, weakref.ref(model), delegate, found.cpu_latency_us)
         guarded.on_lost = lambda reason: _tell(loop, lose, reason)
-        model.delegate_reason = what = f"{delegate.name} {verdicts.praise(found or here)}"
-        model.is_quick = here.latency_us <= QUICK_US_MAX
+        model.delegate_reason = what = f"{delegate.name} {verdicts.praise(found)}"
+        model.is_quick = found.latency_us <= QUICK_US_MAX
         model.backend = guarded
         self._on_event("accelerated", family=family, delegate=delegate.name, what=what)
 
+    async def _adopt_apart(
+        self, _family: str, model: ServedModel, delegate: Delegate
+    ) -> tuple[CpuBacked, Probe]:
+        """Let the child that probed it go on, if its answers are right from here, too."""
+        hosted = await asyncio.to_thread(Hosted, self._state_dir, model, delegate)
+        try:
+            found = await asyncio.to_thread(hosted.proved)
+            _require(found, may_be_slower=delegate.may_be_slower)
+            guarded = CpuBacked(hosted, model.backend)
+            await asyncio.to_thread(probe.agree, model, guarded)
+        except BaseException:
+            hosted.close()
+            raise
+        return guarded, found
+
+    async def _adopt_here(
+        self, family: str, model: ServedModel, delegate: Delegate
+    ) -> tuple[CpuBacked, Probe]:
+        """Build it in this process: only one may open it, and it may have several models."""
+        key = _key(family, delegate)
+        self._write(losses.used(self._note, key))
+        try:
+            examined = await asyncio.to_thread(probe.examine, model, delegate)
+            _require(examined.probe, may_be_slower=delegate.may_be_slower)
+        except BaseException:
+            self._write(losses.released(self._note, key))
+            raise
+        return examined.guarded, examined.probe
+
     def _lose(
-        self, family: str, model: ServedModel, delegate: Delegate, cpu_us: float, reason: str
+        self,
+        family: str,
+        failed: weakref.ref[ServedModel],
+        delegate: Delegate,
+        cpu_us: float,
+        reason: str,
     ) -> None:
         """Note that an accelerator failed in service; the CPU has answered already."""
         serving = self._registry.serving.get(family)
-        if (
-            serving is None
-            or serving.model is not model
-            or not isinstance(model.backend, CpuBacked)
-        ):
+        if serving is None or serving.model is not failed():
+            return
+        model = serving.model
+        if not isinstance(model.backend, CpuBacked):
             return
         model.backend = model.backend.cpu
         model.is_quick = cpu_us <= QUICK_US_MAX

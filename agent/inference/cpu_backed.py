@@ -3,63 +3,48 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
-from typing import NamedTuple, TypeVar
+from typing import Protocol
 
 from agent.inference.backends import Backend
 from agent.inference.quantization import Stored
 from firmware_bundles.errors import ModelUnusable
 
-_AnswerT = TypeVar("_AnswerT")
 
+class Accelerator(Protocol):
+    """What stands before the CPU: `threaded` or `hosted`. `delegate` is its configured name."""
 
-class _Job(NamedTuple):
-    """One input on its way to the accelerator's thread, and where the answer is awaited."""
+    delegate: str
 
-    inputs: Sequence[Stored]
-    answer: SimpleQueue[list[Stored] | Exception]
+    def run(self, inputs: Sequence[Stored]) -> list[Stored]:
+        """Return the outputs, for one caller at a time. Raises ModelUnusable, also for a hang."""
+
+    def close(self) -> None:
+        """Give it up; never waits for it."""
 
 
 class CpuBacked:
-    """A Backend that runs `build()`'s, and `cpu` from the first failure on.
+    """A Backend that runs `accelerator`, and `cpu` from its first failure on.
 
-    The accelerator lives in a thread of its own, built there too, as some demand. A thread that is
-    stuck can be given up; it keeps what it holds. `on_lost(reason)` is called once, in the thread
-    of the request that was unlucky; `lost` is the same reason.
+    `on_lost(reason)` is called once, in the thread of the request that was unlucky; `lost` is the
+    same reason.
     """
 
-    def __init__(
-        self,
-        build: Callable[[], Backend],
-        cpu: Backend,
-        *,
-        build_s_max: float,
-        invoke_s_max: float,
-    ) -> None:
-        """Build it. Raises ModelUnusable when that fails or takes too long."""
+    def __init__(self, accelerator: Accelerator, cpu: Backend) -> None:
         self.lost = ""
         self.on_lost: Callable[[str], None] = lambda _reason: None
         self.cpu = cpu
         self.runtime = cpu.runtime
-        self._invoke_s_max = invoke_s_max
+        self.delegate = accelerator.delegate
+        self._accelerator = accelerator
         self._lock = threading.Lock()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        built: SimpleQueue[str | Exception] = SimpleQueue()
-        arguments = (build, built, self._jobs)
-        threading.Thread(target=_serve, args=arguments, name="delegate", daemon=True).start()
-        weakref.finalize(self, self._jobs.put, None)
-        self.delegate = _await(built, build_s_max, "it was not ready")
 
     def run(self, inputs: Sequence[Stored]) -> list[Stored]:
         """Return the accelerator's outputs, or the CPU's. Raises ModelUnusable when both fail."""
         with self._lock:
             if not self.lost:
-                job = _Job(inputs, SimpleQueue())
-                self._jobs.put(job)
                 try:
-                    return _await(job.answer, self._invoke_s_max, "it did not answer")
+                    return self._accelerator.run(inputs)
                 except ModelUnusable as error:
                     self._lose(error.message)
         return self.cpu.run(inputs)
@@ -73,35 +58,5 @@ class CpuBacked:
     def _lose(self, reason: str) -> None:
         self.lost = reason
         self.delegate = self.cpu.delegate
-        self._jobs.put(None)
+        self._accelerator.close()
         self.on_lost(reason)
-
-
-def _serve(
-    build: Callable[[], Backend],
-    built: SimpleQueue[str | Exception],
-    jobs: SimpleQueue[_Job | None],
-) -> None:
-    try:
-        backend = build()
-    except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises, it was not built
-        built.put(error)
-        return
-    built.put(backend.delegate)
-    while (job := jobs.get()) is not None:
-        try:
-            job.answer.put(backend.run(job.inputs))
-        except Exception as error:  # noqa: BLE001 - as above
-            job.answer.put(error)
-
-
-def _await(answers: SimpleQueue[_AnswerT | Exception], seconds: float, what: str) -> _AnswerT:
-    try:
-        answer = answers.get(timeout=seconds)
-    except Empty:
-        raise ModelUnusable(f"{what} within {seconds:g} seconds") from None
-    if isinstance(answer, ModelUnusable):
-        raise answer
-    if isinstance(answer, Exception):
-        raise ModelUnusable(f"{str(answer) or type(answer).__name__:.400}") from answer
-    return answer

@@ -34,7 +34,7 @@ _Text = Annotated[str, Meta(max_length=4096)]
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What both kinds have.
 
-    `exclusive`: only one process may open it, so no child probes it; the worker does.
+    `exclusive`: only one process may open it, so it has none of its own; the worker probes it.
     `may_be_slower`: it is worth having although the CPU is faster, for instance to save energy.
     `probe_s_max` ends a probe, `invoke_s_max` one inference. A delegate that was lost or refused is
     tried again after `retry_s`, then after twice as long; one that serves is held against the

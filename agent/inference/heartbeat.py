@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -37,7 +38,8 @@ class Heartbeat:
         self._on_event = on_event
         self._limit_s = watchdog_s or _INFERENCE_S_MAX
         self._wrong: dict[ServedModel, str] = {}
-        self._answered: dict[str, tuple[ServedModel, int]] = {}
+        # Not the models themselves: one that made place is to be freed.
+        self._answered: dict[str, tuple[weakref.ref[ServedModel], int]] = {}
 
     def fault(self) -> str:
         """Return what does not live, empty if all does."""
@@ -56,8 +58,8 @@ class Heartbeat:
 
     async def _look(self, family: str, model: ServedModel) -> None:
         before = self._answered.get(family)
-        self._answered[family] = model, model.answered
-        if before is not None and before[0] is model and before[1] != model.answered:
+        self._answered[family] = weakref.ref(model), model.answered
+        if before is not None and before[0]() is model and before[1] != model.answered:
             return
         try:
             await asyncio.to_thread(model.check)

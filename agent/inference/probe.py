@@ -1,22 +1,24 @@
-"""Tries an accelerator on a model where it can do no harm: in a child process, with a deadline.
+"""Tries an accelerator on a model where it can do no harm, and serves with what passed.
 
-    python -I -m agent.inference.probe STATE_DIR FAMILY SLOT NAME
+    python -I -m agent.inference.probe STATE_DIR FAMILY SLOT NAME SOCKET MEMORY
 
-The child prints one JSON line. Foreign drivers want threads, files and address space, so it has
-fewer limits than a self-test; the model that it loads has passed that one.
+The child says one message on the socket, a Probe or a Refusal as JSON. Then, for each RUN, it
+answers the input that lies in the memory (`exchange`): DONE, or the reason why not. Foreign drivers
+want threads, files and address space, so it has fewer limits than a self-test; the model that it
+loads has passed that one. It ends with its parent. The parent's side is `hosted`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -34,67 +36,30 @@ from firmware_bundles.errors import (
 )
 
 if TYPE_CHECKING:
-    from agent.deployment.slots import Slot
     from agent.inference.backends import LiteRtBackend
     from agent.inference.compiled import CompiledBackend
     from agent.inference.cpu_backed import CpuBacked
+    from agent.inference.exchange import Exchange
     from agent.inference.served import Agreement, ServedModel
+    from agent.inference.threaded import Threaded
 
 COMMAND: Final = (sys.executable, "-I", "-m", "agent.inference.probe")
+RUN: Final = b"run"
+DONE: Final = b"done"
 
-_OUTPUT_BYTES_MAX: Final = 64 * 1024
-_REASON_CHARS_MAX: Final = 200
 _PASSES_MAX: Final = 3
 _MEASURE_S_MAX: Final = 0.5
-# What tells a process which sockets and whose heartbeat are its own: not the child's.
-_NOT_INHERITED: Final = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET")
+_GRACE_S: Final = 2
+_WORD_BYTES_MAX: Final = 64
+_REASON_BYTES_MAX: Final = 4096
 
 
-async def run(state_dir: Path, slot: Slot, delegate: Delegate) -> Probe:
-    """Probe in a child and return what it measured.
+class Examined(NamedTuple):
+    """An accelerator that agrees with the CPU, and what was measured of it."""
 
-    Raises ModelUnusable with the reason: a crash, a hang, a refusal, answers that disagree.
-    """
-    child = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        str(state_dir),
-        slot.family,
-        slot.name,
-        delegate.name,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        # The rest is what the accelerator will serve with.
-        env={name: text for name, text in os.environ.items() if name not in _NOT_INHERITED},
-    )
-    try:
-        async with asyncio.timeout(delegate.probe_s_max):
-            output, complaint = await child.communicate()
-    except TimeoutError as error:
-        raise ModelUnusable(
-            f"the probe did not end within {delegate.probe_s_max:g} seconds"
-        ) from error
-    finally:
-        with suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
-    return _verdict(child.returncode or 0, output, complaint)
-
-
-def _verdict(status: int, output: bytes, complaint: bytes) -> Probe:
-    if status < 0:
-        raise ModelUnusable(f"the probe died by {signal.Signals(-status).name}")
-    # A driver may have printed before.
-    try:
-        answer = parse(output[-_OUTPUT_BYTES_MAX:].rstrip().rpartition(b"\n")[2])
-    except Malformed as error:
-        last = complaint.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise ModelUnusable(
-            f"the probe ended with status {status}: {last[-_REASON_CHARS_MAX:]}"
-        ) from error
-    if isinstance(answer, Refusal):
-        raise ModelUnusable(answer.message)
-    return answer
+    accelerator: Threaded
+    guarded: CpuBacked
+    probe: Probe
 
 
 def parse(line: bytes) -> Probe | Refusal:
@@ -106,7 +71,7 @@ def parse(line: bytes) -> Probe | Refusal:
     return answer
 
 
-def examine(model: ServedModel, delegate: Delegate) -> tuple[CpuBacked, Probe]:
+def examine(model: ServedModel, delegate: Delegate) -> Examined:
     """Build the accelerator for a model that runs on the CPU, and hold its answers to the CPU's.
 
     Raises ModelUnusable, SelfTestFailed, RuntimeUnsupported.
@@ -114,6 +79,7 @@ def examine(model: ServedModel, delegate: Delegate) -> tuple[CpuBacked, Probe]:
     import numpy as np
 
     from agent.inference.cpu_backed import CpuBacked
+    from agent.inference.threaded import Threaded
 
     built: list[LiteRtBackend | CompiledBackend] = []
 
@@ -121,12 +87,10 @@ def examine(model: ServedModel, delegate: Delegate) -> tuple[CpuBacked, Probe]:
         built.append(_backend(model, delegate))
         return built[0]
 
-    guarded = CpuBacked(
-        build,
-        model.backend,
-        build_s_max=delegate.probe_s_max,
-        invoke_s_max=delegate.invoke_s_max,
+    accelerator = Threaded(
+        build, build_s_max=delegate.probe_s_max, invoke_s_max=delegate.invoke_s_max
     )
+    guarded = CpuBacked(accelerator, model.backend)
     began = time.monotonic()
     cpu_us, own_us = [], []
     for _ in range(_PASSES_MAX):  # in turn, so that a busy machine slows both
@@ -136,7 +100,7 @@ def examine(model: ServedModel, delegate: Delegate) -> tuple[CpuBacked, Probe]:
         if time.monotonic() - began > _MEASURE_S_MAX:
             break
     found = built.pop().coverage()
-    return guarded, Probe(
+    measured = Probe(
         nodes=found.nodes,
         taken=found.taken,
         operations=found.operations,
@@ -145,6 +109,7 @@ def examine(model: ServedModel, delegate: Delegate) -> tuple[CpuBacked, Probe]:
         latency_us=float(np.median(np.concatenate(own_us))),
         cpu_latency_us=float(np.median(np.concatenate(cpu_us))),
     )
+    return Examined(accelerator, guarded, measured)
 
 
 def agree(model: ServedModel, guarded: CpuBacked) -> tuple[Agreement, Agreement]:
@@ -173,29 +138,66 @@ def _backend(model: ServedModel, delegate: Delegate) -> LiteRtBackend | Compiled
     return LiteRtBackend(path, manifest, delegate=delegate)
 
 
-def _measure(state_dir: Path, family: str, name: str, chosen: str) -> Probe:
+class _Probed(NamedTuple):
+    """What the child serves with; the CPU's interpreter has done its work, and is not kept."""
+
+    accelerator: Threaded
+    exchange: Exchange
+    invoke_s_max: float
+
+
+def _measure(
+    state_dir: Path, family: str, name: str, chosen: str, memory: int
+) -> tuple[Probe, _Probed]:
     from agent.inference import served
+    from agent.inference.exchange import Exchange
 
     found = {each.name: each for each in delegates.load(state_dir)}
     if chosen not in found:
         raise ConfigInvalid(f"{delegates.FILE_NAME} names no delegate {chosen!r}")
-    signal.alarm(int(found[chosen].probe_s_max) + 2)  # a hang ends though the parent may be gone
+    delegate = found[chosen]
+    _end_in(delegate.probe_s_max)
     model = served.load(slots.slot(state_dir / "slots", family, name))
-    return examine(model, found[chosen])[1]
+    exchange = Exchange(memory, model.inputs, model.outputs)
+    examined = examine(model, delegate)
+    signal.alarm(0)
+    return examined.probe, _Probed(examined.accelerator, exchange, delegate.invoke_s_max)
+
+
+def _follow(line: socket.socket, probed: _Probed) -> None:
+    """Answer until the parent is gone, or something goes wrong."""
+    while line.recv(_WORD_BYTES_MAX) == RUN:
+        _end_in(probed.invoke_s_max)
+        try:
+            probed.exchange.answer(probed.accelerator.run(probed.exchange.given()))
+        except ModelUnusable as error:
+            line.send(error.message.encode()[:_REASON_BYTES_MAX])
+            return
+        signal.alarm(0)
+        line.send(DONE)
+
+
+def _end_in(seconds: float) -> None:
+    """Let a hang end this process though the parent may be gone."""
+    signal.alarm(int(seconds) + _GRACE_S)
 
 
 def _main() -> None:
-    state_dir, family, name, chosen = sys.argv[1:]
+    state_dir, family, name, chosen, *descriptors = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    line: Probe | Refusal
+    line, memory = socket.socket(fileno=int(descriptors[0])), int(descriptors[1])
+    said: Probe | Refusal
+    probed = None
     try:
-        line = _measure(Path(state_dir), family, name, chosen)
+        said, probed = _measure(Path(state_dir), family, name, chosen, memory)
     except ShoalError as error:
-        line = Refusal(code=error.code, message=error.message, hint=error.hint)
+        said = Refusal(code=error.code, message=error.message, hint=error.hint)
     except (MemoryError, ValueError) as error:
-        line = Refusal(code=SelfTestFailed.code, message=f"the probe failed: {error!r:.200}")
-    sys.stdout.buffer.write(b"\n" + msgspec.json.encode(line) + b"\n")
-    sys.stdout.flush()
+        said = Refusal(code=SelfTestFailed.code, message=f"the probe failed: {error!r:.200}")
+    with suppress(OSError):  # the parent has gone
+        line.send(msgspec.json.encode(said))
+        if probed is not None:
+            _follow(line, probed)
     os._exit(0)  # a driver that hangs, or fails while it is freed, changes nothing any more
 
 

@@ -6,7 +6,6 @@ on a model of this size is expected: the figures say by how much.
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,8 @@ from typing import Final
 import ai_edge_litert
 
 from agent.deployment import slots
-from agent.inference import delegates, probe
+from agent.inference import delegates, served
+from agent.inference.hosted import Hosted
 from agent.inference.verdicts import Probe
 from firmware_bundles.errors import ModelUnusable
 from support import benchmark
@@ -57,8 +57,12 @@ def run(state_dir: Path, preload: Sequence[Path]) -> Probe:
     }
     entries.write(state_dir, entry)
     (delegate,) = delegates.load(state_dir)
-    slot = slots.slot(state_dir / "slots", "digits", "A")
-    return asyncio.run(probe.run(state_dir, slot, delegate))
+    model = served.load(slots.slot(state_dir / "slots", "digits", "A"))
+    hosted = Hosted(state_dir, model, delegate)
+    try:
+        return hosted.proved()
+    finally:
+        hosted.close()
 
 
 def measure() -> Report:

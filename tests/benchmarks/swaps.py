@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from statistics import median
 
 from agent.deployment import slots
 from agent.inference.control import Done, Swap
@@ -18,6 +19,7 @@ from support.raw_client import RawClient, request
 from support.workers import Device
 
 _CLIENTS = 4
+_KILLS = 5
 _VERSIONS = {"A": b"v1", "B": b"v2"}
 
 
@@ -99,7 +101,27 @@ def measure(swaps: int, requests: int) -> Report:
                 load.join()
             seconds = time.monotonic() - began
             deaths = device.supervisor.deaths
-    return _report(loads, deaths, swaps, requests, seconds, len(telling))
+            restarts = [_restart_s(device, asked[0]) for _ in range(_KILLS)]
+    report = _report(loads, deaths, swaps, requests, seconds, len(telling))
+    slowest = Limit(what="a killed worker serves again, slowest", value=max(restarts), unit="s",
+                    limit=1.0)  # fmt: skip
+    figures = {"a killed worker serves again, median, s": median(restarts), **report.figures}
+    return Report(limits=[*report.limits, slowest], figures=figures)
+
+
+def _restart_s(device: Device, asked: bytes) -> float:
+    """Kill the worker, ask at once, and return how long the answer took.
+
+    Deaths that follow on each other, as here, have a pause of 50 ms between them.
+    """
+    killed = device.supervisor.pid
+    device.kill()
+    began = time.monotonic()
+    while device.supervisor.pid == killed:  # until then its own backlog is not the next one's
+        time.sleep(0.001)
+    with RawClient(device.run_dir / INFERENCE_SOCKET) as client:
+        client.ask(asked)
+    return time.monotonic() - began
 
 
 def _count(loads: list[Load]) -> int:

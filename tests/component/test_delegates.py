@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -53,6 +54,13 @@ FAULTS = (
         "the probe did not end within 2 seconds",
         {"probe_s_max": 2},
     ),
+    Fault("take-hangs", {"fault": "hang", "at": "take"}, "within 2 seconds", {"probe_s_max": 2}),
+    Fault(
+        "allocate-hangs",
+        {"fault": "hang", "at": "allocate"},
+        "within 2 seconds",
+        {"probe_s_max": 2},
+    ),
     Fault(
         "invoke-hangs",
         {"fault": "hang", "at": "invoke"},
@@ -86,6 +94,14 @@ def cpu_answers(state_dir: Path) -> Reals:
     (port,), (output,) = model.inputs, model.outputs
     answers = [model.run([port.store(image.ravel())])[0] for image in images(COUNT)]
     return np.array([output.real(each) for each in answers])
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 class Asking:
@@ -161,10 +177,10 @@ def test_an_accelerator_that_takes_the_whole_graph_is_counted_so(device: Device)
 def test_an_accelerator_that_fails_in_service_is_dropped_without_a_failed_answer(
     device: Device,
 ) -> None:
-    """An error, a hang, wrong answers: the CPU answers. A crash: the worker begins on the CPU."""
-    when = {name: device.state_dir / name for name in ("errs", "hangs", "lies", "dies")}
-    faults = ({"fault": "error"}, {"fault": "hang"}, {"fault": "wrong"}, {"fault": "crash"})
-    settings: tuple[dict[str, object], ...] = ({}, {"invoke_s_max": 0.5}, {"check_s": 0.1}, {})
+    """An error, a hang, a crash, wrong answers: the CPU answers, and the worker lives."""
+    when = {name: device.state_dir / name for name in ("errs", "hangs", "dies", "lies")}
+    faults = ({"fault": "error"}, {"fault": "hang"}, {"fault": "crash"}, {"fault": "wrong"})
+    settings: tuple[dict[str, object], ...] = ({}, {"invoke_s_max": 0.5}, {}, {"check_s": 0.1})
     delegates.write(
         device.state_dir,
         *(
@@ -174,26 +190,66 @@ def test_an_accelerator_that_fails_in_service_is_dropped_without_a_failed_answer
     )
     with device.running():
         asking = Asking(device)
-        for name in ("errs", "hangs"):
+        for name in ("errs", "hangs", "dies"):
             asking.until(lambda told, name=name: told.delegate == name)  # type: ignore[misc]
             when[name].touch()
         asking.until(lambda told: told.delegate == "lies")
         when["lies"].touch()  # nobody asks until that is found
-        workers.wait_until(lambda: status(device).delegate == "dies")
+        workers.wait_until(lambda: "lies: its answers" in status(device).delegate_reason)
         asking.once()
-        assert device.supervisor.deaths == 0
-        when["dies"].touch()
-        with device.client() as client, pytest.raises(httpx.TransportError):
-            client.post(INFER, json=infer(images(1)[0]))
-        told = asking.until(lambda told: "dies: " in told.delegate_reason)
+        told = status(device)
         assert told.delegate == "cpu"
-        assert device.supervisor.deaths == 1
+        assert (told.errors, device.supervisor.deaths) == (0, 0)
         assert re.fullmatch(
             "errs: .*failed to invoke.*; hangs: it did not answer within 0.5 seconds; "
-            f"lies: its answers became wrong: .* is off by .*; dies: {losses.DIED}",
+            "dies: its process died by SIGSEGV; "
+            "lies: its answers became wrong: .* is off by .*",
             told.delegate_reason,
             re.DOTALL,
         )
+
+
+def test_a_crash_of_an_exclusive_accelerator_is_one_restart_of_the_worker(device: Device) -> None:
+    """It has no process of its own: who was being answered is cut off, the next one is served."""
+    when = device.state_dir / "dies"
+    delegates.write(
+        device.state_dir,
+        delegates.entry({"fault": "crash", "when": str(when)}, name="dies", exclusive=True),
+    )
+    with device.running():
+        asking = Asking(device)
+        asking.until(lambda told: told.delegate == "dies")
+        when.touch()
+        with device.client() as client, pytest.raises(httpx.TransportError):
+            client.post(INFER, json=infer(images(1)[0]))
+        asking.once()
+        told = asking.until(lambda told: "dies: " in told.delegate_reason)
+        assert (told.delegate, told.delegate_reason) == ("cpu", f"dies: {losses.DIED}")
+        assert device.supervisor.deaths == 1
+
+
+def test_an_accelerators_process_ends_with_its_worker_and_with_its_model(device: Device) -> None:
+    """Whoever is killed or swapped leaves no process behind."""
+    Sample("v2").put(device.state_dir, "B", serve=False)
+    pids = device.state_dir / "pids"
+    delegates.write(device.state_dir, delegates.entry({"pids": str(pids)}, retry_s=0.1))
+
+    def hosts() -> list[int]:
+        workers.wait_until(lambda: status(device).delegate == "fake")
+        return [int(each) for each in pids.read_text().split()]
+
+    with device.running():
+        (first,) = hosts()
+        assert first != device.supervisor.pid
+        root = device.state_dir / "slots"
+        slots.switch(root, slots.slot(root, "digits", "B"))
+        device.call(Swap("digits"))
+        workers.wait_until(lambda: not _lives(first))
+        second = hosts()[-1]
+        device.kill()
+        workers.wait_until(lambda: not _lives(second))
+        third = hosts()[-1]
+    workers.wait_until(lambda: not _lives(third))
 
 
 def test_an_exclusive_accelerator_is_tried_in_the_worker_alone_and_follows_a_swap(

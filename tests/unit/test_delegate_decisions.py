@@ -18,6 +18,7 @@ from agent.inference.cpu_backed import CpuBacked
 from agent.inference.delegates import Compiled, External
 from agent.inference.losses import Loss, Losses
 from agent.inference.quantization import Stored
+from agent.inference.threaded import Threaded
 from agent.inference.verdicts import Coverage, Probe
 from firmware_bundles.errors import ConfigInvalid, ModelUnusable
 
@@ -224,7 +225,8 @@ ONE = [np.array([1])]
 
 def guarded(fast: Echo, invoke_s_max: float = 30.0) -> tuple[CpuBacked, list[str]]:
     """Put an accelerator in front of a CPU; both answer differently."""
-    made = CpuBacked(lambda: fast, Echo("cpu", 1), build_s_max=30.0, invoke_s_max=invoke_s_max)
+    accelerator = Threaded(lambda: fast, build_s_max=30.0, invoke_s_max=invoke_s_max)
+    made = CpuBacked(accelerator, Echo("cpu", 1))
     told: list[str] = []
     made.on_lost = told.append
     return made, told
@@ -274,9 +276,7 @@ def test_an_accelerator_that_cannot_be_built_in_time_is_refused() -> None:
 
     for build, said in ((stuck, "it was not ready within 0.1 seconds"), (fails, "no such device")):
         with pytest.raises(ModelUnusable, match=said):
-            CpuBacked(
-                build, Echo("cpu", 1), build_s_max=0.1 if build is stuck else 30, invoke_s_max=1
-            )
+            Threaded(build, build_s_max=0.1 if build is stuck else 30, invoke_s_max=1)
     gate.set()
 
 

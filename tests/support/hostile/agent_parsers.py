@@ -26,9 +26,9 @@ from agent.inference import (
     control_server,
     deaths,
     delegates,
+    hosted,
     http,
     losses,
-    probe,
     protocol,
     selftest,
     tensors,
@@ -452,8 +452,8 @@ PARSERS: Final = (
     ),
     _json(
         "probe's answer",
-        lambda data: probe._verdict(0, data, data),
-        lambda: [b"\n" + msgspec.json.encode(_probed()) + b"\n"],
+        hosted.parse_probe,
+        lambda: [msgspec.json.encode(_probed())],
     ),
     _json(
         "self-test's answer",
