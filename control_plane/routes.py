@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
 from control_plane.api import app as application
+from control_plane.api import assessments as assessment_routes
 from control_plane.api import audit as audit_routes
 from control_plane.api import broker as broker_routes
 from control_plane.api import cohorts as cohort_routes
@@ -27,6 +28,7 @@ from control_plane.audit import Statement
 from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.renewal import Renewals
 from control_plane.releases import retention
+from control_plane.telemetry.assessments import Assessments
 from control_plane.telemetry.cohort_drift import CohortDrift
 from control_plane.web import pages
 from control_plane.web.snapshot import Reader
@@ -208,6 +210,11 @@ def _watching(parts: Parts) -> tuple[list[APIRouter], APIRouter]:
     )
     watching = [
         telemetry_routes.router(parts.access, stores.telemetry, drift, members),
+        assessment_routes.router(
+            parts.access,
+            Assessments(stores.outcomes, parts.baselines, members, parts.clock),
+            stores.telemetry.pending_labels,
+        ),
         event_routes.router(parts.access, pages.make_feed(reader)),
     ]
     return watching, pages.router(parts.access, reader, f"{application.API_PREFIX}/events")

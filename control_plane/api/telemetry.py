@@ -55,25 +55,6 @@ class Predictions(BaseModel):
     models: list[ModelPredictions]
 
 
-class ModelAccuracy(BaseModel):
-    """What labels say about one model: how many came, how many contradicted it."""
-
-    family: str
-    model: str
-    version: str | None
-    devices: int
-    labelled: int
-    wrong: int
-    accuracy: float
-
-
-class Accuracy(BaseModel):
-    """Accuracy by model. `pending` labels wait for their predictions."""
-
-    models: list[ModelAccuracy]
-    pending: int
-
-
 class ColumnDistance(BaseModel):
     """Effect sizes of one column with their n, and p-values of one window; no alarm."""
 
@@ -123,12 +104,6 @@ def router(
             devices=[DevicePredictions(**row._asdict()) for row in rows], models=_by_model(rows)
         )
 
-    @routes.get("/accuracy")
-    def accuracy(cohort: CohortFilter = None) -> Accuracy:
-        """Count labels, and the answers that they contradicted, by model."""
-        rows = _of_cohort(telemetry.accuracy(), cohort, members)
-        return Accuracy(models=_accuracies(rows), pending=telemetry.pending_labels())
-
     @routes.get("/drift")
     def drift_of(
         cohort: CohortFilter = None, family: FamilyFilter = None, past_s: PastS = _DAY_S
@@ -166,25 +141,6 @@ def _by_model(rows: list[PredictionRow]) -> list[ModelPredictions]:
         )
         for (family, model), group in sorted(_groups(rows).items())
     ]
-
-
-def _accuracies(rows: list[AccuracyRow]) -> list[ModelAccuracy]:
-    found = []
-    for (family, model), group in sorted(_groups(rows).items()):
-        labelled = sum(row.labelled for row in group)
-        wrong = sum(row.wrong for row in group)
-        found.append(
-            ModelAccuracy(
-                family=family,
-                model=model,
-                version=group[0].version,
-                devices=len(group),
-                labelled=labelled,
-                wrong=wrong,
-                accuracy=1 - wrong / labelled,
-            )
-        )
-    return found
 
 
 def _drift(found: ModelDrift) -> DriftOfModel:

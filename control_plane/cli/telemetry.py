@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from control_plane.cli import http, output
+from control_plane.cli import assessments, http, output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from control_plane.cli.http import Json
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.command()(assessments.accuracy)
+app.command()(assessments.fairness)
 
 _DAY_S: Final = 86_400.0
 Cohort = Annotated[str | None, typer.Option(help="Only this cohort's devices.")]
@@ -33,24 +35,6 @@ def predictions(*, cohort: Cohort = None) -> None:
         output.show_json(answer)
     else:
         output.show(answer["devices"], _PREDICTIONS, empty="no predictions yet")
-
-
-@app.command()
-def accuracy(*, cohort: Cohort = None) -> None:
-    """Count the labels that came, and the predictions that they contradicted.
-
-    \b
-    Example:
-      shoal telemetry accuracy
-    """
-    with http.connect() as api:
-        answer = api.get("telemetry/accuracy", cohort=cohort)
-    if output.is_json():
-        output.show_json(answer)
-        return
-    output.show(answer["models"], _ACCURACY, empty="no labels yet")
-    if answer["pending"]:
-        output.note(f"{answer['pending']} labels wait for their predictions")
 
 
 @app.command()
@@ -97,10 +81,6 @@ def _number(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, int | float) else "-"
 
 
-def _percent(value: object) -> str:
-    return f"{value:.2%}" if isinstance(value, int | float) else "-"
-
-
 def _enough(value: object) -> str:
     return "" if value else "too few rows"
 
@@ -113,15 +93,6 @@ _PREDICTIONS: Final[_Columns] = {
     "model": _short,
     "answered": _text,
     "received": _text,
-}
-_ACCURACY: Final[_Columns] = {
-    "family": _text,
-    "version": _text,
-    "model": _short,
-    "devices": _text,
-    "labelled": _text,
-    "wrong": _text,
-    "accuracy": _percent,
 }
 _DRIFT: Final[_Columns] = {
     "family": _text,

@@ -10,6 +10,7 @@ from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRows
 from control_plane.store.devices import Devices
 from control_plane.store.enrolment import Invitations
+from control_plane.store.outcomes import Outcomes
 from control_plane.store.overview import Overview
 from control_plane.store.patches import Patches
 from control_plane.store.releases import Releases
@@ -36,6 +37,7 @@ class Stores(NamedTuple):
     patches: Patches
     rollouts: Rollouts
     telemetry: Telemetry
+    outcomes: Outcomes
     overview: Overview
     watches: Watches
 
@@ -54,6 +56,7 @@ class Stores(NamedTuple):
             patches=Patches(database),
             rollouts=Rollouts(database),
             telemetry=Telemetry(database),
+            outcomes=Outcomes(database),
             overview=Overview(database),
             watches=Watches(database),
         )

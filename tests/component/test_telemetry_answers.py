@@ -58,7 +58,84 @@ def test_accuracy_counts_labels_by_model(world: page_world.PageWorld, client: ht
     assert by_version["2"]["labelled"] == 800
     assert by_version["2"]["wrong"] == 16
     assert by_version["2"]["accuracy"] == pytest.approx(0.98)
+    assert 0.9 < by_version["2"]["low"] < 0.98 < by_version["2"]["high"] < 1
+    assert by_version["2"]["devices"] == 4
     assert answer["pending"] == 1
+
+
+def test_accuracy_is_told_by_arm_and_device(
+    world: page_world.PageWorld, client: httpx.Client
+) -> None:
+    """A rollout's devices by arm, one device, a cohort; a rollout that is none is refused."""
+
+    def ask(**filters: str) -> list[tuple[object, ...]]:
+        answer = client.get("/api/v1/telemetry/accuracy", params=filters).json()["models"]
+        return [(e["version"], e["arm"], e["device_id"], e["labelled"]) for e in answer]
+
+    arms = ask(rollout="better-4d5e6f")
+    assert sorted(map(str, arms)) == sorted(
+        map(str, [("1", "control", None, 800), ("2", "candidate", None, 800)])
+    )
+    assert ask(device="device-1", by_device="true") == [("2", None, "device-1", 200)]
+    assert sum(int(str(e[3])) for e in ask(cohort="berlin")) == 800
+    assert ask(past_s="0.5", cohort="berlin") == ask(cohort="berlin")
+    answer = client.get("/api/v1/telemetry/accuracy", params={"rollout": "nowhere"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "input.not_found")
+
+
+def test_the_estimate_stands_beside_whether_inputs_drift(client: httpx.Client) -> None:
+    """Confidences promise an accuracy; devices whose inputs moved say not to believe it."""
+    answer = client.get("/api/v1/telemetry/accuracy", params={"by_device": "true"}).json()
+    drifting = {e["device_id"]: e["estimate"]["is_drifting"] for e in answer["models"]}
+    assert drifting == {f"device-{at}": at % 2 == 1 for at in range(8)}
+    estimate = answer["models"][0]["estimate"]
+    assert 0.9 < estimate["accuracy"] <= 1
+    assert estimate["rows"] == 400
+
+
+def test_segments_are_compared(world: page_world.PageWorld, client: httpx.Client) -> None:
+    """Rates of each segment with the difference and its interval; the few are named, not compared.
+
+    Counts by hand: of segment "a" 90 of 150 are selected, of "b" 30 of 150, of "c" 1 of 2.
+    """
+    model = page_world.declare(world, ("a", "b", "c"), ("revenue",))
+    rows = [(0, 1, 80), (0, 0, 10), (1, 1, 20), (1, 0, 10), (2, 1, 1)]
+    rows += [(0, 1, -10), (0, 0, -50), (1, 1, -60), (1, 0, -60), (2, 0, -1)]
+    page_world.tell(world, model, rows)
+    answer = client.get(
+        "/api/v1/telemetry/fairness", params={"favourable": "1", "device": "device-9"}
+    ).json()
+    (found,) = answer
+    parity = found["demographic_parity"]
+    assert [(e["name"], e["k"], e["n"]) for e in parity["rates"]] == [
+        ("a", 90, 150),
+        ("b", 30, 150),
+    ]
+    assert parity["suppressed"] == ["c"]
+    assert parity["difference"] == pytest.approx(0.4)
+    assert parity["low"] < 0.4 < parity["high"]
+    opportunity = found["equal_opportunity"]
+    assert opportunity["difference"] is None
+    few = {"favourable": "1", "device": "device-9", "rows_min": "50"}
+    (found,) = client.get("/api/v1/telemetry/fairness", params=few).json()
+    assert found["equal_opportunity"]["difference"] == pytest.approx(80 / 90 - 20 / 80)
+    assert found["equalised_odds"] == pytest.approx(80 / 90 - 20 / 80)
+    unknown = client.get("/api/v1/telemetry/fairness", params={"favourable": "cat"})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "input.not_found")
+
+
+def test_business_values_are_summed_by_segment(
+    world: page_world.PageWorld, client: httpx.Client
+) -> None:
+    """Count, mean, deviation and range of a declared value, in its own unit."""
+    model = page_world.declare(world, ("", "night"), ("revenue",))
+    page_world.bring(world, model, [(0, 1.0), (0, 2.0), (1, 4.5)])
+    answer = client.get("/api/v1/telemetry/accuracy", params={"device": "device-9"}).json()
+    first, second = answer["models"][0]["values"]
+    assert (first["segment"], first["n"], first["mean"]) == ("-", 2, 1.5)
+    assert first["deviation"] == pytest.approx(0.5**0.5)
+    assert (first["minimum"], first["maximum"]) == (1.0, 2.0)
+    assert (second["segment"], second["mean"], second["deviation"]) == ("night", 4.5, None)
 
 
 def test_drift_merges_the_cohort(client: httpx.Client) -> None:
@@ -97,20 +174,17 @@ def test_the_command_tells_the_same(
         options = ["--server", server, "--token", world.token]
         tables = {}
         berlin = ["--cohort", "berlin"]
-        narrowed = {"predictions": berlin, "accuracy": [], "drift": berlin}
-        for verb in narrowed:
+        narrowed = {"predictions": berlin, "accuracy": [], "drift": berlin, "fairness": ["7"]}
+        for verb, more in narrowed.items():
             for output in ("table", "json"):
                 with pytest.raises(SystemExit) as ended:
-                    main(
-                        [*options, "--output", output, "telemetry", verb, "--cohort", "berlin"]
-                        if verb != "accuracy"
-                        else [*options, "--output", output, "telemetry", verb]
-                    )
+                    main([*options, "--output", output, "telemetry", verb, *more])
                 assert ended.value.code in (0, None)
                 tables[verb, output] = capsys.readouterr().out
     assert "device-1" in tables["predictions", "table"]
     assert "device-0" not in tables["predictions", "table"]
     assert "98.00%" in tables["accuracy", "table"]
+    assert "demographic parity" in tables["fairness", "table"]
     assert "image[2" in tables["drift", "table"]
     assert json.loads(tables["accuracy", "json"])["pending"] == 0
     assert len(json.loads(tables["drift", "json"])) == 2

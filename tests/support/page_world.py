@@ -6,26 +6,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from control_plane.api import app as application
-from control_plane.api import events, telemetry, tokens
+from control_plane.api import assessments, events, telemetry, tokens
 from control_plane.api.auth import Access, Role
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.store.access import AccessTokens
 from control_plane.store.cohorts import CohortRow, CohortRows
 from control_plane.store.database import Database
 from control_plane.store.devices import Devices
+from control_plane.store.outcomes import Outcomes
 from control_plane.store.overview import Overview
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.telemetry import Telemetry
+from control_plane.telemetry.assessments import Assessments
 from control_plane.telemetry.baselines import Baselines
 from control_plane.telemetry.cohort_drift import CohortDrift
 from control_plane.telemetry.ingest import Ingest
 from control_plane.web import pages
 from control_plane.web.snapshot import Reader
 from firmware_bundles import chunks
-from firmware_bundles.sketches.baseline import make
+from firmware_bundles.sketches.baseline import Value, make
 from firmware_bundles.sketches.codec import encode_baseline, encode_sketch
 from firmware_bundles.sketches.sketch import Sketch
 from firmware_bundles.wire.messages import Segment
@@ -88,6 +91,9 @@ class PageWorld:
         self.cohorts = Cohorts(CohortRows(self.database), Devices(self.database), self.clock)
         baselines = Baselines(self.telemetry.manifest, self.chunks.__getitem__)
         self.drift = CohortDrift(self.telemetry, baselines, self.cohorts.members, self.clock)
+        self.assessments = Assessments(
+            Outcomes(self.database), baselines, self.cohorts.members, self.clock
+        )
         self.reader = Reader(
             overview=Overview(self.database),
             telemetry=self.telemetry,
@@ -104,6 +110,7 @@ class PageWorld:
             api=[
                 events.router(self.access, pages.make_feed(self.reader)),
                 telemetry.router(self.access, self.telemetry, self.drift, self.cohorts.members),
+                assessments.router(self.access, self.assessments, self.telemetry.pending_labels),
             ],
             pages=[pages.router(self.access, self.reader, f"{application.API_PREFIX}/events")],
         )
@@ -122,7 +129,8 @@ def fill(world: PageWorld) -> dict[str, str]:
     held_out = np.load(SAMPLES / "v2" / "heldout.npz")
     scores = held_out["probs"].astype(np.float32)
     labels = [str(each) for each in range(scores.shape[1])]
-    baseline = make({"image": held_out["image"].astype(np.float32)}, scores, labels)
+    inputs = {"image": held_out["image"].astype(np.float32)}
+    baseline = make(inputs, scores, labels, truth=held_out["label"].astype(np.int64))
     body = encode_baseline(baseline)
     world.chunks.update({chunk.digest: chunk.data for chunk in chunks.cut(body)})
     models = {
@@ -145,6 +153,48 @@ def fill(world: PageWorld) -> dict[str, str]:
         model = models["2" if at < 4 else "1"]
         world.send(f"device-{at}", segments.window(1, encode_sketch(window), 400, model=model))
     return models
+
+
+def declare(world: PageWorld, segments_: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """Publish a model of two classes that declares these, add device-9, and return its digest."""
+    scores = np.random.default_rng(1).dirichlet([1.0, 1.0], 60).astype(np.float32)
+    baseline = msgspec.structs.replace(
+        make({"x": scores}, scores, ["0", "1"]),
+        segments=segments_,
+        values=tuple(Value(name=name, scale=256.0) for name in values),
+    )
+    body = encode_baseline(baseline)
+    world.chunks.update({chunk.digest: chunk.data for chunk in chunks.cut(body)})
+    fleet_rows.enrol(world.database, "device-9", last_seen=fleet_rows.NOW)
+    return fleet_rows.publish(world.database, "fair", 9, {"baseline.bin": body})
+
+
+def tell(world: PageWorld, model: str, rows: list[tuple[int, int, int]]) -> None:
+    """Let device-9 send labels: segment, label, and how many; of fewer than none it answered 0."""
+    told = [each for each in rows for _ in range(abs(each[2]))]
+    numbers = list(range(1, len(told) + 1))
+    sent = segments.feedback(
+        numbers,
+        numbers,
+        [label for _, label, _ in told],
+        places=[segment for segment, _, _ in told],
+        predicted=[int(many > 0) for _, _, many in told],
+    )
+    world.send("device-9", msgspec.structs.replace(sent, model=model))
+
+
+def bring(world: PageWorld, model: str, rows: list[tuple[int, float]]) -> None:
+    """Let device-9 send "revenue": segment and value."""
+    numbers = list(range(1, len(rows) + 1))
+    sent = segments.feedback(
+        numbers,
+        numbers,
+        [-1] * len(rows),
+        places=[segment for segment, _ in rows],
+        predicted=[0] * len(rows),
+        values=[(at, "revenue", round(value * 256)) for at, (_, value) in enumerate(rows)],
+    )
+    world.send("device-9", msgspec.structs.replace(sent, model=model))
 
 
 def _add_device(world: PageWorld, at: int, models: dict[str, str]) -> None:
