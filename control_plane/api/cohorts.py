@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from control_plane.api.auth import Access, Caller, Role
 from control_plane.fleet import cohorts as domain
+from control_plane.fleet import selectors
 from control_plane.fleet.selectors import SELECTOR_CHARS_MAX
 
 
@@ -61,7 +62,7 @@ def router(access: Access, cohorts: domain.Cohorts) -> APIRouter:
     @routes.post("/match", dependencies=[viewer])
     def match_selector(selector: str = "") -> Match:
         """Count the devices that a selector matches, without naming it."""
-        return Match(devices=len(cohorts.select(selector)))
+        return Match(devices=cohorts.count(selectors.parse(selector)))
 
     return routes
 

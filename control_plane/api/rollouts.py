@@ -148,7 +148,7 @@ def router(
         caller: Annotated[Caller, Depends(operator)], body: Annotated[bytes, Depends(_body)]
     ) -> RolloutDetail:
         """Start a rollout as a YAML or JSON file describes it."""
-        wanted, members = read(body, caller)
+        wanted, members, _ = read(body, caller)
         rollouts.create(wanted, members, caller.actor)
         return detail(rollouts, wanted, clock())
 
@@ -283,11 +283,11 @@ def _phases(rollout: Rollout, view: FleetView) -> list[PhaseDetail]:
 
 
 def _preview(drafted: Draft) -> RolloutPreview:
-    rollout, members = drafted
+    rollout, _, count = drafted
     return RolloutPreview(
         id=rollout.id,
         release_path=rollout.release_path,
-        members=len(members),
-        phase_ends=list(phase_ends(rollout.spec, len(members))),
+        members=count,
+        phase_ends=list(phase_ends(rollout.spec, count)),
         spec=msgspec.to_builtins(rollout.spec),
     )

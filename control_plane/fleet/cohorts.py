@@ -12,8 +12,9 @@ from firmware_bundles.errors import NotFound
 from firmware_bundles.identifiers import CohortName, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from control_plane.fleet.selectors import Selector
     from control_plane.store.cohorts import CohortRows
     from control_plane.store.devices import Devices
     from firmware_bundles.capabilities import Capabilities
@@ -26,6 +27,14 @@ class Cohort(NamedTuple):
     selector: str
     created: float
     devices: int
+
+
+class Kind(NamedTuple):
+    """Devices that offer the same to a model, and the first of them."""
+
+    capabilities: Capabilities
+    devices: int
+    example: str
 
 
 class Cohorts:
@@ -49,30 +58,32 @@ class Cohorts:
     def get(self, name: str) -> Cohort:
         """Return a cohort. Raises NotFound."""
         row = self._row(name)
-        return Cohort(*row, devices=len(self.select(row.selector)))
+        return Cohort(*row, devices=self.count(selectors.parse(row.selector)))
 
     def all(self) -> list[Cohort]:
         """Return all cohorts by name."""
-        labels = self._devices.labels()
-        found = []
-        for row in self._rows.all():
-            matches = selectors.parse(row.selector).matches
-            found.append(Cohort(*row, devices=sum(matches(each) for _, each in labels)))
-        return found
+        rows = self._rows.all()
+        return [Cohort(*row, devices=self.count(selectors.parse(row.selector))) for row in rows]
+
+    def selector(self, name: str) -> Selector:
+        """Return what a cohort stands for. Raises NotFound."""
+        return selectors.parse(self._row(name).selector)
 
     def members(self, name: str) -> list[str]:
         """Return the ids of the devices that belong to a cohort now. Raises NotFound."""
-        return self.select(self._row(name).selector)
+        return self._devices.members(self.selector(name))
 
-    def capabilities(self) -> Iterator[tuple[str, Capabilities]]:
-        """Yield what each device offers to a model, as its inventory says."""
-        for device_id, facts in self._devices.inventories(capabilities.FACTS):
-            yield device_id, capabilities.of_inventory(facts)
+    def count(self, selector: Selector) -> int:
+        """Count the devices that a selector matches now."""
+        return self._devices.count(selector)
 
-    def select(self, selector: str) -> list[str]:
-        """Return the ids of the devices that a selector matches. Raises SelectorInvalid."""
-        matches = selectors.parse(selector).matches
-        return [device_id for device_id, labels in self._devices.labels() if matches(labels)]
+    def kinds(self, selector: Selector) -> list[Kind]:
+        """Return the same devices by what they offer to a model, as their inventories say."""
+        rows = self._devices.kinds(selector, capabilities.FACTS)
+        return [
+            Kind(capabilities.of_inventory(facts), devices, example)
+            for facts, devices, example in rows
+        ]
 
     def _row(self, name: str) -> CohortRow:
         row = self._rows.find(name)

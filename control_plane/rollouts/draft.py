@@ -6,11 +6,12 @@ Nothing is stored here; `shoal rollout start --dry-run` shows what would be.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
+from control_plane.fleet.selectors import Selector
 from control_plane.rollouts.model import PhaseState, Rollout, Standing
 from control_plane.rollouts.parsing import parse
 from control_plane.rollouts.spec import RolloutSpec
@@ -49,21 +50,41 @@ class Releases(Protocol):
         """Return the manifest with this digest. Raises NotFound."""
 
 
+class Kind(Protocol):
+    """Devices that offer the same to a model."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What each of them offers, by its own report."""
+
+    @property
+    def devices(self) -> int:
+        """How many there are."""
+
+    @property
+    def example(self) -> str:
+        """The first of them."""
+
+
 class Fleet(Protocol):
-    """Where devices are looked up."""
+    """Where devices are looked up; never one by one, for there may be a million."""
 
-    def members(self, cohort: str, /) -> Sequence[str]:
-        """Return the devices of a cohort. Raises NotFound."""
+    def selector(self, cohort: str, /) -> Selector:
+        """Return what a cohort stands for. Raises NotFound."""
 
-    def capabilities(self) -> Iterable[tuple[str, Capabilities]]:
-        """Return what each device of the fleet offers to a model, by its own report."""
+    def count(self, selector: Selector, /) -> int:
+        """Count the devices that a selector matches now."""
+
+    def kinds(self, selector: Selector, /) -> Sequence[Kind]:
+        """Return the same devices by what they offer."""
 
 
 class Draft(NamedTuple):
-    """A rollout that can start, and the devices it is for."""
+    """A rollout that can start, the devices it is for, and how many there are now."""
 
     rollout: Rollout
-    members: tuple[str, ...]
+    members: Selector
+    devices: int
 
 
 def draft(
@@ -82,14 +103,14 @@ def draft(
     spec = parse(text)
     try:
         release = releases.find(spec.family, spec.release)
-        members = tuple(sorted(fleet.members(spec.cohort)))
+        members = fleet.selector(spec.cohort)
     except NotFound as error:
         raise RolloutInvalid(error.message, hint=error.hint) from error
     if release.is_withdrawn:
         raise RolloutInvalid(f"release: the owners withdrew {release.path}")
-    if not members:
+    if not (count := fleet.count(members)):
         raise RolloutInvalid(f"cohort: no device belongs to {spec.cohort}")
-    _check_fit(releases.manifest(release.digest), members, fleet)
+    _check_fit(releases.manifest(release.digest), fleet.kinds(members))
     rollout_id = spec.id or _id(spec, suffix)
     rollout = Rollout(
         id=rollout_id,
@@ -99,27 +120,34 @@ def draft(
         created=now,
         created_by=by,
     )
-    return Draft(rollout, members)
+    return Draft(rollout, members, count)
 
 
-def _check_fit(release: Manifest, members: Sequence[str], fleet: Fleet) -> None:
+def _check_fit(release: Manifest, kinds: Sequence[Kind]) -> None:
     """Refuse a release that some devices cannot run: they would fetch nothing, and fail."""
-    wanted = set(members)
     unfit = [
-        (device, lacks)
-        for device, offered in fleet.capabilities()
-        if device in wanted and (lacks := capabilities.lacking(release.needs, offered))
+        (kind, lacks)
+        for kind in kinds
+        if (lacks := capabilities.lacking(release.needs, kind.capabilities))
     ]
     if not unfit:
         return
-    named = [f"{device}: {'; '.join(lacks)}" for device, lacks in unfit[:_UNFIT_NAMED_MAX]]
+    named = [f"{_named(kind)}: {'; '.join(lacks)}" for kind, lacks in unfit[:_UNFIT_NAMED_MAX]]
     if len(unfit) > _UNFIT_NAMED_MAX:
-        named.append(f"and {len(unfit) - _UNFIT_NAMED_MAX} more")
+        named.append(f"and {_devices(unfit[_UNFIT_NAMED_MAX:])} more")
     raise RolloutInvalid(
-        f"cohort: {len(unfit)} of {len(members)} devices cannot run "
+        f"cohort: {_devices(unfit)} of {sum(kind.devices for kind in kinds)} devices cannot run "
         f"{release.family}/{release.version}. {'. '.join(named)}",
         hint="Choose a cohort without them, update their interpreter, or convert the model for it.",
     )
+
+
+def _named(kind: Kind) -> str:
+    return kind.example if kind.devices == 1 else f"{kind.example} and {kind.devices - 1} like it"
+
+
+def _devices(unfit: Sequence[tuple[Kind, Sequence[str]]]) -> int:
+    return sum(kind.devices for kind, _ in unfit)
 
 
 def _id(spec: RolloutSpec, suffix: str) -> str:

@@ -8,17 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import String, cast, func, select, type_coerce, update
 
 from control_plane.audit import SERVICE, Statement
-from control_plane.store import audit
-from control_plane.store.dialects import upsert
+from control_plane.store import audit, report_rows, selection
+from control_plane.store.dialects import upsert, upsert_all
 from control_plane.store.schema import (
     desired,
     detection,
     device,
     misconduct,
-    report_counter,
     reported,
 )
 from firmware_bundles.errors import NotFound
@@ -29,8 +28,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Table
 
+    from control_plane.fleet.selectors import Selector
     from control_plane.store.database import Database
-    from firmware_bundles.wire.messages import FamilyReport, Report
+    from firmware_bundles.wire.messages import Report
 
 _IDS_PER_STATEMENT: Final = 500
 
@@ -61,6 +61,22 @@ class PresenceRow(NamedTuple):
 
     is_online: bool
     connection: str | None
+
+
+class KindRow(NamedTuple):
+    """Devices of which some facts of the inventory are the same, and the first of them."""
+
+    facts: Mapping[str, Any]
+    devices: int
+    example: str
+
+    def joined(self, other: KindRow | None) -> KindRow:
+        """Return both as one."""
+        if other is None:
+            return self
+        return self._replace(
+            devices=self.devices + other.devices, example=min(self.example, other.example)
+        )
 
 
 class Desired(NamedTuple):
@@ -102,22 +118,37 @@ class Devices:
         with self._database.reading() as connection:
             return [DeviceRow._make(row) for row in connection.execute(query)]
 
-    def labels(self) -> list[tuple[str, Mapping[str, str]]]:
-        """Return id and labels of every device with access that stays, in order of the ids."""
-        query = (
-            select(device.c.id, device.c.labels)
-            .where(device.c.revoked.is_(None), device.c.retiring.is_(None))
-            .order_by(device.c.id)
-        )
+    def members(self, selector: Selector) -> list[str]:
+        """Return the devices with access that stay and are selected, in order of the ids."""
+        query = select(device.c.id).where(selection.chosen(selector)).order_by(device.c.id)
         with self._database.reading() as connection:
-            return [(row.id, row.labels) for row in connection.execute(query)]
+            return list(connection.execute(query).scalars())
 
-    def inventories(self, names: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
-        """Return id and the named facts of every device's inventory; others are not read."""
-        facts = [device.c.inventory[name].label(name) for name in names]
+    def count(self, selector: Selector) -> int:
+        """Count the same devices."""
+        query = select(func.count()).select_from(device).where(selection.chosen(selector))
         with self._database.reading() as connection:
-            rows = connection.execute(select(device.c.id, *facts).order_by(device.c.id)).all()
-        return [(row.id, row._asdict()) for row in rows]
+            return int(connection.execute(query).scalar_one())
+
+    def kinds(self, selector: Selector, facts: Sequence[str]) -> list[KindRow]:
+        """Return the same devices by what the named facts of their inventories say."""
+        as_text = cast(device.c.inventory, String)  # PostgreSQL does not group by JSON itself
+        inventories = (
+            select(
+                type_coerce(as_text, device.c.inventory.type).label("inventory"),
+                func.count().label("devices"),
+                func.min(device.c.id).label("example"),
+            )
+            .where(selection.chosen(selector))
+            .group_by(as_text)
+        )
+        found: dict[tuple[Any, ...], KindRow] = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(inventories):
+                said = {name: row.inventory.get(name) for name in facts}
+                kind = KindRow(said, row.devices, row.example)
+                found[tuple(said.values())] = kind.joined(found.get(tuple(said.values())))
+        return list(found.values())
 
     def set_labels(
         self, device_id: str, change: Mapping[str, str | None], now: float, by: str = SERVICE
@@ -211,23 +242,12 @@ class Devices:
 
     def accept_report(self, report: Report, now: float) -> bool:
         """Store a checked report in one transaction; False if this or a later one was stored."""
+        return self.accept_reports([report], now)[0]
+
+    def accept_reports(self, reports: Sequence[Report], now: float) -> list[bool]:
+        """Store checked reports, in order, in one transaction; say of each what is said of one."""
         with self._database.transaction() as connection:
-            if not _count_report(connection, report):
-                return False
-            values = {
-                "inventory": dict(report.inventory),
-                "agent_version": report.agent_version,
-                "buffer": msgspec.to_builtins(report.buffer),
-                "last_seen": now,
-                "is_online": True,
-            }
-            connection.execute(update(device).where(device.c.id == report.device).values(values))
-            for family in report.families:
-                upsert(connection, reported, _reported(report.device, family, now))
-            for found in report.detected:
-                values = msgspec.to_builtins(found) | {"device_id": report.device}
-                upsert(connection, detection, values)
-        return True
+            return report_rows.accept(connection, reports, now)
 
     def reported(self, device_id: str) -> list[Mapping[str, Any]]:
         """Return what a device last reported, as stored."""
@@ -287,13 +307,24 @@ def change_desired(connection: Connection, rows: Sequence[Desired], now: float) 
         for row in part:
             last = previous.get((row.device_id, row.family), 0)
             generations[row.device_id] = max(last + 1, int(now))
-            values = row._asdict() | {
-                "policy": msgspec.to_builtins(row.policy),
-                "generation": generations[row.device_id],
-                "changed": now,
-            }
-            upsert(connection, desired, values)
+    store_desired(connection, rows, generations, now)
     return generations
+
+
+def store_desired(
+    connection: Connection, rows: Sequence[Desired], generations: Mapping[str, int], now: float
+) -> None:
+    """Store, in the caller's transaction, what devices shall run, under generations of theirs."""
+    values = [
+        row._asdict()
+        | {
+            "policy": msgspec.to_builtins(row.policy),
+            "generation": generations[row.device_id],
+            "changed": now,
+        }
+        for row in rows
+    ]
+    upsert_all(connection, desired, values)
 
 
 def _devices() -> Any:  # noqa: ANN401 a statement of eight columns
@@ -302,8 +333,14 @@ def _devices() -> Any:  # noqa: ANN401 a statement of eight columns
 
 def _generations(connection: Connection, rows: Sequence[Desired]) -> dict[tuple[str, str], int]:
     ids = [row.device_id for row in rows]
-    own = connection.execute(select(desired).where(desired.c.device_id.in_(ids))).all()
-    told = connection.execute(select(reported).where(reported.c.device_id.in_(ids))).all()
+    own, told = (
+        connection.execute(
+            select(table.c.device_id, table.c.family, table.c.generation).where(
+                table.c.device_id.in_(ids)
+            )
+        ).all()
+        for table in (desired, reported)
+    )
     found: dict[tuple[str, str], int] = {}
     # After a restore from a backup the device may know a newer generation than we do.
     for row in (*own, *told):
@@ -321,53 +358,6 @@ def _order(row: Any) -> Order:  # noqa: ANN401 a row of `desired`
         arm=Arm(row.arm),
         policy=msgspec.convert(row.policy, Policy),
     )
-
-
-def _count_report(connection: Connection, report: Report) -> bool:
-    """Note the counter of a report; False if a later one of its device was stored.
-
-    An incarnation is over when the next one speaks: what it said is not believed any more, even if
-    a broker kept it back until then.
-    """
-    columns = report_counter.c.incarnation, report_counter.c.counter, report_counter.c.turn
-    own = select(*columns).where(report_counter.c.device_id == report.device)
-    known = {row.incarnation: row for row in connection.execute(own)}
-    newest = max((row.turn for row in known.values()), default=0)
-    said = known.get(report.incarnation)
-    if said is not None and (report.counter <= said.counter or said.turn < newest):
-        return False
-    values = {
-        "device_id": report.device,
-        "incarnation": report.incarnation,
-        "counter": report.counter,
-        "turn": newest + 1 if said is None else said.turn,
-    }
-    upsert(connection, report_counter, values)
-    return True
-
-
-def _reported(device_id: str, family: FamilyReport, now: float) -> dict[str, Any]:
-    serving, fault, transfer = family.serving, family.fault, family.transfer
-    return {
-        "device_id": device_id,
-        "family": family.family,
-        "generation": family.generation,
-        "state": family.state.value if family.state else None,
-        "rollout_id": family.rollout,
-        "serving_digest": serving.digest if serving else None,
-        "serving_version": serving.version if serving else None,
-        "runtime": serving.runtime if serving else None,
-        "delegate": serving.delegate if serving else None,
-        "since": serving.since if serving else None,
-        "answered": serving.answered if serving else None,
-        "fault_code": fault.code if fault else None,
-        "fault_message": fault.message if fault else None,
-        "waits_for": family.waits_for or None,
-        "received": now,
-        "chunk_bytes": transfer.chunk_bytes if transfer else None,
-        "patch_bytes": transfer.patch_bytes if transfer else None,
-        "saved_bytes": transfer.saved_bytes if transfer else None,
-    }
 
 
 def _parts(items: Sequence[ItemT]) -> Iterator[Sequence[ItemT]]:

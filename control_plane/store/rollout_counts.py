@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import and_, case, func, literal, select
 
 from control_plane.rollouts.model import Counts, FleetView, phase_ends
 from control_plane.store import label_sums
-from control_plane.store.schema import deployment, desired, release, reported, rollout
+from control_plane.store.schema import deployment, desired, device, release, reported, rollout
 from firmware_bundles.wire.messages import Arm, DeploymentState
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ _ENDED: Final = [
     DeploymentState.ROLLED_BACK.value,
 ]
 
+CONTROLS_COUNTED_MAX: Final = 1_000
+"""Beyond so many, more devices without an offer tell the gates nothing new."""
+
 _candidate: Final = release.alias("candidate")
 _previous: Final = release.alias("previous")
 
@@ -60,22 +63,15 @@ class DeploymentRow(NamedTuple):
 
 def view(connection: Connection, wanted: Rollout) -> FleetView:
     """Return the counts of every phase, and the labels of both arms since the phase began."""
-    status = _status()
-    # These labels are no column's name: GROUP BY would prefer the column.
-    query = _from_deployments(
-        wanted,
-        status.label("status"),
-        _phase(wanted, _members(connection, wanted)).label("in_phase"),
-        func.count().label("devices"),
-        func.sum(case((_previous.c.digest.is_(None), 1), else_=0)).label("stuck"),
-        func.sum(case((_serves_another(), 1), else_=0)).label("others"),
-        func.min(deployment.c.offered).label("first"),
-        func.max(deployment.c.offered).label("last"),
-    ).group_by("status", "in_phase")
-    rows = connection.execute(query).all()
+    ends = phase_ends(wanted.spec, members := _members(connection, wanted))
+    planned = [
+        _planned(connection, wanted, first, end)
+        for first, end in zip((0, *ends), (*ends, members), strict=True)
+    ]
+    rows = _offered(connection, wanted, ends)
     phases = tuple(
-        _counts([row for row in rows if row.in_phase == phase])
-        for phase in range(len(wanted.spec.phases))
+        _counts([row for row in rows if row.in_phase == phase], planned[phase])
+        for phase in range(len(ends))
     )
     firsts = [counts.offered_first for counts in phases if counts.offered_first is not None]
     since = phases[wanted.watched].offered_first
@@ -84,9 +80,56 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
         phases=phases,
         candidate=arms[Arm.CANDIDATE],
         control=arms[Arm.CONTROL],
-        control_devices=sum(row.others for row in rows if row.status == "planned"),
-        members=sum(row.devices for row in rows),
+        control_devices=_controls(connection, wanted) if any(planned) else 0,
+        members=members,
     )
+
+
+def _planned(connection: Connection, wanted: Rollout, first: int, end: int) -> int:
+    """Count the devices without an offer at positions, by the index alone."""
+    query = select(func.count()).where(
+        *_without_offer(wanted), deployment.c.position >= first, deployment.c.position < end
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def _without_offer(wanted: Rollout) -> tuple[ColumnElement[bool], ...]:
+    told = deployment.c
+    return told.rollout_id == wanted.id, told.revert_generation == 0, told.generation == 0
+
+
+def _controls(connection: Connection, wanted: Rollout) -> int:
+    """Count the devices without an offer that serve another model, so far as the gates ask."""
+    found = (
+        select(literal(1))
+        .select_from(deployment)
+        .join(rollout, rollout.c.id == deployment.c.rollout_id)
+        .join(_candidate, _candidate.c.path == rollout.c.release_path)
+        .join(reported, _of_device(reported))
+        .where(*_without_offer(wanted), _serves_another())
+        .limit(CONTROLS_COUNTED_MAX)
+        .subquery()
+    )
+    return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
+
+
+def _offered(connection: Connection, wanted: Rollout, ends: Sequence[int]) -> Sequence[Row[Any]]:
+    """Count the devices that ever had an offer, by phase and where they stand."""
+    # These labels are no column's name: GROUP BY would prefer the column.
+    query = (
+        _from_deployments(
+            wanted,
+            _status().label("status"),
+            _phase(ends).label("in_phase"),
+            func.count().label("devices"),
+            func.sum(case((_previous.c.digest.is_(None), 1), else_=0)).label("stuck"),
+            func.min(deployment.c.offered).label("first"),
+            func.max(deployment.c.offered).label("last"),
+        )
+        .where(deployment.c.generation > 0)
+        .group_by("status", "in_phase")
+    )
+    return connection.execute(query).all()
 
 
 def deployments(connection: Connection, wanted: Rollout) -> list[DeploymentRow]:
@@ -106,12 +149,14 @@ def deployments(connection: Connection, wanted: Rollout) -> list[DeploymentRow]:
 
 
 def silent(connection: Connection, wanted: Rollout) -> list[str]:
-    """Return the devices whose last report is older than what they were told to run last."""
+    """Return those that are online and reported nothing since they were told what to run last."""
     told = case(
         (deployment.c.revert_generation > 0, deployment.c.revert_generation),
         else_=deployment.c.generation,
     )
-    query = _from_deployments(wanted, deployment.c.device_id).where(
+    every = _from_deployments(wanted, deployment.c.device_id)
+    query = every.join(device, device.c.id == deployment.c.device_id).where(
+        device.c.is_online,
         deployment.c.generation > 0,
         desired.c.generation == told,
         func.coalesce(reported.c.generation, 0) < told,
@@ -174,16 +219,16 @@ def _members(connection: Connection, wanted: Rollout) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def _phase(wanted: Rollout, members: int) -> ColumnElement[int]:
+def _phase(ends: Sequence[int]) -> ColumnElement[int]:
     """Say to which phase a position belongs; beyond the last one is none."""
-    ends = phase_ends(wanted.spec, members)
     return case(*((deployment.c.position < end, phase) for phase, end in enumerate(ends)), else_=-1)
 
 
-def _counts(rows: Sequence[Row[Any]]) -> Counts:
+def _counts(rows: Sequence[Row[Any]], planned: int) -> Counts:
     firsts = [row.first for row in rows if row.first is not None]
     lasts = [row.last for row in rows if row.last is not None]
     return Counts(
+        planned=planned,
         **{row.status: row.devices for row in rows},
         stuck=sum(row.stuck for row in rows if row.status in _OFFERED),
         offered_first=min(firsts, default=None),

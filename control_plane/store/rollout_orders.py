@@ -1,156 +1,168 @@
 """Orders carried out: which devices lack what an order says, and what they shall run instead.
 
-A device is marked and told what to run in one transaction, so an order done twice is done once.
+Devices are marked by one statement a wave, and told what to run in the same transaction, so an
+order done twice is done once. No statement names devices that it does not change.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import and_, case, func, insert, literal, select, update
 
 from control_plane.rollouts.model import Action, Order, Rollout
-from control_plane.store.devices import Desired, change_desired
-from control_plane.store.schema import deployment, desired, release, reported
+from control_plane.store.devices import Desired, store_desired
+from control_plane.store.dialects import greatest, sha256, skip_locked
+from control_plane.store.schema import deployment, desired, device, release, reported
+from control_plane.store.selection import chosen
 from firmware_bundles.wire.messages import Arm
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection, Select, Table
+
+    from control_plane.fleet.selectors import Selector
 
 # How many devices one transaction changes; others write in between.
 DEVICES_PER_TRANSACTION: Final = 1_000
 
 
-class _Change(NamedTuple):
-    """What an order makes of one device."""
-
-    device_id: str
-    path: str
-    digest: str
-    length: int
-    previous_path: str | None
+def place(connection: Connection, wanted: Rollout, members: Selector) -> int:
+    """Give each selected device its deployment, at the position of `arrange`; return how many."""
+    order = func.row_number().over(order_by=sha256(connection, wanted.id, device.c.id))
+    placed = (
+        select(literal(wanted.id), device.c.id.label("device_id"), (order - 1).label("position"))
+        .where(chosen(members))
+        .subquery()
+    )
+    # By id, as the primary key has them: a million rows go to its end, not everywhere.
+    query = select(placed).order_by(placed.c.device_id)
+    columns = ["rollout_id", "device_id", "position"]
+    return connection.execute(insert(deployment).from_select(columns, query)).rowcount
 
 
 def carry_out(connection: Connection, wanted: Rollout, order: Order, now: float) -> list[str]:
     """Do an order for the next devices that lack it; return them, none when all have it."""
-    find = _to_offer if order.action is Action.OFFER else _to_revert
-    changes = find(connection, wanted, order)
-    generations = change_desired(connection, _desired(wanted, order, changes), now)
-    _mark(connection, wanted, order, changes, generations, now)
-    return [change.device_id for change in changes]
+    if order.action is Action.OFFER:
+        return _offer(connection, wanted, order, now)
+    return _revert(connection, wanted, order, now)
 
 
-def _range(wanted: Rollout, order: Order) -> Any:  # noqa: ANN401 - a condition
-    return (
-        (deployment.c.rollout_id == wanted.id)
-        & (deployment.c.position >= order.first)
-        & (deployment.c.position < order.end)
+def _offer(connection: Connection, wanted: Rollout, order: Order, now: float) -> list[str]:
+    statement = (
+        update(deployment)
+        .where(*_next(connection, wanted, _in_range(wanted, order, is_offered=False)))
+        .values(
+            generation=_generation(connection, wanted, now),
+            previous_path=_previous(wanted),
+            offered=now,
+        )
+        .returning(deployment.c.device_id, deployment.c.generation)
     )
+    generations = {row.device_id: row.generation for row in connection.execute(statement)}
+    (candidate,) = _releases(connection, [wanted.release_path]).values()
+    rows = [_desired(wanted, each, candidate, Arm.CANDIDATE) for each in generations]
+    store_desired(connection, rows, generations, now)
+    return list(generations)
 
 
-def _of_device(table: Any, wanted: Rollout) -> Any:  # noqa: ANN401 - a table, a condition
-    return (table.c.device_id == deployment.c.device_id) & (table.c.family == wanted.spec.family)
-
-
-def _to_offer(connection: Connection, wanted: Rollout, order: Order) -> list[_Change]:
-    candidate = connection.execute(
-        select(release.c.path, release.c.digest, release.c.length).where(
-            release.c.path == wanted.release_path
-        )
-    ).one()
+def _revert(connection: Connection, wanted: Rollout, order: Order, now: float) -> list[str]:
     query = (
-        select(
-            deployment.c.device_id,
-            desired.c.path.label("wanted"),
-            desired.c.arm,
-            release.c.path.label("serving"),
-        )
-        .outerjoin(desired, _of_device(desired, wanted))
-        .outerjoin(reported, _of_device(reported, wanted))
-        .outerjoin(release, release.c.digest == reported.c.serving_digest)
-        .where(_range(wanted, order), deployment.c.generation == 0)
-        .order_by(deployment.c.position)
-        .limit(DEVICES_PER_TRANSACTION)
-    )
-    return [
-        _Change(row.device_id, *candidate, _previous(row, candidate.path))
-        for row in connection.execute(query)
-    ]
-
-
-def _previous(row: Any, candidate: str) -> str | None:  # noqa: ANN401 - a row
-    """Return where a device goes back to: what it serves, unless it was already sent elsewhere."""
-    is_going_back = row.arm == Arm.ROLLBACK.value
-    path: str | None = row.wanted if is_going_back else row.serving or row.wanted
-    return None if path == candidate else path
-
-
-def _to_revert(connection: Connection, wanted: Rollout, order: Order) -> list[_Change]:
-    query = (
-        select(
-            deployment.c.device_id,
-            release.c.path,
-            release.c.digest,
-            release.c.length,
-            deployment.c.previous_path,
-        )
+        _in_range(wanted, order, is_offered=True)
         .join(release, release.c.path == deployment.c.previous_path)
         .join(desired, _of_device(desired, wanted))
-        .where(
-            _range(wanted, order),
-            deployment.c.generation > 0,
-            deployment.c.revert_generation == 0,
-            desired.c.generation <= deployment.c.generation,
-        )
-        .order_by(deployment.c.position)
-        .limit(DEVICES_PER_TRANSACTION)
+        .where(desired.c.generation <= deployment.c.generation)
     )
-    return [_Change._make(row) for row in connection.execute(query)]
-
-
-def _desired(wanted: Rollout, order: Order, changes: Sequence[_Change]) -> list[Desired]:
-    arm = Arm.CANDIDATE if order.action is Action.OFFER else Arm.ROLLBACK
-    return [
-        Desired(
-            device_id=change.device_id,
-            family=wanted.spec.family,
-            path=change.path,
-            digest=change.digest,
-            length=change.length,
-            rollout_id=wanted.id,
-            arm=arm.value,
-            policy=wanted.spec.device_policy(),
+    statement = (
+        update(deployment)
+        .where(*_next(connection, wanted, query))
+        .values(revert_generation=_generation(connection, wanted, now))
+        .returning(
+            deployment.c.device_id, deployment.c.revert_generation, deployment.c.previous_path
         )
-        for change in changes
-    ]
-
-
-def _mark(
-    connection: Connection,
-    wanted: Rollout,
-    order: Order,
-    changes: Sequence[_Change],
-    generations: dict[str, int],
-    now: float,
-) -> None:
-    if not changes:
-        return
-    generation: Any = bindparam("new_generation")
-    values: dict[str, Any] = {"revert_generation": generation}
-    if order.action is Action.OFFER:
-        previous: Any = bindparam("new_previous")
-        values = {"generation": generation, "offered": now, "previous_path": previous}
-    statement = update(deployment).where(
-        deployment.c.rollout_id == wanted.id, deployment.c.device_id == bindparam("device")
     )
+    found = connection.execute(statement).all()
+    releases = _releases(connection, {row.previous_path for row in found})
     rows = [
-        {
-            "device": change.device_id,
-            "new_generation": generations[change.device_id],
-            "new_previous": change.previous_path,
-        }
-        for change in changes
+        _desired(wanted, row.device_id, releases[row.previous_path], Arm.ROLLBACK) for row in found
     ]
-    connection.execute(statement.values(values), rows)
+    generations = {row.device_id: row.revert_generation for row in found}
+    store_desired(connection, rows, generations, now)
+    return list(generations)
+
+
+def _in_range(wanted: Rollout, order: Order, *, is_offered: bool) -> Select[Any]:
+    """Select the devices at an order's positions that have, or have not, an offer that stands."""
+    generation = deployment.c.generation
+    return select(deployment.c.device_id).where(
+        deployment.c.rollout_id == wanted.id,
+        deployment.c.revert_generation == 0,
+        generation > 0 if is_offered else generation == 0,
+        deployment.c.position >= order.first,
+        deployment.c.position < order.end,
+    )
+
+
+def _next(
+    connection: Connection, wanted: Rollout, query: Select[Any]
+) -> tuple[ColumnElement[bool], ...]:
+    """Say which deployments come next of those that `query` selects."""
+    few = query.order_by(deployment.c.generation, deployment.c.position)
+    wave = skip_locked(connection, few.limit(DEVICES_PER_TRANSACTION), deployment)
+    return deployment.c.rollout_id == wanted.id, deployment.c.device_id.in_(wave)
+
+
+def _of_device(table: Table, wanted: Rollout) -> ColumnElement[bool]:
+    return and_(table.c.device_id == deployment.c.device_id, table.c.family == wanted.spec.family)
+
+
+def _generation(connection: Connection, wanted: Rollout, now: float) -> ColumnElement[int]:
+    """Say what is newer than all that a device was told or knows, and not below the time.
+
+    After a restore from a backup the device may know a newer generation than we do.
+    """
+    known = (_one(table.c.generation, table, wanted) for table in (desired, reported))
+    newest = (func.coalesce(generation, 0) + 1 for generation in known)
+    return greatest(connection, int(now), *newest)
+
+
+def _previous(wanted: Rollout) -> ColumnElement[str]:
+    """Say where a device goes back to: what it serves, unless it was already sent elsewhere."""
+    own = _one(desired.c.path, desired, wanted)
+    is_going_back = _one(desired.c.arm, desired, wanted) == Arm.ROLLBACK.value
+    serving = (
+        select(release.c.path)
+        .join(reported, reported.c.serving_digest == release.c.digest)
+        .where(_of_device(reported, wanted))
+        .correlate(deployment)
+        .scalar_subquery()
+    )
+    path = case((is_going_back, own), else_=func.coalesce(serving, own))
+    return func.nullif(path, wanted.release_path)
+
+
+def _one(column: Any, table: Table, wanted: Rollout) -> Any:  # noqa: ANN401 - a column's own type
+    """Select a column of the device's row in a table with one row for each family."""
+    own = _of_device(table, wanted)
+    return select(column).where(own).correlate(deployment).scalar_subquery()
+
+
+def _releases(connection: Connection, paths: Iterable[str]) -> dict[str, tuple[str, str, int]]:
+    columns = release.c.path, release.c.digest, release.c.length
+    rows = connection.execute(select(*columns).where(release.c.path.in_(sorted(paths))))
+    return {path: (path, digest, length) for path, digest, length in rows}
+
+
+def _desired(wanted: Rollout, device_id: str, target: tuple[str, str, int], arm: Arm) -> Desired:
+    path, digest, length = target
+    return Desired(
+        device_id=device_id,
+        family=wanted.spec.family,
+        path=path,
+        digest=digest,
+        length=length,
+        rollout_id=wanted.id,
+        arm=arm.value,
+        policy=wanted.spec.device_policy(),
+    )

@@ -20,7 +20,6 @@ from control_plane.rollouts.model import (
     Plan,
     Rollout,
     Standing,
-    arrange,
 )
 from control_plane.rollouts.spec import RolloutSpec
 from control_plane.store import audit, rollout_counts, rollout_orders
@@ -29,10 +28,9 @@ from control_plane.store.schema import decision, deployment, rollout
 from firmware_bundles.errors import ConflictError, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sqlalchemy import Connection, Row, Select
 
+    from control_plane.fleet.selectors import Selector
     from control_plane.store.database import Database
 
 
@@ -54,26 +52,22 @@ class Rollouts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, wanted: Rollout, members: Sequence[str], by: str = SERVICE) -> None:
-        """Store a new rollout over these devices, in the order that its id gives them.
+    def create(self, wanted: Rollout, members: Selector, by: str = SERVICE) -> None:
+        """Store a new rollout over the devices selected now, in the order that its id gives them.
 
         Raises ConflictError if the id is taken, or another open rollout of the family has one of
         the devices.
         """
-        rows = [
-            {"rollout_id": wanted.id, "device_id": device_id, "position": position}
-            for position, device_id in enumerate(arrange(wanted.id, members))
-        ]
         with self._database.transaction() as connection:
             if connection.execute(select(rollout.c.id).where(rollout.c.id == wanted.id)).first():
                 raise ConflictError(
                     f"there is already a rollout {wanted.id!r}", hint="Choose another id."
                 )
             connection.execute(insert(rollout).values(_stored(wanted)))
-            connection.execute(insert(deployment), rows)
+            count = rollout_orders.place(connection, wanted, members)
             _refuse_overlap(connection, wanted)
             _record(connection, wanted.id, wanted.standing, wanted.created, _created(wanted))
-            audit.append(connection, _told_of_creation(wanted, len(rows), by))
+            audit.append(connection, _told_of_creation(wanted, count, by))
 
     def get(self, rollout_id: str) -> Rollout:
         """Return a rollout. Raises NotFound."""
@@ -112,7 +106,7 @@ class Rollouts:
             return rollout_counts.deployments(connection, wanted)
 
     def silent(self, wanted: Rollout) -> list[str]:
-        """Return the devices that have not said a word since they were told what to run."""
+        """Return the devices online that said nothing since they were told what to run."""
         with self._database.reading() as connection:
             return rollout_counts.silent(connection, wanted)
 

@@ -257,7 +257,8 @@ deployment = Table(
     Column("revert_generation", BigInteger, nullable=False, server_default="0"),
     Column("previous_path", String, nullable=True),
     Column("offered", Float, nullable=True),
-    Index("ix_deployment_position", "rollout_id", "position"),
+    # What a wave takes next, and how many are left, without a look at the rows.
+    Index("ix_deployment_progress", "rollout_id", "revert_generation", "generation", "position"),
 )
 
 # Sealed segments as devices sent them; the key makes every one count once. Predictions have what

@@ -13,6 +13,7 @@ from agent.deployment import conditions
 from agent.reports import family_report
 from control_plane.api.auth import Role
 from control_plane.cli import main as command
+from control_plane.fleet.selectors import Selector
 from control_plane.rollouts.executor import Executor
 from control_plane.store import schema
 from control_plane.store.rollouts import Rollouts
@@ -78,7 +79,7 @@ def ordered(control_plane: ControlPlane, member: Member) -> Assignment:
         connection.execute(online)
     rollouts = Rollouts(control_plane.database)
     wanted = msgspec.structs.replace(rollout(SPEC), created=control_plane.clock())
-    rollouts.create(wanted, [member.id])
+    rollouts.create(wanted, Selector())
     Executor(rollouts, lambda _devices: None, control_plane.clock).tick()
     hello = Hello(
         nonce="0" * 32,

@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from control_plane.api.auth import Role
 from control_plane.fleet.retirement import FAREWELL_S, WAIT_S_DEFAULT
+from control_plane.fleet.selectors import Selector
 from control_plane.store.devices import Desired
 from firmware_bundles.errors import NotFound
 from firmware_bundles.trust import envelopes
@@ -92,7 +93,7 @@ def test_a_retired_device_is_told_to_erase_and_to_run_nothing(
     told = greet(control_plane, "press-1")
     assert (told.schema, told.orders) == ("1.1", ())
     assert told.erase == Erasure(generation=int(control_plane.clock()))
-    assert control_plane.devices.labels() == []
+    assert control_plane.devices.members(Selector()) == []
     assert control_plane.devices.public_key_pem("press-1") is not None
 
 

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from control_plane.api.auth import Role
 from control_plane.fleet.revocation import Revocations
+from control_plane.fleet.selectors import Selector
 from firmware_bundles.errors import BrokerUnreachable, EnrolmentRefused, NotFound
 from firmware_bundles.wire.enrolment import EnrolmentRequest
 from support.control_planes import ControlPlane, Member, code, signing_request
@@ -48,7 +49,7 @@ def test_what_a_revoked_device_says_counts_no_more(control_plane: ControlPlane) 
     assert devices.telemetry_secret("press-1") is None
     assert devices.presence("press-1") is None
     assert not devices.greeted("press-1", "1", control_plane.clock())
-    assert devices.labels() == []
+    assert devices.members(Selector()) == []
     shown = control_plane.client(Role.VIEWER).get("/api/v1/devices/press-1").json()
     assert (shown["revoked"], shown["retired"]) == (control_plane.clock(), None)
 

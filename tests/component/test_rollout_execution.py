@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from control_plane.fleet.selectors import Selector
 from control_plane.rollouts import verbs
 from control_plane.rollouts.executor import REMIND_S, Executor
 from control_plane.rollouts.model import Action, Counts, Order, Rollout, RolloutState
@@ -64,7 +65,7 @@ class World:
     def start(self, text: str = SPEC, rollout_id: str = "example") -> None:
         """Create a rollout over all devices."""
         wanted = msgspec.structs.replace(rollout(text, rollout_id), created=self.clock.now)
-        self.rollouts.create(wanted, self.fleet.devices)
+        self.rollouts.create(wanted, Selector())
 
     def tick(self, seconds: float = 1.0) -> Rollout:
         """Let time pass, and the executor act."""

@@ -56,8 +56,9 @@ class RowFleet:
         self.devices = [f"device-{number:03}" for number in range(size)]
         with self.database.transaction() as connection:
             for number in (1, 2, 3):
-                connection.execute(insert(release).values(_release(number)))
-            connection.execute(insert(device), [_device(each) for each in self.devices])
+                connection.execute(insert(release).values(release_row(number)))
+            if self.devices:
+                connection.execute(insert(device), [device_row(each) for each in self.devices])
 
     def wants(self, device_id: str) -> dict[str, Any]:
         """Return what a device shall run; empty if nothing."""
@@ -161,7 +162,8 @@ class RowFleet:
             connection.execute(insert(segment), about | latency)
 
 
-def _release(number: int) -> dict[str, Any]:
+def release_row(number: int) -> dict[str, Any]:
+    """Return the row of a release."""
     version = str(number)
     return {
         "path": target_path(FAMILY, version),
@@ -175,7 +177,8 @@ def _release(number: int) -> dict[str, Any]:
     }
 
 
-def _device(device_id: str) -> dict[str, Any]:
+def device_row(device_id: str) -> dict[str, Any]:
+    """Return the row of a device that is online."""
     return {
         "id": device_id,
         "public_key_pem": "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +9,12 @@ from control_plane.api import app as application
 from control_plane.api import rollouts as routes
 from control_plane.api import schemas, tokens
 from control_plane.api.auth import Access, Role
+from control_plane.fleet import selectors
+from control_plane.fleet.cohorts import Kind
+from control_plane.fleet.selectors import Selector
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
+from control_plane.store.devices import Devices
 from control_plane.store.rollouts import Rollouts
 from firmware_bundles import manifest
 from firmware_bundles.capabilities import Capabilities
@@ -74,14 +77,18 @@ class RolloutService:
         release = deployments.Release(digest, needs=self.needs)
         return manifest.parse(release.manifest)
 
-    def capabilities(self) -> Iterator[tuple[str, Capabilities]]:
-        """Return what each device offers."""
-        yield from self.offered.items()
-
-    def members(self, cohort: str) -> list[str]:
-        """Return the devices of the cohorts `all` and `nobody`."""
-        if cohort == "nobody":
-            return []
-        if cohort != "all":
+    def selector(self, cohort: str) -> Selector:
+        """Return what the cohorts `all` and `nobody` stand for."""
+        if cohort not in ("all", "nobody"):
             raise NotFound(f"there is no cohort {cohort!r}")
-        return self.fleet.devices
+        return Selector() if cohort == "all" else selectors.parse("is=nobody")
+
+    def count(self, selector: Selector) -> int:
+        """Count the devices that a selector matches."""
+        return len(Devices(self.fleet.database).members(selector))
+
+    def kinds(self, selector: Selector) -> list[Kind]:
+        """Return what each device offers; who said nothing offers what is not known."""
+        unknown = Capabilities("", {})
+        ids = Devices(self.fleet.database).members(selector)
+        return [Kind(self.offered.get(each, unknown), 1, each) for each in ids]
