@@ -122,6 +122,8 @@ def show(device: Annotated[str, typer.Argument(help="Id of the device.")]) -> No
     for family in found["reported"]:
         if family["waits_for"]:
             print(f"{family['family']} waits for {family['waits_for']}")
+        if family["delegate_reason"]:
+            print(f"{family['family']} on {family['delegate']}: {family['delegate_reason']}")
     if found["detected"]:
         print("\nrefused by the device")
         output.show(found["detected"], _DETECTED)

@@ -105,6 +105,7 @@ def _reported(device_id: str, family: FamilyReport, now: float) -> dict[str, Any
         "serving_version": serving.version if serving else None,
         "runtime": serving.runtime if serving else None,
         "delegate": serving.delegate if serving else None,
+        "delegate_reason": (serving.delegate_reason or None) if serving else None,
         "since": serving.since if serving else None,
         "answered": serving.answered if serving else None,
         "fault_code": fault.code if fault else None,

@@ -137,6 +137,7 @@ reported = Table(
     Column("serving_version", String, nullable=True),
     Column("runtime", String, nullable=True),
     Column("delegate", String, nullable=True),
+    Column("delegate_reason", String, nullable=True),
     Column("since", Float, nullable=True),
     Column("answered", BigInteger, nullable=True),
     Column("fault_code", String, nullable=True),

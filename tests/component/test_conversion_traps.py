@@ -11,10 +11,12 @@ import pytest
 
 from control_plane.cli import trial
 from control_plane.cli.main import main
-from support import models
+from firmware_bundles import manifest
+from support import float_models, models
 from support.bundles import SAMPLES
 
 GOOD = SAMPLES / "v2"
+FLOAT = float_models.dequantized((GOOD / "model.tflite").read_bytes())
 
 
 def command(folder: Path, model: bytes, *more: str) -> list[str]:
@@ -57,6 +59,12 @@ TRAPS = (
     Trap(
         "lost weights",
         models.without_weights,
+        "bundle.conversion_faulty",
+        "golden vector",
+    ),
+    Trap(
+        "lost weights of a float model",
+        lambda _: models.without_weights(FLOAT),
         "bundle.conversion_faulty",
         "golden vector",
     ),
@@ -125,6 +133,24 @@ def test_a_loss_of_accuracy_is_refused_unless_it_is_allowed(
     said = " ".join(capsys.readouterr().err.split())
     refusal = "the converted model is right in 59.8% of 450 rows, the float model in 97.8%"
     assert (refusal in said) == bool(status)
+
+
+def test_the_model_before_quantization_is_what_accuracy_is_held_against(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real float32 file: the good conversion passes, and so does the float model itself."""
+    (tmp_path / "float.tflite").write_bytes(FLOAT)
+    float_model = ["--float-model", str(tmp_path / "float.tflite"), "--accuracy-drop-max", "0.001"]
+    assert status_of([*command(tmp_path, (GOOD / "model.tflite").read_bytes()), *float_model]) == 0
+    golden = dict(np.load(GOOD / "golden.npz"))
+    golden["probs"] = float_models.answers(FLOAT, golden["image"])
+    np.savez(tmp_path / "golden.npz", **golden)
+    line = command(tmp_path, FLOAT, *float_model)
+    line[line.index("--golden") + 1] = str(tmp_path / "golden.npz")
+    line[line.index("--out") + 1] = str(tmp_path / "float-bundle")
+    assert status_of(line) == 0, capsys.readouterr().err
+    built = manifest.parse((tmp_path / "float-bundle" / manifest.MANIFEST_NAME).read_bytes())
+    assert [each.datatype for each in (*built.inputs, *built.outputs)] == ["FP32", "FP32"]
 
 
 def test_a_good_conversion_is_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,8 @@ from agent.inference import losses, served
 from agent.inference.control import FamilyStatus, Swap
 from agent.inference.worker import SPOOL
 from firmware_bundles import golden
-from support import delegates, workers
-from support.bundles import Reals, Sample, images
+from support import delegates, float_models, workers
+from support.bundles import SAMPLES, Reals, Sample, images
 from support.workers import Device, infer
 
 INFER = "/v2/models/digits/infer"
@@ -172,6 +172,36 @@ def test_an_accelerator_that_takes_the_whole_graph_is_counted_so(device: Device)
         asking = Asking(device)
         told = asking.until(lambda told: told.delegate == "cpu")
         assert "failed to invoke" in told.delegate_reason
+
+
+def test_an_accelerator_that_is_faster_is_taken_for_that(device: Device) -> None:
+    """By what was measured, both beside each other: a model that takes the CPU long."""
+    slow = float_models.slowed(
+        float_models.dequantized((SAMPLES / "v2" / "model.tflite").read_bytes()), 512
+    )
+    sample = float_models.bundle(slow)
+    sample.put(device.state_dir, "B")
+    vectors = golden.parse(sample.files["golden.msgpack"])
+    rows, answers = (
+        np.frombuffer(each.data, dtype="<f4").reshape(vectors.rows, -1)
+        for each in (vectors.inputs["image"], vectors.outputs["probs"])
+    )
+    table = device.state_dir / "answers"
+    delegates.answers(table, rows, answers)
+    options = {"take": "all", "answers": str(table)}
+    delegates.write(device.state_dir, delegates.entry(options, may_be_slower=False))
+    with device.running():
+        workers.wait_until(lambda: status(device).delegate == "fake")
+        told = re.fullmatch(
+            r"fake took 10 of 10 operations in one node, (\d+) us, (\d+) us on the CPU",
+            status(device).delegate_reason,
+        )
+        assert told is not None
+        assert int(told[1]) < int(told[2])
+        with device.client() as client:
+            answer = client.post(INFER, json=infer(rows[3])).json()
+        assert np.allclose(answer["outputs"][0]["data"], answers[3], atol=1e-5)
+        assert status(device).delegate == "fake"
 
 
 def test_an_accelerator_that_fails_in_service_is_dropped_without_a_failed_answer(

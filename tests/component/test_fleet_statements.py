@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from control_plane.api.auth import Role
 from control_plane.broker.inbox import Inbox
+from control_plane.cli import main as command
 from control_plane.fleet.assignments import Assignments
 from control_plane.fleet.strangers import Strangers
 from control_plane.store.devices import Desired
@@ -33,6 +36,7 @@ from firmware_bundles.wire.messages import (
 )
 from firmware_bundles.wire.topics import Down, Up
 from support.control_planes import ControlPlane, Member
+from support.http_server import serving
 
 DIGEST, OTHER_DIGEST = "a" * 64, "b" * 64
 NONCE, CONNECTION = "0" * 32, "1" * 32
@@ -167,6 +171,30 @@ def test_a_report_is_believed_once(control_plane: ControlPlane) -> None:
     assert (device.agent_version, device.inventory) == ("1.1", {"cpus": 2})
     assert device.buffer == {"segments": 3, "bytes": 0, "rows_dropped": 0}
     assert control_plane.devices.serving([member.id]) == {member.id: {"digits": "1"}}
+
+
+def test_why_an_accelerator_serves_or_not_is_shown(
+    control_plane: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As the device signed it; a device without accelerators says nothing of them."""
+    member = control_plane.enrol("press-1")
+    said = report(member, 1)
+    (family,) = said.families
+    assert family.serving is not None
+    on_cpu = replace(family.serving, delegate="cpu", delegate_reason="npu: it took none of it")
+    others = (replace(family, serving=on_cpu), replace(family, family="sounds"))
+    signed = envelopes.sign(replace(said, families=others), member.signer)
+    control_plane.reports.handle(member.id, signed)
+    with serving(control_plane.app) as address:
+        monkeypatch.setenv("SHOAL_SERVER", address)
+        monkeypatch.setenv("SHOAL_TOKEN", control_plane.token(Role.VIEWER))
+        with pytest.raises(SystemExit):
+            command.main(["device", "show", member.id])
+    shown = capsys.readouterr().out
+    assert "digits on cpu: npu: it took none of it" in shown
+    assert "sounds on" not in shown
 
 
 def test_a_restarted_device_counts_anew(control_plane: ControlPlane) -> None:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,9 +68,9 @@ def write(state_dir: Path, *entries: Mapping[str, object]) -> None:
     (state_dir / delegates.FILE_NAME).write_text("\n".join(lines) + "\n")
 
 
-def answers(path: Path, inputs: NDArray[np.int8], outputs: NDArray[np.int8]) -> None:
+def answers(path: Path, inputs: NDArray[Any], outputs: NDArray[Any]) -> None:
     """Write what the delegate answers for a whole graph: one row an input."""
     rows = len(inputs)
-    flat = [each.reshape(rows, -1).view(np.uint8) for each in (inputs, outputs)]
+    flat = [np.ascontiguousarray(e).reshape(rows, -1).view(np.uint8) for e in (inputs, outputs)]
     head = np.array([rows, flat[0].shape[1], flat[1].shape[1]], dtype="<i4")
     path.write_bytes(head.tobytes() + np.concatenate(flat, axis=1).tobytes())
