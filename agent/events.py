@@ -100,6 +100,7 @@ CATALOGUE: Final[dict[str, str]] = {
     "state-not-opened": "state.db cannot be opened now; tried again.",
     "step-failed": "A step of a deployment failed.",
     "stopped": "The program ended in order.",
+    "swap-hung": "A model did not load in time in the worker; the former one serves on.",
     "unhandled": "An error that nobody waited for; a fault of the agent.",
     "unloaded": "The worker serves no model of a family any more.",
     "update-waits": "An update may not go on now; `waits_for` says what it waits for.",

@@ -162,7 +162,7 @@ class Steps:
     async def switch(self, record: Record) -> Event:
         """Move the pointer, then let the worker follow it."""
         await self._point_to(self._slot(record))
-        answer = await self._ask(Swap(family=record.family), record.policy.self_test_s_max)
+        answer = await self._swap(record.family, record.policy.self_test_s_max)
         if not isinstance(answer, Done) or answer.family.digest != record.model.digest:
             raise SlotBroken("the worker serves another model than the pointer names")
         return Event.DONE
@@ -218,12 +218,15 @@ class Steps:
             self._detect(error)  # a doubtful model is better than a broken one
             return Event.DONE
         await self._point_to(previous)
-        await self._ask(Swap(family=record.family), record.policy.self_test_s_max)
+        await self._swap(record.family, record.policy.self_test_s_max)
         return Event.DONE
 
     async def serve_again(self, family: str) -> None:
         """Let the worker follow a pointer that was mended. Raises as the worker refuses."""
-        await self._ask(Swap(family=family), self._patience_s)
+        await self._swap(family, self._patience_s)
+
+    async def _swap(self, family: str, deadline_s: float) -> Response:
+        return await self._ask(Swap(family, deadline_s), deadline_s + _MARGIN_S)
 
     async def _condemn(self, record: Record) -> None:
         """Mark a model that did harm: nothing falls back to it."""

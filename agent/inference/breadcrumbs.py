@@ -68,6 +68,7 @@ class Lane:
 
     def __init__(self, view: memoryview, family: str, model: str) -> None:
         self.family = family
+        self.is_given_up = False
         self._act = Act.NOTHING
         self._since = 0.0
         self._view = view
@@ -85,8 +86,11 @@ class Lane:
         self._view[0] = self._act = Act.NOTHING
 
     def inference_s(self, now: float) -> float:
-        """Return how long an inference goes on; of a load only a tenth, for it proves a lot."""
-        if self._act is Act.NOTHING:
+        """Return how long an inference goes on; of a load only a tenth, for it proves a lot.
+
+        Nobody waits any more for one that is given up.
+        """
+        if self._act is Act.NOTHING or self.is_given_up:
             return 0.0
         seconds = now - self._since
         return seconds if self._act is Act.INVOKING else seconds / _LOAD_PATIENCE
@@ -137,6 +141,10 @@ class Breadcrumbs:
             yield
         finally:
             give_back()
+
+    def lanes(self) -> frozenset[Lane]:
+        """Return all that are in use."""
+        return frozenset(self._taken.copy().values())
 
     def longest(self, now: float) -> tuple[str, float]:
         """Return the family of the longest inference that goes on, and its seconds until now."""

@@ -31,9 +31,10 @@ class SelfTest(msgspec.Struct, frozen=True, tag="self_test"):
 
 
 class Swap(msgspec.Struct, frozen=True, tag="swap"):
-    """Serve the slot that the family's pointer names now."""
+    """Serve the slot that the family's pointer names now; `deadline_s` ends a hang."""
 
     family: Family
+    deadline_s: float = 30.0
 
 
 class Unload(msgspec.Struct, frozen=True, tag="unload"):

@@ -113,8 +113,8 @@ class ControlServer:
             case SelfTest():
                 async with self._testing:
                     return await selftest.run(self._state_dir, request)
-            case Swap(family):
-                return Done(family=await self._registry.swap(family))
+            case Swap(family, deadline_s):
+                return Done(family=await self._registry.swap(family, deadline_s))
             case Unload(family):
                 return Done(family=self._registry.unload(family))
             case Shadow(family, name, share):

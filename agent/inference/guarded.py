@@ -15,7 +15,7 @@ from typing import TextIO
 
 from agent.inference import breadcrumbs, deaths, losses
 from agent.inference.backends import Backend
-from agent.inference.breadcrumbs import Act, Breadcrumbs
+from agent.inference.breadcrumbs import Act, Breadcrumbs, Lane
 from agent.inference.deaths import Register
 from agent.inference.quantization import Stored
 from firmware_bundles.errors import InputRefused
@@ -84,6 +84,7 @@ class Guard:
             )
         self._last_words_path = spool / deaths.LAST_WORDS
         self._last_words: TextIO | None = None
+        self._hung: set[str] = set()
 
     def listen(self) -> None:
         """Let this process write which signal ends it."""
@@ -107,6 +108,16 @@ class Guard:
         """Note while a model is loaded that a death then is a death at that."""
         return self.crumbs.loading(act, family, model)
 
+    def lanes(self) -> frozenset[Lane]:
+        """Return the lanes that are in use, to `give_up` later ones."""
+        return self.crumbs.lanes()
+
+    def give_up(self, model: str, before: frozenset[Lane]) -> None:
+        """Note that a model hangs while it is loaded: nobody waits for it, or tries it again."""
+        self._hung.add(model)
+        for lane in self.crumbs.lanes() - before:
+            lane.is_given_up = True
+
     def loaded(self, model: str) -> None:
         """Note that a model could be loaded: earlier deaths at it do not count any more."""
         self._register.loaded(model)
@@ -120,6 +131,8 @@ class Guard:
 
     def may_swap(self, model: str) -> bool:
         """Return whether to try once more to take over this model."""
+        if model in self._hung:
+            return False
         died = deaths.at_loading(self._register.deaths, model, Act.SWAPPING)
         return died < deaths.SWAP_DEATHS_MAX
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from agent.deployment import slots
 from agent.deployment.slots import Slot
-from agent.inference import mirror, served
+from agent.inference import apart, mirror, served
 from agent.inference.breadcrumbs import Act
 from agent.inference.control import FamilyStatus
 from agent.inference.guarded import Guard
@@ -57,11 +57,11 @@ class Registry:
         for family in slots.families(self._root):
             self._start(family)
 
-    async def swap(self, family: str) -> FamilyStatus:
+    async def swap(self, family: str, deadline_s: float) -> FamilyStatus:
         """Serve what the family's pointer names now; the old model answers until then.
 
-        Raises SlotBroken, ModelUnusable (also where the worker died at it before), SelfTestFailed,
-        and then nothing has changed.
+        Raises SlotBroken, ModelUnusable (also where the worker died or hung at it before),
+        SelfTestFailed (also when the deadline is over), and then nothing has changed.
         """
         slot = slots.serving(self._root, family)
         if slot is None:
@@ -69,9 +69,9 @@ class Registry:
         async with self._changing:
             if not self._guard.may_swap(slots.manifest_digest(slot)):
                 raise ModelUnusable(
-                    f"the worker died again and again while it took {_name(slot)} over"
+                    f"the worker died again and again, or hung, while it took {_name(slot)} over"
                 )
-            model = await asyncio.to_thread(self._load, slot, Act.SWAPPING)
+            model = await self._load_in_time(slot, deadline_s)
             await self._end_shadow(family)  # its pairs would be another model's
             self._serve(family, model)
         return self.status(family)
@@ -172,6 +172,19 @@ class Registry:
             return self._guard.may_start(slots.manifest_digest(slot))
         except SlotBroken:
             return True  # the attempt says what is wrong with it
+
+    async def _load_in_time(self, slot: Slot, deadline_s: float) -> ServedModel:
+        """Load a model apart; one that hangs keeps its thread until this worker ends."""
+        before = self._guard.lanes()
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await apart.run(lambda: self._load(slot, Act.SWAPPING))
+        except TimeoutError as error:
+            self._guard.give_up(slots.manifest_digest(slot), before)
+            self._on_event("swap_hung", slot=_name(slot), seconds=deadline_s)
+            raise SelfTestFailed(
+                f"{_name(slot)} could not be taken over within {deadline_s:g} seconds"
+            ) from error
 
     def _load(self, slot: Slot, act: Act) -> ServedModel:
         digest = slots.manifest_digest(slot)

@@ -75,6 +75,10 @@ def test_an_inference_that_does_not_end_stops_the_heartbeat(tmp_path: Path) -> N
         lane.begin(Act.INVOKING)
         await asyncio.sleep(1.5 * WATCHDOG_S)
         assert "digits is at one input" in heartbeat.fault()
+        guard.give_up("a" * 64, guard.lanes() - {lane})
+        assert heartbeat.fault() == ""
+        lane.is_given_up = False
+        assert heartbeat.fault() != ""
         give_back()
         assert heartbeat.fault() == ""
 

@@ -13,7 +13,8 @@ from agent.deployment import slots
 from agent.deployment.seals import Mark
 from agent.inference import losses
 from agent.inference.control import FamilyStatus, Swap
-from firmware_bundles.errors import ModelUnusable, WorkerUnavailable
+from agent.inference.deaths import Register
+from firmware_bundles.errors import ModelUnusable, SelfTestFailed, WorkerUnavailable
 from support import poisonous, workers
 from support.bundles import Sample, images
 from support.workers import Device, infer
@@ -139,6 +140,29 @@ def test_a_swap_that_takes_the_worker_down_ends_with_the_previous_model(device: 
         with pytest.raises(ModelUnusable, match="died again and again"):
             device.call(Swap("digits"))
         assert device.supervisor.deaths == 2
+
+
+def test_a_swap_that_hangs_fails_and_the_old_model_goes_on(device: Device) -> None:
+    """In time; it is not tried again, another swap is possible, and the end is orderly."""
+    Sample("v2").put(device.state_dir, "B", serve=False)
+    root = device.state_dir / "slots"
+    hanging = slots.slot(root, "digits", "B")
+    (hanging.directory / "hang-at-load").touch()
+    with device.running():
+        assert _family(device).version == "v1"
+        slots.switch(root, hanging)
+        with pytest.raises(SelfTestFailed, match="digits/B could not be taken over within 1 sec"):
+            device.call(Swap("digits", deadline_s=1))
+        with pytest.raises(ModelUnusable, match="or hung"):
+            device.call(Swap("digits"))
+        slots.switch(root, slots.slot(root, "digits", "A"))
+        device.call(Swap("digits"))
+        with device.client() as client:
+            told = client.post(INFER, json=infer(images(1)[0])).json()
+        assert told["model_version"] == "v1"
+    with device.running():
+        assert _family(device).version == "v1"
+    assert Register(device.state_dir / "spool").deaths == ()
 
 
 def test_an_orderly_end_blames_nobody(device: Device) -> None:

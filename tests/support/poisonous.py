@@ -34,6 +34,8 @@ def run(self, inputs):
 def init(self, path, manifest, **options):
     if pathlib.Path(path).with_name("crash-at-load").exists():
         ctypes.string_at(0)
+    if pathlib.Path(path).with_name("hang-at-load").exists():
+        time.sleep(3600)
     real_init(self, path, manifest, **options)
 
 
