@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
+import numpy as np
 
 from firmware_bundles import (
     arrays,
@@ -52,7 +53,8 @@ class Settings:
     `golden` and `heldout` are .npz files with an array of real values for each input and output
     tensor, by name, rows first, and the true classes in `label`. `scores` names the output whose
     largest value is the class; it is needed only where the model has several. `activation`,
-    `threshold` and `top_k` are as in the manifest's Classification; None says nothing.
+    `threshold` and `top_k` are as in the manifest's Classification; None says nothing. `baseline`
+    is a baseline that was made before, instead of one from `heldout`.
     `float_model` is the trained model before quantization; `runtimes` are those of the fleet, as in
     `operations.RUNTIMES`.
     """
@@ -63,6 +65,7 @@ class Settings:
     golden: Path
     labels: Path | None = None
     heldout: Path | None = None
+    baseline: Path | None = None
     scores: str | None = None
     activation: str | None = None
     threshold: float | None = None
@@ -115,7 +118,9 @@ def build(settings: Settings, out: Path, run: Run | None = None) -> Bundle:
     files = {MODEL_FILE: model, GOLDEN_FILE: golden.encode(vectors)}
     if settings.labels is not None:
         files[LABELS_FILE] = _read(settings.labels)
-    if settings.heldout is not None:
+    if settings.baseline is not None:
+        files[BASELINE_FILE] = _ready_baseline(settings, facts, labels)
+    elif settings.heldout is not None:
         files[BASELINE_FILE] = _baseline(settings.heldout, facts, classification, labels)
     document = Manifest(
         family=settings.family,
@@ -285,7 +290,27 @@ def _baseline(
         scores = postprocessing.activate(scores, classification.activation)
     if len(scores) != rows:
         raise InputError(f"inputs and outputs of {path} differ in their number of rows")
-    return sketch_codec.encode_baseline(baseline.make(inputs, scores, labels))
+    true = arrays.labels_of(found, rows, path)
+    truth = np.array(true, dtype=np.int64) if true and labels else None
+    return sketch_codec.encode_baseline(baseline.make(inputs, scores, labels, truth=truth))
+
+
+def _ready_baseline(settings: Settings, facts: ModelFacts, labels: tuple[str, ...]) -> bytes:
+    """Return a baseline file that fits the model. Raises InputError, BundleError, WireError."""
+    assert settings.baseline is not None, "the caller asks where there is one"
+    if settings.heldout is not None:
+        raise InputError(
+            "a baseline and held-out data are too much", hint="Give --baseline or --heldout."
+        )
+    data = _read(settings.baseline)
+    made = sketch_codec.parse_baseline(data)
+    takes = sum(int(np.prod(tensor.shape[1:])) for tensor in facts.inputs)
+    if made.features != takes or made.labels != labels:
+        raise BundleError(
+            f"the baseline is of {made.features} features and {len(made.labels)} classes; "
+            f"the model takes {takes}, and names {len(labels)}"
+        )
+    return data
 
 
 def _entry(name: str, data: bytes) -> FileEntry:

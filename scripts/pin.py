@@ -22,10 +22,16 @@ PYTHONS = ("3.11", "3.12", "3.13")
 FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "constraints.txt": (
         (
-            "# Exact versions for [agent], [control-plane] and dev on Python 3.11 to 3.13.\n"
+            "# Exact versions for [agent], [control-plane], [parquet], dev on Python 3.11 to 3.13\n"
             "# Written by scripts/pin.py; used as: pip install -c constraints.txt ...\n"
         ),
-        ("pyproject.toml", "--extra=agent", "--extra=control-plane", "--group=dev"),
+        (
+            "pyproject.toml",
+            "--extra=agent",
+            "--extra=control-plane",
+            "--extra=parquet",
+            "--group=dev",
+        ),
     ),
     "constraints-training.txt": (
         (

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from control_plane.cli import baseline as baselines
 from control_plane.cli import output, trial
 from firmware_bundles import build, conversion
 from firmware_bundles.errors import InputError, RuntimeUnsupported
 from firmware_bundles.manifest import Tensor
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.command()(baselines.baseline)
 
 FloatModel = Annotated[
     Path | None, typer.Option(help="The .tflite file before quantization: compare accuracy.")
@@ -42,6 +44,9 @@ def build_bundle(
     ] = None,
     heldout: Annotated[
         Path | None, typer.Option(help="Held-out rows for the baseline: .npz as --golden.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A file of `shoal bundle baseline`, instead of --heldout.")
     ] = None,
     scores: Annotated[
         str | None, typer.Option(help="Output that holds the scores, if there are several.")
@@ -84,6 +89,7 @@ def build_bundle(
         golden=golden,
         labels=labels,
         heldout=heldout,
+        baseline=baseline,
         scores=scores,
         activation=activation,
         threshold=threshold,

@@ -119,12 +119,16 @@ def make(
     bins: int = 10,
     stride: int = 1,
     truth: NDArray[np.int64] | None = None,
+    names: Sequence[str] = (),
+    largest: Mapping[str, float] | None = None,
 ) -> Baseline:
     """Return the baseline of held-out rows.
 
     `inputs` are the input tensors by name in the model's order, real values, rows first; `scores`
     is [rows, classes] with the names of the classes in `labels` (no classes: no columns about
     answers). `truth` are the right classes of the rows, from which the calibration table is fitted.
+    `names` are those of the features, by tensor and place if there are none; `largest` declares the
+    largest magnitude of some, that of the rows counts for the others.
     Raises ValueError when the arrays do not fit each other.
     """
     from firmware_bundles.sketches.sketch import Sketch
@@ -135,7 +139,12 @@ def make(
     if any(len(values) != rows for values in inputs.values()):
         raise ValueError("inputs and scores differ in their number of rows")
     features = np.concatenate([values.reshape(rows, -1) for values in inputs.values()], axis=1)
-    columns = [*_feature_columns(inputs, features, bins), *_answer_columns(scores, labels, bins)]
+    found = _feature_columns(names or _places(inputs), features, bins)
+    known = largest or {}
+    found = [
+        _with_largest(each, known[each.name]) if each.name in known else each for each in found
+    ]
+    columns = [*found, *_answer_columns(scores, labels, bins)]
     empty = Baseline(
         rows=rows,
         stride=stride,
@@ -162,19 +171,28 @@ def with_cycle(baseline: Baseline, cycle_s: float) -> Baseline:
     return msgspec.structs.replace(baseline, cycle_s=cycle_s)
 
 
-def _feature_columns(inputs: Mapping[str, Reals], features: Reals, bins: int) -> list[Column]:
-    names = [
+def _places(inputs: Mapping[str, Reals]) -> list[str]:
+    return [
         f"{name}[{place}]"
         for name, values in inputs.items()
         for place in range(int(np.prod(values.shape[1:])))
     ]
-    count = len(names)
+
+
+def _feature_columns(names: Sequence[str], features: Reals, bins: int) -> list[Column]:
+    count = features.shape[1]
+    if len(names) != count:
+        raise ValueError(f"{len(names)} names do not fit {count} features")
     watched = np.unique(np.linspace(0, count - 1, min(count, FEATURES_MAX)).astype(int)).tolist()
     edges = _edges_of_columns(features[:, watched], bins)
     return [
         _column(names[at], ColumnKind.FEATURE, at, features[:, at], edges[place])
         for place, at in enumerate(watched)
     ]
+
+
+def _with_largest(column: Column, largest: float) -> Column:
+    return msgspec.structs.replace(column, scale=scale_of(largest))
 
 
 def _answer_columns(scores: Reals, labels: Sequence[str], bins: int) -> list[Column]:
@@ -241,8 +259,11 @@ def _edges(values: Reals, bins: int) -> Reals:
 
 
 def _scale(values: Reals) -> float:
-    """The power of two that brings the largest magnitude to about 2**15 quanta."""
     finite = np.abs(values[np.isfinite(values)])
-    largest = float(finite.max()) if len(finite) else 0.0
+    return scale_of(float(finite.max()) if len(finite) else 0.0)
+
+
+def scale_of(largest: float) -> float:
+    """Return the power of two that brings the largest magnitude to about 2**15 quanta."""
     exponent = np.ceil(np.log2(largest)) if largest > 0 else 0.0
     return float(2.0 ** np.clip(_QUANTUM_BITS - exponent, -SCALE_BITS_MAX, SCALE_BITS_MAX))

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from control_plane.cli import baseline
 from firmware_bundles import (
     arrays,
     build,
@@ -21,6 +22,7 @@ from firmware_bundles import (
     model_facts,
     operations,
     patches,
+    tables,
 )
 from firmware_bundles.identifiers import Digest, parse
 from support.bundles import SAMPLES, Sample
@@ -34,6 +36,12 @@ def _sample_manifest() -> bytes:
 
 def _model() -> bytes:
     return (SAMPLES / "v1" / "model.tflite").read_bytes()
+
+
+def _npy() -> bytes:
+    with io.BytesIO() as file:
+        np.save(file, np.arange(6.0).reshape(3, 2))
+        return file.getvalue()
 
 
 def _answers() -> bytes:
@@ -116,7 +124,31 @@ def _patched_by(header: bytes) -> list[bytes]:
     return _patched(len(header).to_bytes(4, "big")[-2:] + header + _patch()[_header_end() :])
 
 
+_BASELINE_SETTINGS: Final = b"""\
+labels: ['no', 'yes']
+scores: [p_no, p_yes]
+truth: y
+values: {revenue: 500}
+segments: [night]
+cycle_s: 86400
+bins: 5
+largest: {age: 120}
+"""
+
 PARSERS: Final = (
+    Parser(
+        name="data as CSV",
+        parse=from_file(tables._csv),
+        make_seeds=lambda: [b"age,income\n1,2.5\n,yes\n"],
+        cost=4,
+    ),
+    Parser(name="data as .npy", parse=from_file(tables._npy), make_seeds=lambda: [_npy()], cost=4),
+    Parser(
+        name="settings of a baseline",
+        parse=lambda data: baseline.parse(baseline.read_settings(data)),
+        make_seeds=lambda: [_BASELINE_SETTINGS],
+        cost=4,
+    ),
     Parser(name="patch", parse=_patched, make_seeds=lambda: [_patch()]),
     Parser(
         name="header of a patch",
