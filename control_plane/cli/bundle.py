@@ -26,6 +26,9 @@ FleetRuntimes = Annotated[
     list[str] | None,
     typer.Option(help="A runtime of the fleet that has to run it; may be repeated."),
 ]
+BaselineFile = Annotated[
+    Path | None, typer.Option(help="A file of `shoal bundle baseline`, instead of --heldout.")
+]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder.", show_default=False)]
 
 
@@ -45,9 +48,7 @@ def build_bundle(
     heldout: Annotated[
         Path | None, typer.Option(help="Held-out rows for the baseline: .npz as --golden.")
     ] = None,
-    baseline: Annotated[
-        Path | None, typer.Option(help="A file of `shoal bundle baseline`, instead of --heldout.")
-    ] = None,
+    baseline: BaselineFile = None,
     scores: Annotated[
         str | None, typer.Option(help="Output that holds the scores, if there are several.")
     ] = None,
