@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final
 
 from firmware_bundles import capabilities, operations
 from firmware_bundles.capabilities import Capabilities
+from firmware_bundles.windows import UTC_OFFSET
 from firmware_bundles.wire.messages import inventory_digest_input
 
 # Distributions that can run a model, the preferred one first.
@@ -24,9 +26,13 @@ _ASK_RUNTIME: Final = (sys.executable, "-I", "-m", "agent.inference.operations")
 _ASK_S_MAX: Final = 30.0
 
 
-@cache
 def facts() -> dict[str, str | int | float | bool]:
-    """Return the inventory; it does not change while the agent runs."""
+    """Return the inventory; only the offset of local time changes while the agent runs."""
+    return {**_fixed(), UTC_OFFSET: time.localtime().tm_gmtoff // 60}
+
+
+@cache
+def _fixed() -> dict[str, str | int | float | bool]:
     return {
         "arch": platform.machine(),
         "kernel": platform.release(),

@@ -6,15 +6,14 @@ platform does not tell (no battery, no thermometer) holds nothing up.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from firmware_bundles.windows import parse_window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from firmware_bundles.wire.messages import Conditions
-
-_DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_MINUTES_PER_DAY: Final = 24 * 60
 
 
 class Facts(NamedTuple):
@@ -38,33 +37,6 @@ class Permission(NamedTuple):
 
     bytes_max: int | None
     waits_for: tuple[str, ...] = ()
-
-
-class Window(NamedTuple):
-    """The days, 0 for Monday, on which it begins, and minutes of the day; the end is outside."""
-
-    days: frozenset[int]
-    start: int
-    end: int
-
-    def covers(self, weekday: int, minute: int) -> bool:
-        """Return whether a local time is inside; a window over midnight belongs to its first day.
-
-        Start and end alike mean the whole day.
-        """
-        if self.start < self.end:
-            return weekday in self.days and self.start <= minute < self.end
-        if minute >= self.start:
-            return weekday in self.days
-        return minute < self.end and (weekday - 1) % 7 in self.days
-
-
-def parse_window(text: str) -> Window:
-    """Read `sat,sun 22:00-05:00`; without days it is every day. The form was checked before."""
-    days, _, span = text.rpartition(" ")
-    start, _, end = span.partition("-")
-    chosen = days.split(",") if days else _DAYS
-    return Window(frozenset(_DAYS.index(day) for day in chosen), _minutes(start), _minutes(end))
 
 
 def judge(
@@ -124,8 +96,3 @@ def _budgets(conditions: Conditions, facts: Facts) -> Iterator[tuple[int, str]]:
     written = conditions.written_bytes_per_day_max
     if written is not None:
         yield written - facts.written_bytes, f"today's budget of {written} bytes written to disk"
-
-
-def _minutes(text: str) -> int:
-    hours, _, minutes = text.partition(":")
-    return (int(hours) * 60 + int(minutes)) % _MINUTES_PER_DAY

@@ -44,8 +44,16 @@ def wanted(record: Record) -> Shadowing | None:
     return None if policy is UNSET or record.previous is None else policy
 
 
+def is_held(record: Record) -> bool:
+    """Return whether this deployment stays in the shadow until a newer order comes."""
+    policy = record.policy.shadow
+    return policy is not UNSET and policy.is_held is True
+
+
 def is_enough(policy: Shadowing, facts: ShadowStatus | None, elapsed_s: float) -> bool:
     """Return whether the candidate has seen enough."""
+    if policy.is_held is True:
+        return False
     rows = facts.rows if facts is not None else 0
     return elapsed_s >= policy.duration_s or 0 < policy.rows_min <= rows
 
@@ -53,11 +61,14 @@ def is_enough(policy: Shadowing, facts: ShadowStatus | None, elapsed_s: float) -
 async def shadow_candidate(record: Record, worker: Worker, ask: Ask) -> None:
     """Mirror to the staged model until that is enough.
 
-    Raises SelfTestFailed where the candidate cannot follow or its process ends, and as the worker
-    refuses. A worker that restarts is asked again.
+    Where the order holds it, that is never: a newer order ends it. Raises SelfTestFailed where the
+    candidate cannot follow or its process ends, and as the worker refuses. A worker that restarts
+    is asked again.
     """
     policy = wanted(record)
     if policy is None:
+        if is_held(record):  # there is nothing to compare with, and nothing may switch
+            await asyncio.Event().wait()
         return
     loop = asyncio.get_running_loop()
     ends = loop.time() + policy.duration_s

@@ -13,7 +13,14 @@ from pydantic import BaseModel
 
 from control_plane.api.auth import Access, Caller, Role
 from control_plane.rollouts.draft import Draft, Fleet, Releases, draft
-from control_plane.rollouts.model import FleetView, Plan, Rollout, phase_ends, phase_states
+from control_plane.rollouts.model import (
+    FleetView,
+    Plan,
+    Rollout,
+    phase_ends,
+    phase_ranges,
+    phase_states,
+)
 from control_plane.rollouts.parsing import ROLLOUT_BYTES_MAX
 from control_plane.rollouts.planner import plan
 from control_plane.rollouts.verbs import VERBS, Verb
@@ -49,6 +56,7 @@ class PhaseCounts(BaseModel):
     planned: int
     waiting: int
     in_progress: int
+    shadowing: int
     committed: int
     differing: int
     failed: int
@@ -62,6 +70,7 @@ class PhaseDetail(BaseModel):
     """One phase; `first` to `end` (exclusive) are positions in the rollout's order of devices."""
 
     state: str
+    mode: str
     first: int
     end: int
     soak_s: float
@@ -234,7 +243,7 @@ def _summary(rollout: Rollout) -> dict[str, Any]:
         "state": standing.state,
         "phase": standing.phase,
         "phase_state": standing.phase_state,
-        "phase_count": len(rollout.spec.phases),
+        "phase_count": len(rollout.spec.course()),
         "since": standing.since,
         "generation": standing.generation,
         "created": rollout.created,
@@ -265,19 +274,21 @@ def _last_gates(decisions: list[Decision]) -> list[dict[str, Any]]:
 
 
 def _phases(rollout: Rollout, view: FleetView) -> list[PhaseDetail]:
-    ends = phase_ends(rollout.spec, view.members)
-    states = phase_states(rollout.standing, len(ends))
+    course = rollout.spec.course()
+    ranges = phase_ranges(rollout.spec, view.members)
+    states = phase_states(rollout.standing, len(course))
     return [
         PhaseDetail(
             state=state,
+            mode=phase.mode,
             first=first,
             end=end,
             soak_s=phase.soak_s,
             timeout_s=phase.timeout_s,
             counts=PhaseCounts.model_validate(counts, from_attributes=True),
         )
-        for phase, state, first, end, counts in zip(
-            rollout.spec.phases, states, (0, *ends), ends, view.phases, strict=False
+        for phase, state, (first, end), counts in zip(
+            course, states, ranges, view.phases, strict=True
         )
     ]
 

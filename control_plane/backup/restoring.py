@@ -191,6 +191,9 @@ def _told(description: Description, now: float) -> Statement:
     return Statement(now, SERVICE, "backup.restored", f"backup/{description.id}", details)
 
 
+_GOING_BACK: Final = (RolloutState.ROLLING_BACK, RolloutState.ROLLING_BACK_PHASE)
+
+
 def _hold(rollouts: Rollouts, description: Description, now: float) -> tuple[list[str], list[str]]:
     """Pause what runs: it may have ended since, and devices may be further than it knows."""
     taken = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(description.created))
@@ -202,7 +205,7 @@ def _hold(rollouts: Rollouts, description: Description, now: float) -> tuple[lis
             )
             rollouts.save(rollout, plan, now)
             paused.append(rollout.id)
-        elif rollout.standing.state is RolloutState.ROLLING_BACK:
+        elif rollout.standing.state in _GOING_BACK:
             going_back.append(rollout.id)
     return paused, going_back
 

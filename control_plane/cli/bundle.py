@@ -78,8 +78,7 @@ def build_bundle(
       shoal bundle build --family digits --version 1 --model model.tflite --labels labels.txt \\
           --golden golden.npz --heldout heldout.npz --out digits-1
     \b
-    The model is run on its golden vectors. To see what quantization cost, and that old devices
-    can run it:
+    The model runs on its golden vectors. What quantization cost, and that old devices can run it:
       shoal bundle build ... --float-model float.tflite --accuracy-drop-max 0.01 \\
           --fleet-runtime "tflite-runtime 2.14.0"
     """

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 _BAR_CHARS: Final = 20
-_SETTLED: Final = ("committed", "reverted", "superseded")
+_SETTLED: Final = ("shadowing", "committed", "reverted", "superseded")
+_OPEN: Final = ("running", "paused", "rolling_back", "rolling_back_phase")
 
 
 def moment(at: float) -> str:
@@ -31,7 +32,7 @@ def explanation(document: dict[str, Any]) -> list[str]:
     lines = [f"{document['id']}: {document['release_path']} to {document['cohort']}"]
     for each in document["decisions"]:
         lines += decision(each, document["phase_count"])
-    if document["state"] in ("running", "paused", "rolling_back"):
+    if document["state"] in _OPEN:
         lines += ["now:", *(f"    {sentence}" for sentence in document["why"])]
     return lines
 
@@ -50,7 +51,8 @@ def _phase(index: int, phase: dict[str, Any]) -> str:
     filled = _BAR_CHARS * settled // size if size else 0
     bar = "#" * filled + "." * (_BAR_CHARS - filled)
     told = ", ".join(f"{count} {_words(name)}" for name, count in counts.items() if count)
-    return f"  phase {index + 1}  {phase['state']:<9} [{bar}] {told or 'no devices'}"
+    state = f"{phase['state']} shadow" if phase["mode"] == "shadow" else phase["state"]
+    return f"  phase {index + 1}  {state:<9} [{bar}] {told or 'no devices'}"
 
 
 def _words(name: str) -> str:

@@ -56,17 +56,26 @@ class DevicePolicy(Part, frozen=True, kw_only=True):
     conditions: DeviceConditions = DeviceConditions()
     shadow: DeviceShadow | None = None
 
-    def delivery(self) -> Delivery | msgspec.UnsetType:
-        """Return what assignments say of the download; nothing if nothing was chosen."""
+    def delivery(self, window: str | None) -> Delivery | msgspec.UnsetType:
+        """Return what assignments say of the download; nothing if nothing was chosen.
+
+        A `window` stands above that of the conditions.
+        """
+        conditions = msgspec.convert(self.conditions, Conditions, from_attributes=True)
         delivery = Delivery(
             download_s_max=self.download_s_max,
             rate_bytes_per_s_min=self.rate_bytes_per_s_min,
-            conditions=msgspec.convert(self.conditions, Conditions, from_attributes=True),
+            conditions=msgspec.structs.replace(conditions, window=window or conditions.window),
         )
         return msgspec.UNSET if delivery == Delivery() else delivery
 
-    def shadowing(self) -> Shadowing | msgspec.UnsetType:
+    def shadowing(self, *, is_held: bool) -> Shadowing | msgspec.UnsetType:
         """Return what assignments say of shadows; nothing if none is wanted."""
         if self.shadow is None:
             return msgspec.UNSET
-        return msgspec.convert(self.shadow, Shadowing, from_attributes=True)
+        return Shadowing(
+            share=self.shadow.share,
+            rows_min=self.shadow.rows_min,
+            duration_s=self.shadow.duration_s,
+            is_held=is_held or msgspec.UNSET,
+        )

@@ -27,7 +27,7 @@ INSTALLS: Final = "installs"
 
 def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
     """Return what every gate of the rollout finds at `now` (Unix seconds)."""
-    gates = rollout.spec.gates
+    gates = rollout.gates
     findings = [_installs(gates.installs, rollout, view, is_overdue=is_overdue(rollout, view, now))]
     if gates.label_errors is not None:
         findings.append(label_errors.judge(gates.label_errors, rollout, view))
@@ -36,10 +36,10 @@ def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
 
 def _timed(finding: Finding, rollout: Rollout, view: FleetView, now: float) -> Finding:
     """Add how long a gate that cannot say anything yet may still wait."""
-    standing, phase = rollout.standing, rollout.spec.phases[rollout.standing.phase]
+    standing, phase = rollout.standing, rollout.phase
     if finding.verdict is not Verdict.INCONCLUSIVE:
         return finding
-    own, gate = view.phases[standing.phase], rollout.spec.gates.label_errors
+    own, gate = view.phases[standing.phase], rollout.gates.label_errors
     if standing.phase_state is PhaseState.SOAKING:
         is_labels = gate is not None and finding.gate == label_errors.NAME
         ends = standing.since + max(phase.soak_s, gate.deadline_s if gate and is_labels else 0.0)
@@ -62,7 +62,15 @@ def is_overdue(rollout: Rollout, view: FleetView, now: float) -> bool:
         return True
     if own.planned:
         return False
-    return now - _begun(rollout, view) >= rollout.spec.phases[standing.phase].timeout_s
+    return now - _begun(rollout, view) >= rollout.phase.timeout_s
+
+
+def is_held_up(rollout: Rollout, view: FleetView, now: float) -> bool:
+    """Whether silence forbids more offers, while there are still some to make."""
+    oldest = view.phases[rollout.standing.phase].unfinished_first
+    if oldest is None or rollout.gates.installs.silent_share_max:
+        return False
+    return now - max(oldest, rollout.standing.since) >= rollout.phase.timeout_s
 
 
 def _begun(rollout: Rollout, view: FleetView) -> float:

@@ -39,8 +39,10 @@ def judge(gate: LabelErrorsGate, rollout: Rollout, view: FleetView) -> Finding:
         if not 0 <= arm.wrong <= arm.labelled:
             told = f"{arm.wrong} of {arm.labelled} labels of the {name} are wrong"
             return _finding(view, Verdict.ERROR, f"{told}: impossible counts")
+    if rollout.spec.course()[rollout.watched].mode == "shadow":
+        return _finding(view, None, "does not apply: in the shadow, pairs are compared")
     reached = phase_ends(rollout.spec, view.members)[rollout.watched]
-    alpha = rollout.spec.gates.alpha
+    alpha = rollout.gates.alpha
     if view.control_devices and reached < view.members:
         if min(reached, view.members - reached) >= DEVICES_MIN:
             return _between_arms(gate, view, alpha)

@@ -10,11 +10,14 @@ import hashlib
 import math
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import pairwise
 from typing import Final
 
 import msgspec
 
-from control_plane.rollouts.spec import RolloutSpec
+from control_plane.rollouts.gate_specs import Gates
+from control_plane.rollouts.phase_specs import PhaseSpec
+from control_plane.rollouts.spec import HoldOut, RolloutSpec
 from control_plane.rollouts.statistics import Arm
 
 
@@ -24,13 +27,19 @@ class RolloutState(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     ROLLING_BACK = "rolling_back"
+    ROLLING_BACK_PHASE = "rolling_back_phase"
     COMPLETED = "completed"
     ROLLED_BACK = "rolled_back"
     CANCELLED = "cancelled"
 
 
 OPEN_STATES: Final = frozenset(
-    {RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK}
+    {
+        RolloutState.RUNNING,
+        RolloutState.PAUSED,
+        RolloutState.ROLLING_BACK,
+        RolloutState.ROLLING_BACK_PHASE,
+    }
 )
 
 
@@ -98,6 +107,16 @@ class Rollout(_Value, frozen=True, kw_only=True):
     approvals: tuple[Approval, ...] = ()
 
     @property
+    def phase(self) -> PhaseSpec:
+        """The present phase as it was described."""
+        return self.spec.course()[self.standing.phase]
+
+    @property
+    def gates(self) -> Gates:
+        """The gates that judge now: those of the phase that is watched."""
+        return self.spec.course()[self.watched].gates.over(self.spec.gates)
+
+    @property
     def watched(self) -> int:
         """The phase whose evidence is judged: the last one that made offers."""
         standing = self.standing
@@ -117,14 +136,18 @@ class Rollout(_Value, frozen=True, kw_only=True):
 class Counts(_Value, frozen=True, kw_only=True):
     """How many devices of one phase stand where; each is in one of the fields before `stuck`.
 
-    `waiting` said nothing yet of its offer; `differing` said committed, but serves another model by
-    the same signed report; `superseded` follows something newer than this rollout. `stuck` counts
-    those among the offered ones that have no previous model to go back to.
+    `waiting` said nothing yet of its offer; `shadowing` answers beside the serving model, as its
+    phase wants; `differing` said committed, but serves another model by the same signed report, or
+    was to stay in the shadow; `superseded` follows something newer than this rollout. `stuck`
+    counts those among the offered ones that have no previous model to go back to, `mirroring` those
+    among the planned ones that an earlier phase left in the shadow. `unfinished_first` is the
+    oldest offer whose end is not known.
     """
 
     planned: int = 0
     waiting: int = 0
     in_progress: int = 0
+    shadowing: int = 0
     committed: int = 0
     differing: int = 0
     failed: int = 0
@@ -133,8 +156,10 @@ class Counts(_Value, frozen=True, kw_only=True):
     reverted: int = 0
     superseded: int = 0
     stuck: int = 0
+    mirroring: int = 0
     offered_first: float | None = None
     offered_last: float | None = None
+    unfinished_first: float | None = None
 
     @property
     def unfinished(self) -> int:
@@ -144,7 +169,7 @@ class Counts(_Value, frozen=True, kw_only=True):
     @property
     def finished(self) -> int:
         """Devices that said, signed, how their offer ended."""
-        return self.committed + self.broken
+        return self.committed + self.shadowing + self.broken
 
     @property
     def broken(self) -> int:
@@ -159,7 +184,12 @@ class Counts(_Value, frozen=True, kw_only=True):
     @property
     def revertible(self) -> int:
         """Devices whose offer stands and that have a previous model to go back to."""
-        return self.offered - self.stuck
+        return self.offered - self.stuck + self.mirroring
+
+    @property
+    def reached(self) -> int:
+        """Devices that had their offer in this phase, whatever became of it."""
+        return self.offered + self.reverting + self.reverted + self.superseded
 
 
 class LabelCounts(_Value, frozen=True, kw_only=True):
@@ -175,13 +205,20 @@ class LabelCounts(_Value, frozen=True, kw_only=True):
 
 
 class FleetView(_Value, frozen=True, kw_only=True):
-    """What the fleet's signed reports and labels say of one rollout now."""
+    """What the fleet's signed reports and labels say of one rollout now.
+
+    A device counts in the phase that made its offer, or else will. `bytes` were fetched for the
+    rollout. `offsets` tells of the planned devices of a phase with a window by how many minutes
+    their local time is ahead of UTC, and how many they are; None stands for those that do not say.
+    """
 
     phases: tuple[Counts, ...]
     candidate: LabelCounts = LabelCounts()
     control: LabelCounts = LabelCounts()
     control_devices: int = 0
     members: int = 0
+    bytes: int = 0
+    offsets: tuple[tuple[int | None, int], ...] = ()
 
 
 class Finding(_Value, frozen=True, kw_only=True):
@@ -200,12 +237,18 @@ class Finding(_Value, frozen=True, kw_only=True):
 
 
 class Order(_Value, frozen=True, kw_only=True):
-    """Do `action` with the devices at positions `first` to `end` (exclusive); twice is once."""
+    """Do `action` with the devices at positions `first` to `end` (exclusive); twice is once.
+
+    Of these at most `reached_max` have an offer of the phase afterwards, and only devices whose
+    local time has one of the `offsets` (minutes) get one; None sets no limit.
+    """
 
     phase: int
     first: int
     end: int
     action: Action
+    reached_max: int | None = None
+    offsets: tuple[int | None, ...] | None = None
 
 
 class Plan(_Value, frozen=True, kw_only=True):
@@ -234,16 +277,64 @@ def worst(findings: Iterable[Finding]) -> Verdict:
 
 
 def phase_ends(spec: RolloutSpec, members: int) -> tuple[int, ...]:
-    """Return the position at which each phase ends (exclusive); none ends before an earlier one."""
+    """Return the position at which each phase of the course ends (exclusive).
+
+    None that serves ends before an earlier one, none in shadow reaches beyond what serves in the
+    end, and none but the hold-out's own reaches into the hold-out.
+    """
+    within = members - _size(spec.hold_out, members) if spec.hold_out else members
+    sizes = [min(_size(phase, members), within) for phase in spec.phases]
+    serving = [phase.mode == "serve" for phase in spec.phases]
+    served = max(size for size, is_serving in zip(sizes, serving, strict=True) if is_serving)
     ends: list[int] = []
-    for phase in spec.phases:
-        if phase.count is not None:
-            size = min(phase.count, members)
-        else:
-            # A share of .1 of 30 devices is 3 of them, whatever binary fractions make of it.
-            size = math.ceil(round((phase.share or 0.0) * members, 6))
-        ends.append(max([size, *ends[-1:]]))
+    for size, is_serving in zip(sizes, serving, strict=True):
+        before = [end for end, was in zip(ends, serving, strict=False) if was or not is_serving]
+        ends.append(min(max([size, *before]), served))
+    if len(spec.course()) > len(ends):
+        ends.append(members)
     return tuple(ends)
+
+
+def phase_ranges(spec: RolloutSpec, members: int) -> tuple[tuple[int, int], ...]:
+    """Return the positions, first and end (exclusive), to which each phase of the course offers.
+
+    One that serves begins where the last one that served ended, one in shadow beyond all before.
+    """
+    ends, ranges = phase_ends(spec, members), []
+    served = reached = 0
+    for phase, end in zip(spec.course(), ends, strict=True):
+        ranges.append((served if phase.mode == "serve" else reached, end))
+        served = end if phase.mode == "serve" else served
+        reached = max(reached, end)
+    return tuple(ranges)
+
+
+def stretches(rollout: Rollout, members: int) -> tuple[tuple[int, int, int], ...]:
+    """Return the phase in which the devices of each run of positions count: phase, first, end.
+
+    Those in the shadow now come before those where they will serve; beyond all it is -1.
+    """
+    ranges, course = phase_ranges(rollout.spec, members), rollout.spec.course()
+    serving = [phase for phase, each in enumerate(course) if each.mode == "serve"]
+    asked = (*shadows_now(rollout), *serving)
+    cuts = sorted({0, members, *(cut for pair in ranges for cut in pair)})
+    return tuple(
+        (
+            next((p for p in asked if ranges[p][0] <= first < ranges[p][1]), -1),
+            first,
+            end,
+        )
+        for first, end in pairwise(cuts)
+    )
+
+
+def shadows_now(rollout: Rollout) -> tuple[int, ...]:
+    """Return the phases whose devices are in the shadow now: none once a later one serves."""
+    course, now = rollout.spec.course(), rollout.watched
+    first = now + 1
+    while first and course[first - 1].mode == "shadow":
+        first -= 1
+    return tuple(range(first, now + 1))
 
 
 def phase_states(standing: Standing, phases: int) -> tuple[PhaseState, ...]:
@@ -251,6 +342,13 @@ def phase_states(standing: Standing, phases: int) -> tuple[PhaseState, ...]:
     passed = (PhaseState.PASSED,) * standing.phase
     pending = (PhaseState.PENDING,) * (phases - standing.phase - 1)
     return (*passed, standing.phase_state, *pending)
+
+
+def _size(part: PhaseSpec | HoldOut, members: int) -> int:
+    if part.count is not None:
+        return min(part.count, members)
+    # A share of .1 of 30 devices is 3 of them, whatever binary fractions make of it.
+    return math.ceil(round((part.share or 0.0) * members, 6))
 
 
 def arrange(rollout_id: str, devices: Iterable[str]) -> list[str]:

@@ -23,10 +23,11 @@ from control_plane.rollouts.model import (
     Standing,
     Verdict,
     devices_of,
-    phase_ends,
+    phase_ranges,
     total,
     worst,
 )
+from control_plane.rollouts.pacing import Pace, pace
 
 
 def plan(rollout: Rollout, view: FleetView, now: float) -> Plan:
@@ -37,6 +38,8 @@ def plan(rollout: Rollout, view: FleetView, now: float) -> Plan:
     state = rollout.standing.state
     if state is RolloutState.ROLLING_BACK:
         return _roll_back(rollout, view, now)
+    if state is RolloutState.ROLLING_BACK_PHASE:
+        return _roll_back_phase(rollout, view, now)
     if not rollout.is_open:
         told = f"the rollout is {state.value.replace('_', ' ')}"
         return Plan(next=rollout.standing, why=(told,))
@@ -52,17 +55,21 @@ def moved(standing: Standing, **changes: object) -> Standing:
 
 def revert_all(rollout: Rollout, view: FleetView) -> tuple[Order, ...]:
     """Return the order that sends every device with an offer back to its previous model."""
-    phase = rollout.standing.phase
-    if not total(view.phases[: phase + 1], "revertible"):
+    if not total(view.phases, "revertible"):
         return ()
-    end = phase_ends(rollout.spec, view.members)[phase]
+    phase = rollout.standing.phase
+    end = max(end for _, end in phase_ranges(rollout.spec, view.members)[: phase + 1])
     return (Order(phase=phase, first=0, end=end, action=Action.REVERT),)
 
 
 def _decide(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
+    is_paused = rollout.standing.state is RolloutState.PAUSED
+    if is_paused and rollout.standing.phase_state is PhaseState.FAILED:
+        told = "paused: a person rolls the rest back, or aborts it"
+        return _wait(rollout, told, *_sentences(findings))
     if worst(findings) is Verdict.FAIL:
         return _fail(rollout, view, findings, now)
-    if rollout.standing.state is RolloutState.PAUSED:
+    if is_paused:
         told = "paused: a person resumes it, rolls it back or aborts it"
         return _wait(rollout, told, *_sentences(findings))
     match rollout.standing.phase_state:
@@ -77,18 +84,20 @@ def _decide(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now:
 
 
 def _begin(rollout: Rollout, view: FleetView, phase: int, now: float, *told: str) -> Plan:
-    if rollout.spec.phases[phase].approval:
+    name, described = _name(rollout, phase), rollout.spec.course()[phase]
+    if described.approval:
         approval = rollout.approval(phase)
         if approval is None:
             return _await(rollout, phase, now, *told)
-        told = (*told, f"{_name(rollout, phase)} was approved by {approval.by}")
-    state = PhaseState.OFFERING
-    orders = _offers(rollout, view, phase)
-    told = (
-        *told,
-        f"{_name(rollout, phase)} begins: {devices_of(view.phases[phase].planned)} to offer to",
-    )
-    changed = moved(rollout.standing, since=now, phase=phase, phase_state=state)
+        told = (*told, f"{name} was approved by {approval.by}")
+    first, end = phase_ranges(rollout.spec, view.members)[phase]
+    planned = devices_of(end - first - view.phases[phase].reached)
+    what = "to offer to" if described.mode == "serve" else "to offer a shadow to"
+    told = (*told, f"{name} begins: {planned} {what}")
+    changed = moved(rollout.standing, since=now, phase=phase, phase_state=PhaseState.OFFERING)
+    # Where pace matters, the next look knows the fleet's clocks.
+    is_paced = described.rate is not None or described.window is not None
+    orders = () if is_paced else _offers(rollout, view, phase, Pace())
     return Plan(next=changed, orders=orders, why=told)
 
 
@@ -101,30 +110,48 @@ def _await(rollout: Rollout, phase: int, now: float, *told: str) -> Plan:
 
 
 def _offer(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
-    phase = rollout.standing.phase
+    phase, timeout_s = rollout.standing.phase, rollout.phase.timeout_s
     own, name = view.phases[phase], _name(rollout, phase)
+    installs = next(finding for finding in findings if finding.gate == gates.INSTALLS)
     if own.planned:
-        told = f"{name}: offering to {devices_of(own.planned)}"
-        return Plan(next=rollout.standing, orders=_offers(rollout, view, phase), why=(told,))
+        return _offer_more(rollout, view, findings, now)
     if own.unfinished and not gates.is_overdue(rollout, view, now):
-        timeout_s = rollout.spec.phases[phase].timeout_s
         waiting = f"waiting for {own.unfinished} of {devices_of(own.offered)}"
         told = f"{name}: {waiting}, {timeout_s:g} s at most"
         return _wait(rollout, told, *_sentences(findings))
-    installs = next(finding for finding in findings if finding.gate == gates.INSTALLS)
     if own.unfinished and installs.verdict is not Verdict.PASS:
         told = f"{name}: out of time for {devices_of(own.unfinished)}"
         return _pause(rollout, told, *_sentences(findings))
-    soak_s = rollout.spec.phases[phase].soak_s
+    soak_s = rollout.phase.soak_s
     share = f"{own.finished} of {devices_of(own.offered)}"
     ended = f"{name}: ended are {share}; soaking for {soak_s:g} s"
     changed = moved(rollout.standing, since=now, phase_state=PhaseState.SOAKING)
     return Plan(next=changed, why=(ended, installs.sentence))
 
 
+def _offer_more(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
+    """Offer to the devices of the phase that lack it, as far as pace and budget allow."""
+    phase = rollout.standing.phase
+    own, name = view.phases[phase], _name(rollout, phase)
+    budget = rollout.spec.budgets.bytes_max
+    if budget is not None and view.bytes >= budget:
+        told = f"{name}: {view.bytes} bytes were fetched, the budget is {budget}"
+        return _pause(rollout, told, *_sentences(findings))
+    if gates.is_held_up(rollout, view, now):
+        told = f"{name}: a device is silent for {rollout.phase.timeout_s:g} s; no more offers"
+        return _pause(rollout, told, *_sentences(findings))
+    due = pace(rollout.phase, view, own.reached, own.offered_last, now)
+    if not due.is_due:
+        told = f"{name}: {devices_of(own.planned)} to offer to; {due.why}"
+        return _wait(rollout, told, *_sentences(findings))
+    told = f"{name}: offering to {devices_of(own.planned)}"
+    told = f"{told}; {due.why}" if due.why else told
+    return Plan(next=rollout.standing, orders=_offers(rollout, view, phase, due), why=(told,))
+
+
 def _soak(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
     phase = rollout.standing.phase
-    name, soak_s = _name(rollout, phase), rollout.spec.phases[phase].soak_s
+    name, soak_s = _name(rollout, phase), rollout.phase.soak_s
     soaked_s = now - rollout.standing.since
     if soaked_s < soak_s:
         told = f"{name}: soaked {max(soaked_s, 0):.0f} of {soak_s:g} s"
@@ -142,7 +169,7 @@ def _soak(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
 def _pass(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
     phase = rollout.standing.phase
     told = (f"{_name(rollout, phase)} passed", *_sentences(findings))
-    if phase + 1 < len(rollout.spec.phases):
+    if phase + 1 < len(rollout.spec.course()):
         return _begin(rollout, view, phase + 1, now, *told)
     changed = moved(
         rollout.standing, since=now, state=RolloutState.COMPLETED, phase_state=PhaseState.PASSED
@@ -156,16 +183,24 @@ def _pass(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
 
 
 def _fail(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
-    told = (f"{_name(rollout, rollout.standing.phase)} failed", *_sentences(findings))
+    phase = rollout.watched
+    told = (f"{_name(rollout, phase)} failed", *_sentences(findings))
     if rollout.spec.on_failure == "pause":
         if rollout.standing.state is RolloutState.PAUSED:
             return _wait(rollout, "paused: a person rolls it back or aborts it", *told)
         return _pause(rollout, *told)
-    changed = moved(
-        rollout.standing, since=now, state=RolloutState.ROLLING_BACK, phase_state=PhaseState.FAILED
-    )
-    reverting = f"back to the previous model: {devices_of(total(view.phases, 'revertible'))}"
-    return Plan(next=changed, orders=revert_all(rollout, view), why=(*told, reverting))
+    changed = moved(rollout.standing, since=now, phase=phase, phase_state=PhaseState.FAILED)
+    is_rest_kept = total(view.phases[:phase], "offered") > 0
+    if rollout.spec.on_failure == "rollback_phase" and is_rest_kept:
+        changed = msgspec.structs.replace(changed, state=RolloutState.ROLLING_BACK_PHASE)
+        going = view.phases[phase].revertible
+        orders = _revert_phase(rollout, view, phase)
+    else:
+        changed = msgspec.structs.replace(changed, state=RolloutState.ROLLING_BACK)
+        going = total(view.phases, "revertible")
+        orders = revert_all(rollout, view)
+    reverting = f"back to the previous model: {devices_of(going)}"
+    return Plan(next=changed, orders=orders, why=(*told, reverting))
 
 
 def _roll_back(rollout: Rollout, view: FleetView, now: float) -> Plan:
@@ -184,6 +219,27 @@ def _roll_back(rollout: Rollout, view: FleetView, now: float) -> Plan:
     return Plan(next=changed, why=(told, *kept))
 
 
+def _roll_back_phase(rollout: Rollout, view: FleetView, now: float) -> Plan:
+    phase = rollout.standing.phase
+    own, name = view.phases[phase], _name(rollout, phase)
+    if left := own.revertible + own.reverting:
+        of = devices_of(left + own.reverted)
+        told = f"{name}: {left} of {of} yet to say, signed, that they are back"
+        orders = _revert_phase(rollout, view, phase)
+        return Plan(next=rollout.standing, orders=orders, why=(told,))
+    changed = moved(rollout.standing, since=now, state=RolloutState.PAUSED)
+    back = f"{name} went back: by signed report, {devices_of(own.reverted)} on the previous model"
+    kept = f"{devices_of(total(view.phases[:phase], 'offered'))} of earlier phases keep the release"
+    return Plan(next=changed, why=(back, kept, "paused: a person has to decide"))
+
+
+def _revert_phase(rollout: Rollout, view: FleetView, phase: int) -> tuple[Order, ...]:
+    if not view.phases[phase].revertible:
+        return ()
+    first, end = phase_ranges(rollout.spec, view.members)[phase]
+    return (Order(phase=phase, first=first, end=end, action=Action.REVERT),)
+
+
 def _pause(rollout: Rollout, *told: str) -> Plan:
     # The clock of the phase goes on: who was silent stays silent.
     changed = moved(rollout.standing, state=RolloutState.PAUSED)
@@ -194,25 +250,35 @@ def _wait(rollout: Rollout, *told: str) -> Plan:
     return Plan(next=rollout.standing, why=told)
 
 
-def _offers(rollout: Rollout, view: FleetView, phase: int) -> tuple[Order, ...]:
-    if not view.phases[phase].planned:
+def _offers(rollout: Rollout, view: FleetView, phase: int, due: Pace) -> tuple[Order, ...]:
+    first, end = phase_ranges(rollout.spec, view.members)[phase]
+    size, most = end - first, due.reached_max
+    if size <= view.phases[phase].reached:
         return ()
-    first, end = (0, *phase_ends(rollout.spec, view.members))[phase : phase + 2]
-    return (Order(phase=phase, first=first, end=end, action=Action.OFFER),)
+    return (
+        Order(
+            phase=phase,
+            first=first,
+            end=end,
+            action=Action.OFFER,
+            reached_max=None if most is None else min(most, size),
+            offsets=due.offsets,
+        ),
+    )
 
 
 def _missing(rollout: Rollout, view: FleetView, findings: Sequence[Finding]) -> tuple[str, ...]:
     """Return what keeps a soaked phase from passing."""
     passing = (Verdict.PASS, None)
     missing = [finding.sentence for finding in findings if finding.verdict not in passing]
-    is_last = rollout.standing.phase + 1 == len(rollout.spec.phases)
+    is_last = rollout.standing.phase + 1 == len(rollout.spec.course())
     if is_last and (differing := total(view.phases, "differing")):
         missing.append(f"committed, but on another model by signed report: {devices_of(differing)}")
     return tuple(missing)
 
 
 def _deadline_s(rollout: Rollout, findings: Sequence[Finding]) -> float:
-    gate = rollout.spec.gates.label_errors
+    gate = rollout.gates.label_errors
     verdicts = {finding.gate: finding.verdict for finding in findings}
     is_open = verdicts.get(label_errors.NAME) not in (None, Verdict.PASS)
     return gate.deadline_s if gate is not None and is_open else 0.0
@@ -223,4 +289,5 @@ def _sentences(findings: Sequence[Finding]) -> tuple[str, ...]:
 
 
 def _name(rollout: Rollout, phase: int) -> str:
-    return f"phase {phase + 1} of {len(rollout.spec.phases)}"
+    of_hold_out = " (hold-out)" if phase >= len(rollout.spec.phases) else ""
+    return f"phase {phase + 1} of {len(rollout.spec.course())}{of_hold_out}"

@@ -68,8 +68,18 @@ class RolloutSpec(Part, frozen=True, kw_only=True):
     probation_s: Seconds = 60.0
     policy: DevicePolicy = DevicePolicy()
 
-    def device_policy(self) -> Policy:
-        """Return the policy that assignments carry."""
+    def course(self) -> tuple[PhaseSpec, ...]:
+        """Return the phases as they run: after the file's own, the one that offers to the hold-out.
+
+        That one asks for no approval, and is watched like the last.
+        """
+        if self.hold_out is None or self.hold_out.is_kept_after:
+            return self.phases
+        ending = msgspec.structs.replace(self.phases[-1], share=1.0, count=None, approval=False)
+        return (*self.phases, ending)
+
+    def device_policy(self, phase: PhaseSpec | None = None) -> Policy:
+        """Return the policy that assignments carry, those of a phase where one is given."""
         budgets = Budgets(
             latency_ms_max=self.policy.latency_ms_max,
             memory_bytes_max=self.policy.memory_bytes_max,
@@ -78,7 +88,7 @@ class RolloutSpec(Part, frozen=True, kw_only=True):
             probation_s=self.probation_s,
             self_test_s_max=self.policy.self_test_s_max,
             attempts_max=self.policy.attempts_max,
-            delivery=self.policy.delivery(),
+            delivery=self.policy.delivery(phase.window if phase else None),
             budgets=budgets if budgets != Budgets() else msgspec.UNSET,
-            shadow=self.policy.shadowing(),
+            shadow=self.policy.shadowing(is_held=phase is not None and phase.mode == "shadow"),
         )

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from control_plane.rollouts.model import FleetView, Plan, Rollout, RolloutState, total
+from control_plane.rollouts.model import (
+    FleetView,
+    PhaseState,
+    Plan,
+    Rollout,
+    RolloutState,
+    total,
+)
 from control_plane.rollouts.planner import moved, revert_all
 from firmware_bundles.errors import ConflictError
 
@@ -30,6 +37,11 @@ def pause(rollout: Rollout, _view: FleetView, _now: float, by: str) -> Plan:
 def resume(rollout: Rollout, _view: FleetView, now: float, by: str) -> Plan:
     """Go on where it was; timeouts, soaks and deadlines of the phase begin anew."""
     _require(rollout, "resumed", RolloutState.PAUSED)
+    if rollout.standing.phase_state is PhaseState.FAILED:
+        raise ConflictError(
+            f"rollout {rollout.id} cannot be resumed: its phase failed and went back",
+            hint="Roll the rest back, or abort it; a better release takes a new rollout.",
+        )
     changed = moved(rollout.standing, since=now, state=RolloutState.RUNNING)
     return Plan(next=changed, why=(f"resumed by {by}",))
 
@@ -37,7 +49,12 @@ def resume(rollout: Rollout, _view: FleetView, now: float, by: str) -> Plan:
 def abort(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
     """Stop for good and leave every device as it is."""
     _require(
-        rollout, "aborted", RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK
+        rollout,
+        "aborted",
+        RolloutState.RUNNING,
+        RolloutState.PAUSED,
+        RolloutState.ROLLING_BACK,
+        RolloutState.ROLLING_BACK_PHASE,
     )
     changed = moved(rollout.standing, since=now, state=RolloutState.CANCELLED)
     left = total(view.phases, "offered") + total(view.phases, "reverting")
@@ -52,6 +69,7 @@ def rollback(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
         "rolled back",
         RolloutState.RUNNING,
         RolloutState.PAUSED,
+        RolloutState.ROLLING_BACK_PHASE,
         RolloutState.COMPLETED,
         RolloutState.CANCELLED,
     )

@@ -54,7 +54,8 @@ def count(
 
 def _by_device(wanted: Rollout, since: float, first: float) -> CTE:
     """Select each device that has labels since: how many, how many wrong, and both shares."""
-    said, is_offered = label_count.c, deployment.c.generation > 0
+    said = label_count.c
+    is_offered = and_(deployment.c.generation > 0, deployment.c.mode == "serve")
     is_candidate = said.model == _candidate.c.digest
     is_own = case((is_offered, is_candidate), else_=~is_candidate)
     is_since = and_(said.received >= since, is_own)
@@ -78,7 +79,7 @@ def _by_device(wanted: Rollout, since: float, first: float) -> CTE:
             and_(said.device_id == deployment.c.device_id, said.family == rollout.c.family),
         )
         .where(deployment.c.rollout_id == wanted.id, said.received >= first - HISTORY_S)
-        .group_by(deployment.c.device_id, deployment.c.generation)
+        .group_by(deployment.c.device_id, deployment.c.generation, deployment.c.mode)
         .having(labelled > 0)
         .cte("labels_by_device")
     )

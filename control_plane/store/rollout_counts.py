@@ -6,13 +6,15 @@ as committed only by its own signed report of the very generation that it was of
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import and_, case, func, literal, select
 
-from control_plane.rollouts.model import Counts, FleetView, phase_ends
+from control_plane.rollouts.model import Counts, FleetView, shadows_now, stretches
 from control_plane.store import label_sums
 from control_plane.store.schema import deployment, desired, device, release, reported, rollout
+from firmware_bundles.windows import UTC_OFFSET
 from firmware_bundles.wire.messages import Arm, DeploymentState
 
 if TYPE_CHECKING:
@@ -22,10 +24,13 @@ if TYPE_CHECKING:
 
     from control_plane.rollouts.model import Rollout
 
+    Runs = Sequence[tuple[int, int, int]]
+
 _STATUSES: Final = (
     "planned",
     "waiting",
     "in_progress",
+    "shadowing",
     "committed",
     "differing",
     "failed",
@@ -34,7 +39,8 @@ _STATUSES: Final = (
     "reverted",
     "superseded",
 )
-_OFFERED: Final = _STATUSES[1:7]
+_OFFERED: Final = _STATUSES[1:8]
+_UNFINISHED: Final = _STATUSES[1:3]
 _ENDED: Final = [
     DeploymentState.COMMITTED.value,
     DeploymentState.FAILED.value,
@@ -63,25 +69,29 @@ class DeploymentRow(NamedTuple):
 
 def view(connection: Connection, wanted: Rollout) -> FleetView:
     """Return the counts of every phase, and the labels of both arms since the phase began."""
-    ends = phase_ends(wanted.spec, members := _members(connection, wanted))
-    planned = [
-        _planned(connection, wanted, first, end)
-        for first, end in zip((0, *ends), (*ends, members), strict=True)
-    ]
-    rows = _offered(connection, wanted, ends)
+    members = _members(connection, wanted)
+    runs = stretches(wanted, members)
+    planned = Counter[int]()
+    for phase, first, end in runs:
+        planned[phase] += _planned(connection, wanted, first, end)
+    rows = _offered(connection, wanted, runs)
     phases = tuple(
         _counts([row for row in rows if row.in_phase == phase], planned[phase])
-        for phase in range(len(ends))
+        for phase in range(len(wanted.spec.course()))
     )
     firsts = [counts.offered_first for counts in phases if counts.offered_first is not None]
     since = phases[wanted.watched].offered_first
     arms = label_sums.count(connection, wanted, since, min(firsts, default=None))
+    mirroring = sum(row.others for row in rows if row.status == "planned")
+    untouched = _controls(connection, wanted) if planned.total() else 0
     return FleetView(
         phases=phases,
         candidate=arms[Arm.CANDIDATE],
         control=arms[Arm.CONTROL],
-        control_devices=_controls(connection, wanted) if any(planned) else 0,
+        control_devices=untouched + mirroring,
         members=members,
+        bytes=sum(row.bytes for row in rows),
+        offsets=_offsets(connection, wanted, runs),
     )
 
 
@@ -113,32 +123,57 @@ def _controls(connection: Connection, wanted: Rollout) -> int:
     return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
 
 
-def _offered(connection: Connection, wanted: Rollout, ends: Sequence[int]) -> Sequence[Row[Any]]:
+def _offered(connection: Connection, wanted: Rollout, runs: Runs) -> Sequence[Row[Any]]:
     """Count the devices that ever had an offer, by phase and where they stand."""
+    told, said = deployment.c, reported.c
+    fetched = func.coalesce(said.chunk_bytes, 0) + func.coalesce(said.patch_bytes, 0)
     # These labels are no column's name: GROUP BY would prefer the column.
     query = (
         _from_deployments(
             wanted,
-            _status().label("status"),
-            _phase(ends).label("in_phase"),
+            _status(wanted, runs).label("status"),
+            _phase(runs).label("in_phase"),
             func.count().label("devices"),
             func.sum(case((_previous.c.digest.is_(None), 1), else_=0)).label("stuck"),
-            func.min(deployment.c.offered).label("first"),
-            func.max(deployment.c.offered).label("last"),
+            func.sum(case((_serves_another(), 1), else_=0)).label("others"),
+            func.sum(case((said.generation == told.generation, fetched), else_=0)).label("bytes"),
+            func.min(told.offered).label("first"),
+            func.max(told.offered).label("last"),
         )
-        .where(deployment.c.generation > 0)
+        .where(told.generation > 0)
         .group_by("status", "in_phase")
     )
     return connection.execute(query).all()
 
 
+def _offsets(
+    connection: Connection, wanted: Rollout, runs: Runs
+) -> tuple[tuple[int | None, int], ...]:
+    """Count the planned devices of a phase with a window by the offset of their local time."""
+    if wanted.phase.window is None:
+        return ()
+    offset = device.c.inventory[UTC_OFFSET].as_integer()
+    query = (
+        _from_deployments(wanted, offset.label("ahead"), func.count().label("devices"))
+        .join(device, device.c.id == deployment.c.device_id)
+        .where(
+            _phase(runs) == wanted.standing.phase,
+            _status(wanted, runs) == "planned",
+        )
+        .group_by("ahead")
+        .order_by("ahead")
+    )
+    return tuple((row.ahead, row.devices) for row in connection.execute(query))
+
+
 def deployments(connection: Connection, wanted: Rollout) -> list[DeploymentRow]:
     """Return where each device stands, by position."""
+    runs = stretches(wanted, _members(connection, wanted))
     query = _from_deployments(
         wanted,
         deployment.c.device_id,
         deployment.c.position,
-        _status().label("status"),
+        _status(wanted, runs).label("status"),
         deployment.c.generation,
         deployment.c.previous_path,
         reported.c.serving_digest,
@@ -182,8 +217,10 @@ def _of_device(table: Any) -> ColumnElement[bool]:  # noqa: ANN401 - a table
     return and_(table.c.device_id == deployment.c.device_id, table.c.family == rollout.c.family)
 
 
-def _status() -> ColumnElement[str]:
+def _status(wanted: Rollout, runs: Runs) -> ColumnElement[str]:
     told, said = deployment.c, reported.c
+    is_in_shadow = told.mode == "shadow"
+    is_left = and_(is_in_shadow, _phase(runs).not_in(shadows_now(wanted)))
     newest = case(
         (told.revert_generation > told.generation, told.revert_generation), else_=told.generation
     )
@@ -198,7 +235,11 @@ def _status() -> ColumnElement[str]:
         (desired.c.generation > newest, "superseded"),
         (and_(told.revert_generation > 0, is_back), "reverted"),
         (told.revert_generation > 0, "reverting"),
+        # An earlier phase left it in the shadow; one that is to come lets it serve.
+        (is_left, "planned"),
         (func.coalesce(said.generation, 0) != told.generation, "waiting"),
+        (and_(is_in_shadow, said.state == "shadowing"), "shadowing"),
+        (and_(is_in_shadow, said.state == "committed"), "differing"),
         (
             and_(said.state == "committed", said.serving_digest == _candidate.c.digest),
             "committed",
@@ -219,18 +260,22 @@ def _members(connection: Connection, wanted: Rollout) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def _phase(ends: Sequence[int]) -> ColumnElement[int]:
-    """Say to which phase a position belongs; beyond the last one is none."""
-    return case(*((deployment.c.position < end, phase) for phase, end in enumerate(ends)), else_=-1)
+def _phase(runs: Runs) -> ColumnElement[int]:
+    """Say in which phase a position counts; beyond the last one is none."""
+    return case(*((deployment.c.position < end, phase) for phase, _, end in runs), else_=-1)
 
 
 def _counts(rows: Sequence[Row[Any]], planned: int) -> Counts:
-    firsts = [row.first for row in rows if row.first is not None]
-    lasts = [row.last for row in rows if row.last is not None]
+    devices = {row.status: row.devices for row in rows}
+    mirroring = devices.pop("planned", 0)
+    reached = [row for row in rows if row.status != "planned"]
+    unfinished = (row.first for row in rows if row.status in _UNFINISHED)
     return Counts(
-        planned=planned,
-        **{row.status: row.devices for row in rows},
+        planned=planned + mirroring,
+        **devices,
         stuck=sum(row.stuck for row in rows if row.status in _OFFERED),
-        offered_first=min(firsts, default=None),
-        offered_last=max(lasts, default=None),
+        mirroring=mirroring,
+        offered_first=min((row.first for row in reached), default=None),
+        offered_last=max((row.last for row in reached), default=None),
+        unfinished_first=min(unfinished, default=None),
     )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, func, insert, literal, select, update
+from sqlalchemy import and_, case, func, insert, literal, or_, select, update
 
 from control_plane.rollouts.model import Action, Order, Rollout
 from control_plane.store.devices import Desired, store_desired
 from control_plane.store.dialects import greatest, sha256, skip_locked
-from control_plane.store.schema import deployment, desired, device, release, reported
+from control_plane.store.schema import deployment, desired, device, release, reported, rollout
 from control_plane.store.selection import chosen
+from firmware_bundles.windows import UTC_OFFSET
 from firmware_bundles.wire.messages import Arm
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Select, Table
 
     from control_plane.fleet.selectors import Selector
+    from firmware_bundles.wire.messages import Policy
 
 # How many devices one transaction changes; others write in between.
 DEVICES_PER_TRANSACTION: Final = 1_000
@@ -50,33 +52,40 @@ def carry_out(connection: Connection, wanted: Rollout, order: Order, now: float)
 
 
 def _offer(connection: Connection, wanted: Rollout, order: Order, now: float) -> list[str]:
+    phase = wanted.spec.course()[order.phase]
+    few = _limit(connection, wanted, order, phase.mode)
+    if not few:
+        return []
+    query = _lacking(wanted, order, phase.mode)
     statement = (
         update(deployment)
-        .where(*_next(connection, wanted, _in_range(wanted, order, is_offered=False)))
+        .where(*_next(connection, wanted, query, few))
         .values(
             generation=_generation(connection, wanted, now),
             previous_path=_previous(wanted),
             offered=now,
+            mode=phase.mode,
         )
         .returning(deployment.c.device_id, deployment.c.generation)
     )
     generations = {row.device_id: row.generation for row in connection.execute(statement)}
     (candidate,) = _releases(connection, [wanted.release_path]).values()
-    rows = [_desired(wanted, each, candidate, Arm.CANDIDATE) for each in generations]
+    policy = wanted.spec.device_policy(phase)
+    rows = [_desired(wanted, each, candidate, Arm.CANDIDATE, policy) for each in generations]
     store_desired(connection, rows, generations, now)
     return list(generations)
 
 
 def _revert(connection: Connection, wanted: Rollout, order: Order, now: float) -> list[str]:
     query = (
-        _in_range(wanted, order, is_offered=True)
+        _in_range(wanted, order)
         .join(release, release.c.path == deployment.c.previous_path)
         .join(desired, _of_device(desired, wanted))
-        .where(desired.c.generation <= deployment.c.generation)
+        .where(deployment.c.generation > 0, desired.c.generation <= deployment.c.generation)
     )
     statement = (
         update(deployment)
-        .where(*_next(connection, wanted, query))
+        .where(*_next(connection, wanted, query, DEVICES_PER_TRANSACTION))
         .values(revert_generation=_generation(connection, wanted, now))
         .returning(
             deployment.c.device_id, deployment.c.revert_generation, deployment.c.previous_path
@@ -84,32 +93,68 @@ def _revert(connection: Connection, wanted: Rollout, order: Order, now: float) -
     )
     found = connection.execute(statement).all()
     releases = _releases(connection, {row.previous_path for row in found})
+    policy = wanted.spec.device_policy()
     rows = [
-        _desired(wanted, row.device_id, releases[row.previous_path], Arm.ROLLBACK) for row in found
+        _desired(wanted, row.device_id, releases[row.previous_path], Arm.ROLLBACK, policy)
+        for row in found
     ]
     generations = {row.device_id: row.revert_generation for row in found}
     store_desired(connection, rows, generations, now)
     return list(generations)
 
 
-def _in_range(wanted: Rollout, order: Order, *, is_offered: bool) -> Select[Any]:
-    """Select the devices at an order's positions that have, or have not, an offer that stands."""
-    generation = deployment.c.generation
+def _in_range(wanted: Rollout, order: Order) -> Select[Any]:
+    """Select the devices at an order's positions that nobody sent back."""
     return select(deployment.c.device_id).where(
         deployment.c.rollout_id == wanted.id,
         deployment.c.revert_generation == 0,
-        generation > 0 if is_offered else generation == 0,
         deployment.c.position >= order.first,
         deployment.c.position < order.end,
     )
 
 
+def _lacking(wanted: Rollout, order: Order, mode: str) -> Select[Any]:
+    """Select those that had no such offer: a device in the shadow is still to be asked to serve."""
+    query = _in_range(wanted, order)
+    had_shadows = any(phase.mode == "shadow" for phase in wanted.spec.phases[: order.phase])
+    if mode == "shadow" or not had_shadows:
+        query = query.where(deployment.c.generation == 0)
+    else:
+        known = func.coalesce(_one(desired.c.generation, desired, wanted), 0)
+        is_in_shadow = and_(deployment.c.mode == "shadow", known <= deployment.c.generation)
+        query = query.where(or_(deployment.c.generation == 0, is_in_shadow))
+    if order.offsets is None:
+        return query
+    offset = device.c.inventory[UTC_OFFSET].as_integer()
+    allowed = offset.in_([each for each in order.offsets if each is not None])
+    if None in order.offsets:
+        allowed = or_(allowed, offset.is_(None))
+    return query.join(device, device.c.id == deployment.c.device_id).where(allowed)
+
+
+def _limit(connection: Connection, wanted: Rollout, order: Order, mode: str) -> int:
+    """Return how many devices this transaction may offer to."""
+    if order.reached_max is None:
+        return DEVICES_PER_TRANSACTION
+    # Who else does this order counts after us.
+    connection.execute(select(rollout.c.id).where(rollout.c.id == wanted.id).with_for_update())
+    reached = select(func.count()).where(
+        deployment.c.rollout_id == wanted.id,
+        deployment.c.position >= order.first,
+        deployment.c.position < order.end,
+        deployment.c.generation > 0,
+        deployment.c.mode == mode,
+    )
+    left: int = order.reached_max - connection.execute(reached).scalar_one()
+    return max(0, min(left, DEVICES_PER_TRANSACTION))
+
+
 def _next(
-    connection: Connection, wanted: Rollout, query: Select[Any]
+    connection: Connection, wanted: Rollout, query: Select[Any], few: int
 ) -> tuple[ColumnElement[bool], ...]:
-    """Say which deployments come next of those that `query` selects."""
-    few = query.order_by(deployment.c.generation, deployment.c.position)
-    wave = skip_locked(connection, few.limit(DEVICES_PER_TRANSACTION), deployment)
+    """Say which deployments come next of those that `query` selects, so many at most."""
+    ordered = query.order_by(deployment.c.generation, deployment.c.position)
+    wave = skip_locked(connection, ordered.limit(few), deployment)
     return deployment.c.rollout_id == wanted.id, deployment.c.device_id.in_(wave)
 
 
@@ -154,7 +199,9 @@ def _releases(connection: Connection, paths: Iterable[str]) -> dict[str, tuple[s
     return {path: (path, digest, length) for path, digest, length in rows}
 
 
-def _desired(wanted: Rollout, device_id: str, target: tuple[str, str, int], arm: Arm) -> Desired:
+def _desired(
+    wanted: Rollout, device_id: str, target: tuple[str, str, int], arm: Arm, policy: Policy
+) -> Desired:
     path, digest, length = target
     return Desired(
         device_id=device_id,
@@ -164,5 +211,5 @@ def _desired(wanted: Rollout, device_id: str, target: tuple[str, str, int], arm:
         length=length,
         rollout_id=wanted.id,
         arm=arm.value,
-        policy=wanted.spec.device_policy(),
+        policy=policy,
     )

@@ -258,6 +258,8 @@ deployment = Table(
     Column("revert_generation", BigInteger, nullable=False, server_default="0"),
     Column("previous_path", String, nullable=True),
     Column("offered", Float, nullable=True),
+    # What it was offered: to serve, or to answer in the shadow of what serves.
+    Column("mode", String, nullable=False, server_default="serve"),
     # What a wave takes next, and how many are left, without a look at the rows.
     Index("ix_deployment_progress", "rollout_id", "revert_generation", "generation", "position"),
 )

@@ -25,6 +25,7 @@ _LEVELS: Final = (1e-2, 1e-4, 1e-8, 1e-16)
 # The order of a phase's bar: what went well first, what is to come last.
 _BAR: Final = (
     "committed",
+    "shadowing",
     "in_progress",
     "waiting",
     "failed",

@@ -135,12 +135,13 @@ class Shadowing(msgspec.Struct, frozen=True, kw_only=True):
     """How a model is mirrored before it serves, and the previous one while it is on probation.
 
     A `share` of the live inputs, until `rows_min` of them were compared (0: no number suffices) or
-    `duration_s` is over.
+    `duration_s` is over. With `is_held` it goes on until a newer order comes, and nothing switches.
     """
 
     share: Annotated[float, Meta(gt=0, le=1)]
     rows_min: Count = 0
     duration_s: Annotated[float, Meta(gt=0, le=30 * 86400)] = 3600.0
+    is_held: bool | UnsetType = UNSET
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

@@ -111,7 +111,9 @@ def test_a_better_release_reaches_all_in_phases(world: World) -> None:
     first = world.fleet.offered("2")
     assert len(first) == 2
     assert set(world.told) == first
-    assert world.counts() == Counts(waiting=2, offered_first=1001.0, offered_last=1001.0)
+    assert world.counts() == Counts(
+        waiting=2, offered_first=1001.0, offered_last=1001.0, unfinished_first=1001.0
+    )
     world.fleet.obey()
     assert world.tick().standing.phase_state == "soaking"
     world.label("2", sorted(first), wrong=2)

@@ -70,3 +70,26 @@ def test_the_end_of_shadowing(tmp_path: Path, way: str) -> None:
         assert device.worker.shadow is None
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_candidate_that_is_held_serves_only_by_a_newer_order(
+    tmp_path: Path, *, is_first: bool
+) -> None:
+    """However many inputs it saw, also where nothing serves that it could be compared with."""
+
+    async def run() -> None:
+        device = await deployed(tmp_path) if is_first else await deployed(tmp_path, V1)
+        shadow = Shadowing(share=1.0, rows_min=1, duration_s=0.01, is_held=True)
+        device.updater.offer(V2.order(2, shadow=shadow))
+        await device.reaches(S.SHADOWING)
+        if not is_first:
+            await device.worker.is_mirrored.wait()
+        await asyncio.sleep(0.1)
+        assert device.updater.records["digits"].state is S.SHADOWING
+        device.updater.offer(V2.order(3))
+        assert (await device.ended(3)).state is S.COMMITTED
+        assert device.serving() == "v2"
+        assert device.worker.shadow is None
+
+    asyncio.run(run())

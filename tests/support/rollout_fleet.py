@@ -6,7 +6,8 @@ The database is a real one; what a device would sign is written where checked re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from control_plane.store.schema import (
     value_sum,
 )
 from firmware_bundles.identifiers import target_path
+from firmware_bundles.windows import UTC_OFFSET
 from firmware_bundles.wire.totals import LOG_SCALE
 
 FAMILY = "digits"
@@ -51,14 +53,18 @@ def rollout(text: str, rollout_id: str = "example") -> Rollout:
 class RowFleet:
     """A database with releases 1, 2 and 3 of a family, and devices."""
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: int, offsets: Sequence[int | None] = (None,)) -> None:
         self.database = Database.open(f"sqlite:///{folder / 'shoal.db'}")
         self.devices = [f"device-{number:03}" for number in range(size)]
         with self.database.transaction() as connection:
             for number in (1, 2, 3):
                 connection.execute(insert(release).values(release_row(number)))
-            if self.devices:
-                connection.execute(insert(device), [device_row(each) for each in self.devices])
+            rows = [
+                device_row(each, offset)
+                for each, offset in zip(self.devices, cycle(offsets), strict=False)
+            ]
+            if rows:
+                connection.execute(insert(device), rows)
 
     def wants(self, device_id: str) -> dict[str, Any]:
         """Return what a device shall run; empty if nothing."""
@@ -177,15 +183,15 @@ def release_row(number: int) -> dict[str, Any]:
     }
 
 
-def device_row(device_id: str) -> dict[str, Any]:
-    """Return the row of a device that is online."""
+def device_row(device_id: str, offset: int | None = None) -> dict[str, Any]:
+    """Return the row of a device that is online, so far ahead of UTC."""
     return {
         "id": device_id,
         "public_key_pem": "",
         "certificate_serial": "",
         "telemetry_secret": b"",
         "labels": {},
-        "inventory": {},
+        "inventory": {} if offset is None else {UTC_OFFSET: offset},
         "enrolled": 0.0,
         "is_online": True,
     }

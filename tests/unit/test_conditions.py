@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import msgspec
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from agent import sensors
 from agent.clock import Clock
 from agent.deployment import conditions
-from agent.deployment.conditions import Facts, judge, parse_window
+from agent.deployment.conditions import Facts, judge
 from agent.metering import Meter, open_usage, purpose
 from agent.store import usage
 from agent.store.usage import Purpose, Row, Usage
+from firmware_bundles.windows import covers_at, parse_window
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.messages import Conditions
 
@@ -52,6 +54,18 @@ def test_a_window_is_open_in_local_time(
     window = parse_window(text)
     assert all(window.covers(*moment) for moment in inside)
     assert not any(window.covers(*moment) for moment in outside)
+
+
+@given(st.datetimes(dt.datetime(2001, 1, 1), dt.datetime(2040, 1, 1)), st.integers(-720, 840))  # noqa: DTZ001
+def test_a_window_is_known_from_the_offset_of_local_time(
+    local: dt.datetime, offset_minutes: int
+) -> None:
+    """Who knows how far a device is ahead of UTC finds the same as the device itself."""
+    window = parse_window("sat,sun 22:00-05:00")
+    zone = dt.timezone(dt.timedelta(minutes=offset_minutes))
+    now = local.replace(tzinfo=zone).timestamp()
+    inside = window.covers(local.weekday(), local.hour * 60 + local.minute)
+    assert covers_at(window, now, offset_minutes) == inside
 
 
 @given(st.integers(0, 1439), st.integers(0, 1439))

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.rollouts import verbs
+from control_plane.rollouts.device_policy import DevicePolicy, DeviceShadow
 from control_plane.rollouts.gate_specs import Gates, InstallsGate, LabelErrorsGate
 from control_plane.rollouts.model import (
     Action,
+    Approval,
     Counts,
     FleetView,
     LabelCounts,
     PhaseState,
-    Plan,
     Rollout,
     RolloutState,
     Standing,
     arrange,
     phase_ends,
+    phase_ranges,
     phase_states,
 )
-from control_plane.rollouts.parsing import parse
-from control_plane.rollouts.phase_specs import PhaseSpec
+from control_plane.rollouts.phase_specs import OfferRate, PhaseSpec
 from control_plane.rollouts.planner import plan
-from control_plane.rollouts.spec import RolloutSpec
+from control_plane.rollouts.spec import HoldOut, RolloutBudgets, RolloutSpec
 from firmware_bundles.errors import ConflictError
 
 MEMBERS = 40
 _RATE = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 _SECONDS = st.sampled_from([0.0, 5.0, 60.0])
+_OFFSETS = (None, -420, 0, 540)
 _COUNTS = (
     "waiting",
     "in_progress",
+    "shadowing",
     "committed",
     "differing",
     "failed",
@@ -49,9 +51,9 @@ _COUNTS = (
 @st.composite
 def _specs(draw: st.DrawFn) -> RolloutSpec:
     sizes = sorted(draw(st.sets(st.integers(1, MEMBERS), min_size=1, max_size=4)))
-    phases = [
-        PhaseSpec(count=size, soak_s=draw(_SECONDS), timeout_s=draw(_SECONDS) + 1) for size in sizes
-    ]
+    phases = [_phase(draw, size) for size in sizes]
+    if draw(st.booleans()):
+        phases.insert(0, PhaseSpec(count=draw(st.integers(1, MEMBERS)), mode="shadow"))
     labels = LabelErrorsGate(
         margin=draw(_RATE),
         labels_min=draw(st.sampled_from([1, 100])),
@@ -69,7 +71,30 @@ def _specs(draw: st.DrawFn) -> RolloutSpec:
         cohort="all",
         phases=tuple(phases),
         gates=Gates(installs=installs, label_errors=labels if draw(st.booleans()) else None),
-        on_failure=draw(st.sampled_from(["rollback", "pause"])),
+        on_failure=draw(st.sampled_from(["rollback", "rollback_phase", "pause"])),
+        hold_out=draw(st.none() | st.builds(HoldOut, count=st.integers(1, MEMBERS))),
+        budgets=RolloutBudgets(bytes_max=draw(st.sampled_from([None, 1_000]))),
+        policy=DevicePolicy(shadow=DeviceShadow(share=1.0)),
+    )
+
+
+def _phase(draw: st.DrawFn, size: int) -> PhaseSpec:
+    return PhaseSpec(
+        count=size,
+        soak_s=draw(_SECONDS),
+        timeout_s=draw(_SECONDS) + 1,
+        approval=draw(st.integers(0, 4)) == 0,
+        window=draw(st.sampled_from([None, None, "22:00-05:00", "sat,sun 09:00-12:00"])),
+        rate=draw(
+            st.none()
+            | st.builds(
+                OfferRate,
+                devices=st.integers(1, 5),
+                per_s=st.sampled_from([1.0, 3_600.0]),
+                growth=st.sampled_from([1.0, 1.5, 3.0]),
+                devices_max=st.none() | st.integers(1, 9),
+            )
+        ),
     )
 
 
@@ -78,12 +103,21 @@ def _rollouts(draw: st.DrawFn) -> Rollout:
     spec = draw(_specs())
     standing = Standing(
         state=draw(st.sampled_from(RolloutState)),
-        phase=draw(st.integers(0, len(spec.phases) - 1)),
+        phase=draw(st.integers(0, len(spec.course()) - 1)),
         phase_state=draw(st.sampled_from(PhaseState)),
         since=draw(st.floats(0, 200)),
         generation=draw(st.integers(1, 9)),
     )
-    return Rollout(id="r", spec=spec, release_path="digits/2/manifest.json", standing=standing)
+    approvals = tuple(
+        Approval(phase=phase, by="ben", at=0.0) for phase in draw(st.sets(st.integers(0, 6)))
+    )
+    return Rollout(
+        id="r",
+        spec=spec,
+        release_path="digits/2/manifest.json",
+        standing=standing,
+        approvals=approvals,
+    )
 
 
 def _spread(draw: st.DrawFn, size: int) -> Counts:
@@ -93,25 +127,35 @@ def _spread(draw: st.DrawFn, size: int) -> Counts:
     for name in _COUNTS:
         values[name] = draw(st.integers(0, left))
         left -= values[name]
-    offered = sum(values[name] for name in _COUNTS[:6])
+    offered = sum(values[name] for name in _COUNTS[:7])
     stuck = draw(st.integers(0, offered))
     last = draw(st.none() | st.floats(0, 200)) if offered else None
-    return Counts(planned=left, stuck=stuck, offered_first=last, offered_last=last, **values)
+    mirroring = draw(st.integers(0, left))
+    return Counts(
+        planned=left,
+        stuck=stuck,
+        mirroring=mirroring,
+        offered_first=last,
+        offered_last=last,
+        unfinished_first=last,
+        **values,
+    )
 
 
 @st.composite
 def _situations(draw: st.DrawFn) -> tuple[Rollout, FleetView, float]:
     rollout = draw(_rollouts())
-    ends = phase_ends(rollout.spec, MEMBERS)
-    sizes = [end - first for first, end in zip((0, *ends), ends, strict=False)]
+    ranges = phase_ranges(rollout.spec, MEMBERS)
     view = FleetView(
-        phases=tuple(_spread(draw, size) for size in sizes),
+        phases=tuple(_spread(draw, end - first) for first, end in ranges),
         candidate=LabelCounts(labelled=draw(st.integers(0, 300)), wrong=draw(st.integers(0, 300))),
         control=LabelCounts(labelled=draw(st.integers(0, 300)), wrong=draw(st.integers(0, 300))),
         control_devices=draw(st.integers(0, MEMBERS)),
         members=MEMBERS,
+        bytes=draw(st.integers(0, 2_000)),
+        offsets=tuple((offset, 1) for offset in draw(st.sets(st.sampled_from(_OFFSETS)))),
     )
-    return rollout, view, draw(st.floats(0, 400))
+    return rollout, view, draw(st.floats(0, 400_000))
 
 
 @given(_situations())
@@ -128,7 +172,7 @@ def test_a_decision_is_one_generation(situation: tuple[Rollout, FleetView, float
     """What is decided has the next generation; what is not decided has no difference at all."""
     before, after = situation[0].standing, plan(*situation).next
     assert after == before or after.generation == before.generation + 1
-    assert before.phase <= after.phase <= before.phase + 1
+    assert situation[0].watched <= after.phase <= before.phase + 1
 
 
 @given(_situations())
@@ -138,16 +182,18 @@ def test_offers_stay_inside_the_running_phase(
     """Nothing is offered beyond the phase, nor while paused, rolling back or closed."""
     rollout, view, _ = situation
     planned = plan(*situation)
-    ends = (0, *phase_ends(rollout.spec, view.members))
+    ranges = phase_ranges(rollout.spec, view.members)
     for order in planned.orders:
-        assert order.phase == planned.next.phase
-        assert order.end == ends[order.phase + 1]
+        assert order.phase == planned.next.phase or rollout.watched
         if order.action is Action.OFFER:
-            assert order.first == ends[order.phase]
+            assert (order.first, order.end) == ranges[order.phase]
             assert planned.next.state is RolloutState.RUNNING
             assert planned.next.phase_state is PhaseState.OFFERING
         else:
-            assert planned.next.state is RolloutState.ROLLING_BACK
+            assert planned.next.state in (
+                RolloutState.ROLLING_BACK,
+                RolloutState.ROLLING_BACK_PHASE,
+            )
 
 
 @given(_situations())
@@ -182,87 +228,17 @@ def test_an_ended_rollout_stays_ended(
     assert decided.next.state is RolloutState.ROLLING_BACK
 
 
-_LEFT_ALONE = ("planned", "reverting", "reverted")
-
-
-class _Fleet:
-    """Devices of one rollout that do what a test drew for them, in the end."""
-
-    def __init__(self, rollout: Rollout, fates: list[str]) -> None:
-        self.rollout = rollout
-        self.fates = fates
-        self.states = ["planned"] * MEMBERS
-        self.offered_at = [0.0] * MEMBERS
-        self.ends = phase_ends(rollout.spec, MEMBERS)
-
-    def view(self) -> FleetView:
-        phases = []
-        for first, end in zip((0, *self.ends), self.ends, strict=False):
-            here = self.states[first:end]
-            times = [self.offered_at[i] for i in range(first, end) if self.states[i] != "planned"]
-            counts: dict[str, Any] = {state: here.count(state) for state in set(here)}
-            last = max(times, default=None)
-            phases.append(Counts(**counts, offered_first=last, offered_last=last))
-        return FleetView(
-            phases=tuple(phases), control_devices=self.states.count("planned"), members=MEMBERS
-        )
-
-    def follow(self, planned: Plan, now: float) -> None:
-        """Store the decision, carry the orders out, and let every device go one step."""
-        self.rollout = msgspec.structs.replace(self.rollout, standing=planned.next)
-        going = {"waiting": "in_progress", "reverting": "reverted"}
-        for index, state in enumerate(self.states):
-            fate = self.fates[index]
-            if state == "in_progress":
-                self.states[index] = fate
-            elif fate != "waiting" or state == "reverting":
-                self.states[index] = going.get(state, state)
-        for order in planned.orders:
-            for index in range(order.first, order.end):
-                if order.action is Action.OFFER and self.states[index] == "planned":
-                    self.states[index], self.offered_at[index] = "waiting", now
-                elif order.action is Action.REVERT and self.states[index] not in _LEFT_ALONE:
-                    self.states[index] = "reverting"
-
-
-@given(
-    _specs(),
-    st.lists(
-        st.sampled_from(
-            ["committed", "committed", "committed", "failed", "rolled_back", "waiting"]
-        ),
-        min_size=MEMBERS,
-        max_size=MEMBERS,
-    ),
-)
-def test_every_rollout_ends_or_asks_a_person(spec: RolloutSpec, fates: list[str]) -> None:
-    """However the devices end, the rollout closes or pauses; a rollback then closes it."""
-    rollout = Rollout(id="r", spec=spec, release_path="p", standing=Standing())
-    fleet, now = _Fleet(rollout, fates), 0.0
-    halted = (RolloutState.PAUSED, RolloutState.COMPLETED, RolloutState.ROLLED_BACK)
-    for _ in range(1_000):
-        if fleet.rollout.standing.state in halted:
-            break
-        now += 1.0
-        fleet.follow(plan(fleet.rollout, fleet.view(), now), now)
-    state = fleet.rollout.standing.state
-    assert state in halted
-    if state is RolloutState.COMPLETED:
-        assert set(fleet.states) <= {"planned", *fates}
-    if state is RolloutState.PAUSED:
-        fleet.follow(verbs.rollback(fleet.rollout, fleet.view(), now, by="anna"), now)
-        for _ in range(10):
-            fleet.follow(plan(fleet.rollout, fleet.view(), now), now)
-        assert fleet.rollout.standing.state is RolloutState.ROLLED_BACK
-        assert set(fleet.states) <= {"planned", "reverted"}
-
-
 @given(_specs(), st.integers(1, 2_000))
 def test_phases_nest(spec: RolloutSpec, members: int) -> None:
-    """No phase ends before an earlier one, none beyond the cohort."""
-    ends = phase_ends(spec, members)
-    assert list(ends) == sorted(ends)
-    assert ends[-1] <= members
+    """Those that serve tile the cohort up to the hold-out; no shadow reaches beyond them."""
+    ranges, course = phase_ranges(spec, members), spec.course()
+    serving = [each for each, phase in zip(ranges, course, strict=True) if phase.mode == "serve"]
+    assert [first for first, _ in serving] == [0, *(end for _, end in serving[:-1])]
+    assert all(first <= end for first, end in ranges)
+    assert max(end for _, end in ranges) == serving[-1][1] <= members
+    if spec.hold_out is not None:
+        assert serving[-1][1] == members
+        assert serving[-1][0] <= members - min(spec.hold_out.count or 0, members)
 
 
 @given(st.integers(1, 100), st.integers(1, 100_000))
@@ -292,16 +268,3 @@ def test_phases_before_the_present_one_have_passed() -> None:
     """Where each phase stands follows from the present one."""
     standing = Standing(phase=1, phase_state=PhaseState.SOAKING)
     assert phase_states(standing, 4) == ("passed", "soaking", "pending", "pending")
-
-
-def test_an_empty_phase_is_no_obstacle() -> None:
-    """A count beyond the cohort adds nobody, and ends all the same."""
-    text = (
-        "{family: digits, release: '2', cohort: all,"
-        " phases: [{count: 40, soak_s: 0}, {count: 90, soak_s: 0}]}"
-    )
-    rollout = Rollout(id="r", spec=parse(text), release_path="p", standing=Standing())
-    fleet = _Fleet(rollout, ["committed"] * MEMBERS)
-    for now in range(20):
-        fleet.follow(plan(fleet.rollout, fleet.view(), float(now)), float(now))
-    assert fleet.rollout.standing.state is RolloutState.COMPLETED

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from agent import config, enrolment, identity, local_control, task, task_messages
-from agent.deployment import conditions, slots
+from agent.deployment import slots
 from agent.deployment.lifecycle import Record
 from agent.inference import (
     breadcrumbs,
@@ -40,7 +40,7 @@ from agent.inference.served import _real
 from agent.inference.verdicts import Probe
 from agent.store import journal, state, state_schema
 from agent.telemetry import feedback, rows
-from firmware_bundles import golden
+from firmware_bundles import golden, windows
 from firmware_bundles.errors import ShoalError
 from firmware_bundles.identifiers import parse
 from firmware_bundles.manifest import Tensor
@@ -341,7 +341,7 @@ def _local_requests() -> list[bytes]:
 def _window(data: bytes) -> object:
     """What an assignment's pattern lets through."""
     kind = Annotated[str, msgspec.Meta(pattern=WINDOW_PATTERN)]
-    return conditions.parse_window(parse(kind, text_of(data), "window"))
+    return windows.parse_window(parse(kind, text_of(data), "window"))
 
 
 def _json(name: str, parse: Any, seeds: Any, **more: Any) -> Parser:  # noqa: ANN401 - Parser's own
