@@ -89,7 +89,10 @@ def _tensor(table: Table, signature_name: str, what: str) -> Tensor:
         raise ModelUnusable(f"the model has an {what} without a name")
     datatype = _DATATYPES.get(table.scalar(1, "b"))
     if datatype is None:
-        raise ModelUnusable(f"{what} {name!r:.80} has a type that cannot be served")
+        raise ModelUnusable(
+            f"{what} {name!r:.80} has a type that cannot be served: strings, complex numbers, "
+            "resources and variants are not"
+        )
     scale, zero_point = _quantization(table.table(4), name)
     return Tensor(
         name=name,

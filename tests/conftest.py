@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +13,7 @@ from support import programs
 
 TESTS = Path(__file__).parent
 HOSTILE_CASES = "hostile_cases"  # the property in which a test says how many inputs it tried
+MUTANTS = "mutants"  # the property in which a test says how damaged models ended, by runtime
 SKIPPED_FOR = "needs "  # how the reason of a skip for a missing program begins
 
 # How fast a busy machine makes examples says nothing about the code.
@@ -42,8 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("long" if is_long else "short")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the system suite on one worker: its processes share ports and processors."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the system suite on one worker: its processes share ports and processors.
+
+    What is marked `long` belongs to long runs alone.
+    """
+    if os.environ.get("SHOAL_TEST_LONG") != "1":
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if _suite(item.path) == "system":
             item.add_marker(pytest.mark.xdist_group("system"))
@@ -65,6 +73,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how much hostile input was tried, and which suites were skipped for want of a program."""
     _tell_hostile_cases(terminalreporter)
+    _tell_mutants(terminalreporter)
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for report in terminalreporter.stats.get("skipped", []):
         *_, reason = report.longrepr
@@ -81,11 +90,21 @@ def _tell_hostile_cases(reporter: pytest.TerminalReporter) -> None:
     passed = reporter.stats.get("passed", [])
     counts = [dict(report.user_properties).get(HOSTILE_CASES, 0) for report in passed]
     if any(counts):
-        parsers = len(
-            {report.location[2].partition("[")[2] for report in passed if report.user_properties}
-        )
+        tried = [each for each in passed if HOSTILE_CASES in dict(each.user_properties)]
+        parsers = len({report.location[2].partition("[")[2] for report in tried})
         reporter.section("hostile input")
         reporter.line(f"{sum(counts):,} cases against {parsers} parsers")
+
+
+def _tell_mutants(reporter: pytest.TerminalReporter) -> None:
+    """Say how each runtime's self-tests of damaged model files ended."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for report in reporter.stats.get("passed", []):
+        for runtime, verdicts in (v for name, v in report.user_properties if name == MUTANTS):
+            found[runtime].update(verdicts)
+    for runtime, verdicts in sorted(found.items()):
+        ends = ", ".join(f"{count:,} {verdict}" for verdict, count in verdicts.most_common())
+        reporter.line(f"{runtime}: {verdicts.total():,} damaged model files: {ends}")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from agent.inference.http import Response
-from agent.inference.quantization import DTYPES, REAL, Port, Reals, Stored
+from agent.inference.quantization import DTYPES, REAL, STRINGS, Port, Reals, Stored
 from agent.inference.tensors import CLASS_OUTPUT, SCORE_OUTPUT, Taken
 from firmware_bundles import postprocessing
 
@@ -90,14 +90,16 @@ def _outputs(model: ServedModel, taken: Taken, answer: Answer) -> Iterator[tuple
     asked = taken.outputs
     for port, stored in zip(model.outputs, answer.stored, strict=True):
         if asked is None or port.name in asked:
-            yield port.name, _tensor(port, stored, is_raw=taken.is_raw)
+            wanted = None if asked is None else asked[port.name].datatype
+            is_raw = taken.is_raw if wanted is None else wanted != REAL
+            yield port.name, _tensor(port, stored, is_raw=is_raw)
     named = [each for each in model.made_outputs if asked is None or each in asked]
     if named:
         best = postprocessing.best(answer.scores, model.top_k, model.threshold)
         if CLASS_OUTPUT in named:
             labels = model.bundle.labels
             names = ["" if each < 0 else labels[each] for each in best]
-            yield CLASS_OUTPUT, _Values((len(best),), "BYTES", names)
+            yield CLASS_OUTPUT, _Values((len(best),), STRINGS, names)
         if SCORE_OUTPUT in named:
             scores = postprocessing.scores_of(answer.scores, best)
             yield SCORE_OUTPUT, _Values((len(best),), REAL, scores)
@@ -112,7 +114,7 @@ def _tensor(port: Port, stored: Stored, *, is_raw: bool) -> _Values:
 def _output(name: str, each: _Values, taken: Taken, blobs: list[bytes]) -> dict[str, Any]:
     """Return an output's JSON; binary data, where they are wanted, are added to `blobs`."""
     told: dict[str, Any] = {"name": name, "shape": each.shape, "datatype": each.datatype}
-    is_binary = taken.is_binary if taken.outputs is None else taken.outputs[name]
+    is_binary = taken.is_binary if taken.outputs is None else taken.outputs[name].is_binary
     if is_binary:
         blobs.append(_bytes(each))
         told["parameters"] = {"binary_data_size": len(blobs[-1])}

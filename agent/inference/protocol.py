@@ -18,11 +18,11 @@ import msgspec
 
 from agent.inference import answers, content_coding, http, tensors
 from agent.inference.http import Request, Response
-from agent.inference.quantization import REAL, Port, Stored
+from agent.inference.quantization import Port, Stored
 from agent.inference.refused import Refused, retry_later
 from agent.inference.registry import Registry, Serving
 from agent.inference.served import ServedModel
-from agent.inference.tensors import CLASS_OUTPUT, Taken
+from agent.inference.tensors import Taken
 from agent.telemetry.feedback import Feedback, Statement
 from agent.telemetry.recorder import Recorder
 from firmware_bundles.errors import InputRefused, ModelUnusable, NotFound, ShoalError
@@ -185,7 +185,7 @@ class Endpoint:
     def _infer(self, serving: Serving, request: Request) -> Outcome:
         model = serving.model
         body = _body(request)
-        taken = tensors.take(body, model.inputs, model.output_names, _head_length(request))
+        taken = tensors.take(body, model.inputs, model.offered, _head_length(request))
         if taken.segment is not None:
             _check_segment(serving, taken.segment)
         if not model.is_quick:
@@ -329,7 +329,7 @@ def _allow(method: str, allowed: str) -> None:
 def _metadata(model: ServedModel) -> object:
     outputs = [_tensor(port) for port in model.outputs]
     for name in model.made_outputs:
-        datatype = "BYTES" if name == CLASS_OUTPUT else REAL
+        (datatype,) = model.offered[name]
         outputs.append({"name": name, "datatype": datatype, "shape": [model.top_k]})
     return {
         "name": model.manifest.family,

@@ -13,6 +13,7 @@ Reals = NDArray[np.float32]
 Stored = NDArray[Any]
 
 REAL: Final = "FP32"
+STRINGS: Final = "BYTES"  # of names that are made here: no model gives or takes them
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),

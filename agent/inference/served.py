@@ -18,7 +18,7 @@ from agent.inference.backends import Backend, LiteRtBackend
 from agent.inference.cpu_backed import CpuBacked
 from agent.inference.guarded import Guard
 from agent.inference.pool import Pool
-from agent.inference.quantization import Port, Reals, Stored
+from agent.inference.quantization import REAL, STRINGS, Port, Reals, Stored
 from agent.inference.tensors import CLASS_OUTPUT, SCORE_OUTPUT
 from firmware_bundles import golden
 from firmware_bundles.errors import BundleError, SelfTestFailed, SlotBroken, WireError
@@ -109,13 +109,15 @@ class ServedModel:
         self.scores_place = None if fact is None else names.index(fact.scores)
         made = [] if fact is None else [CLASS_OUTPUT, SCORE_OUTPUT][: 1 + fact.has_score]
         self.made_outputs = [each for each in made if each not in names]
-        self.output_names = frozenset([*names, *self.made_outputs])
         self.top_k = (fact.top_k or 1) if fact is not None else 0
         self.threshold = (fact.threshold or None) if fact is not None else None
         self.backend = backend
         self.delegate_reason = ""
         self.inputs = [Port(tensor) for tensor in bundle.manifest.inputs]
         self.outputs = [Port(tensor) for tensor in bundle.manifest.outputs]
+        self.offered = {port.name: port.datatypes for port in self.outputs} | {
+            name: [STRINGS if name == CLASS_OUTPUT else REAL] for name in self.made_outputs
+        }
         self.since = time.time()
         self.answered = 0
         self.errors = 0

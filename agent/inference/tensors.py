@@ -31,6 +31,7 @@ class _InputParameters(msgspec.Struct):
 
 class _OutputParameters(msgspec.Struct):
     binary_data: bool | None = None
+    datatype: str | None = None
 
 
 class _RequestParameters(msgspec.Struct):
@@ -73,11 +74,21 @@ class _LooseRequest(_Head):
     inputs: list[_LooseInput] = []
 
 
+Outputs = Mapping[str, Sequence[str]]  # by name, the datatypes that each can be given as
+
+
+class Asked(NamedTuple):
+    """How one output is wanted; `datatype` None is that of the inputs: real or stored values."""
+
+    is_binary: bool
+    datatype: str | None
+
+
 class Taken(NamedTuple):
     """A request that the model can run.
 
-    `outputs` are those that were asked for, None for all, with whether each is to be binary;
-    `is_binary` is what holds for those that did not say. `segment` is the part of the traffic that
+    `outputs` are those that were asked for, None for all; `is_binary` is what holds for those that
+    did not say. `segment` is the part of the traffic that
     the request named.
     """
 
@@ -87,7 +98,7 @@ class Taken(NamedTuple):
     reals: list[Reals | None]
     is_raw: bool
     is_binary: bool
-    outputs: dict[str, bool] | None
+    outputs: dict[str, Asked] | None
     segment: str | None = None
 
     def features(self) -> Reals:
@@ -106,7 +117,7 @@ _READ_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def take(
-    body: bytes, inputs: Sequence[Port], outputs: frozenset[str], head_bytes: int | None = None
+    body: bytes, inputs: Sequence[Port], outputs: Outputs, head_bytes: int | None = None
 ) -> Taken:
     """Parse the body of an infer request for a model with these tensors. Raises Refused.
 
@@ -129,7 +140,7 @@ def _take(
     request: _Request | _LooseRequest,
     binary: memoryview,
     inputs: Sequence[Port],
-    outputs: frozenset[str],
+    outputs: Outputs,
 ) -> Taken:
     given = {each.name: each for each in request.inputs}
     _check_names(request, given, inputs)
@@ -351,18 +362,25 @@ def _flat(data: object, port: Port) -> list[int | float]:
 
 
 def _wanted(
-    asked: list[_Wanted] | None, outputs: frozenset[str], *, is_binary: bool
-) -> dict[str, bool] | None:
+    asked: list[_Wanted] | None, outputs: Outputs, *, is_binary: bool
+) -> dict[str, Asked] | None:
     if not asked:
         return None
-    wanted: dict[str, bool] = {}
+    wanted: dict[str, Asked] = {}
     for each in asked:
-        said = each.parameters.binary_data if each.parameters else None
-        wanted[each.name] = is_binary if said is None else said
-    if unknown := sorted(wanted.keys() - outputs):
-        raise Refused(
-            400, f"output {unknown[0]!r:.80} is unknown; expected {_listed(sorted(outputs))}"
-        )
+        if (datatypes := outputs.get(each.name)) is None:
+            raise Refused(
+                400, f"output {each.name!r:.80} is unknown; expected {_listed(sorted(outputs))}"
+            )
+        said = each.parameters or _OutputParameters()
+        if said.datatype is not None and said.datatype not in datatypes:
+            raise Refused(
+                400,
+                f"output {each.name!r} cannot be given as {said.datatype!r:.20}; "
+                f"expected {' or '.join(datatypes)}",
+            )
+        as_bytes = is_binary if said.binary_data is None else said.binary_data
+        wanted[each.name] = Asked(as_bytes, said.datatype)
     return wanted
 
 

@@ -7,6 +7,7 @@ must stay in the child, within its memory and its time.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import time
@@ -17,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from agent.inference import selftest
+from agent.inference import backends, selftest
 from agent.inference.control import SelfTest
 from firmware_bundles.errors import ShoalError
 from support.bundles import Sample
@@ -66,8 +67,8 @@ def test_no_mutant_of_a_model_leaves_the_child(
     """Each ends in a verdict: no crash of the parent, no memory over the limit, no hang."""
     count = COUNT_LONG if is_long_run else COUNT
     verdicts = asyncio.run(_outcomes(tmp_path, mutation, count))
-    record_property("mutants", dict(verdicts))
-    print(mutation.__name__, dict(verdicts))
+    record_property("mutants", [backends.load_runtime()[1], dict(verdicts)])
+    print("mutants", json.dumps([backends.load_runtime()[1], dict(verdicts)]))
     assert verdicts.total() == count
     # The most that any child of this process ever had.
     peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

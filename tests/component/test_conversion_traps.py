@@ -81,6 +81,12 @@ TRAPS = (
         "'image' is INT8 without scale and zero point",
     ),
     Trap(
+        "an input of strings",
+        models.with_strings,
+        "bundle.model_unusable",
+        "input 'image' has a type that cannot be served: strings",
+    ),
+    Trap(
         "an operation too new for the fleet",
         lambda model: models.with_operation_version(model, "FULLY_CONNECTED", 12),
         "bundle.runtime_unsupported",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -51,6 +53,58 @@ def test_a_prediction_is_answered_with_class_and_identity(client: httpx.Client) 
     assert named["data"] == [str(int(np.argmax(probs["data"])))]
     assert (named["name"], named["datatype"], named["shape"]) == ("class", "BYTES", [1])
     assert answer["parameters"]["prediction_id"].count("-") == 1
+
+
+def test_each_output_comes_as_it_is_asked_for(client: httpx.Client) -> None:
+    """Real or stored values, as JSON or as bytes, whatever the input was; else as the input."""
+    body = infer(images(1)[0])
+
+    def probs(**parameters: object) -> dict[str, Any]:
+        asked = {"name": "probs", "parameters": parameters} if parameters else {"name": "probs"}
+        (found,) = client.post(INFER, json=body | {"outputs": [asked]}).json()["outputs"]
+        told: dict[str, Any] = found
+        return told
+
+    real, stored = probs(datatype="FP32"), probs(datatype="INT8")
+    assert probs() == real
+    assert (real["datatype"], stored["datatype"]) == ("FP32", "INT8")
+    assert real["data"] == pytest.approx([(each + 128) / 256 for each in stored["data"]])
+    given = body["inputs"][0] | {"datatype": "INT8", "data": [0] * 64}
+    body = {"inputs": [given]}
+    assert (probs()["datatype"], probs(datatype="FP32")["datatype"]) == ("INT8", "FP32")
+    asked = [{"name": "probs", "parameters": {"datatype": "INT8", "binary_data": True}}]
+    answer = client.post(INFER, json=body | {"outputs": asked})
+    head = int(answer.headers["inference-header-content-length"])
+    assert np.frombuffer(answer.content[head:], np.int8).tolist() == probs()["data"]
+
+
+@pytest.mark.parametrize(
+    ("name", "datatype", "sentence"),
+    [
+        ("probs", "UINT8", "output 'probs' cannot be given as 'UINT8'; expected FP32 or INT8"),
+        ("class", "FP32", "output 'class' cannot be given as 'FP32'; expected BYTES"),
+    ],
+)
+def test_an_output_is_refused_in_a_type_that_it_has_not(
+    client: httpx.Client, name: str, datatype: str, sentence: str
+) -> None:
+    """The refusal names those that it has."""
+    asked = {"outputs": [{"name": name, "parameters": {"datatype": datatype}}]}
+    answer = client.post(INFER, json=infer(images(1)[0]) | asked)
+    assert (answer.status_code, answer.json()["error"]) == (400, sentence)
+
+
+@pytest.mark.parametrize("is_binary", [False, True])
+def test_strings_are_refused_as_input(client: httpx.Client, *, is_binary: bool) -> None:
+    """No model here takes BYTES, as the metadata say; as text and as binary data."""
+    given: dict[str, Any] = {"name": "image", "shape": [1], "datatype": "BYTES"}
+    given |= {"parameters": {"binary_data_size": 9}} if is_binary else {"data": ["a word"]}
+    head = json.dumps({"inputs": [given]}).encode()
+    blob = b"\x05\0\0\0hello" if is_binary else b""
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    answer = client.post(INFER, content=head + blob, headers=headers)
+    assert answer.status_code == 400
+    assert "input 'image' has datatype 'BYTES'; expected FP32 or INT8" in answer.json()["error"]
 
 
 def test_the_model_is_as_good_as_its_owner_measured(client: httpx.Client) -> None:

@@ -15,6 +15,7 @@ from firmware_bundles.flatbuffer import Table
 
 _MANY: Final = 65_536
 _BYTE_MAX: Final = 127
+_STRING: Final = 5  # TensorType
 
 
 def with_operation_version(model: bytes, name: str, version: int) -> bytes:
@@ -52,6 +53,14 @@ def with_dynamic_batch(model: bytes) -> bytes:
     for tensor in _ends(model):
         start, _ = tensor._vector(0, _MANY)
         struct.pack_into("<i", data, start, -1)
+    return bytes(data)
+
+
+def with_strings(model: bytes) -> bytes:
+    """Return the model with inputs and outputs of strings."""
+    data = bytearray(model)
+    for tensor in _ends(model):
+        struct.pack_into("<b", data, _place(tensor, 1), _STRING)
     return bytes(data)
 
 

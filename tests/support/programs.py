@@ -11,6 +11,7 @@ from support import service_manager, small_disk
 # The program's name -> its Debian package.
 PACKAGES = {
     "chromium": "chromium",
+    "curl": "curl",
     "gcc": "gcc libc6-dev",
     "mosquitto": "mosquitto",
     "mount": "mount",

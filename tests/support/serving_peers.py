@@ -47,7 +47,7 @@ def mobilenet() -> Path:
     model = _cache() / "mobilenet_v2_035_224_int8.tflite"
     if not model.exists():
         pins = f"--constraint={_ROOT / 'constraints-training.txt'}"
-        python = _environment("tensorflow", (pins, "tensorflow-cpu"))
+        python = environment("tensorflow", (pins, "tensorflow-cpu"))
         new = model.with_suffix(".new")
         _run([str(python), str(SCRIPTS / "make_mobilenet.py"), str(new)], "MobileNetV2")
         new.replace(model)
@@ -57,7 +57,7 @@ def mobilenet() -> Path:
 @contextmanager
 def running(name: str, model: Path, folder: Path) -> Iterator[Peer]:
     """Serve the digits model with a peer, one of `NAMES`. Raises Missing."""
-    python = _environment(name, _PACKAGES[name])
+    python = environment(name, _PACKAGES[name])
     command, address, extra = _command(name, model, folder)
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -100,7 +100,7 @@ def _command(name: str, model: Path, folder: Path) -> tuple[list[str], str, dict
     return command, f"tcp:{port}", {"DIGITS_MODEL": str(model)}
 
 
-def _environment(name: str, packages: tuple[str, ...]) -> Path:
+def environment(name: str, packages: tuple[str, ...]) -> Path:
     """Return the interpreter of an environment with these packages. Raises Missing."""
     key = hashlib.sha256(repr((packages, sys.version)).encode()).hexdigest()[:12]
     folder = _cache() / f"{name.split(maxsplit=1)[0].lower()}-{key}"

@@ -54,7 +54,7 @@ def test_every_value_survives_the_way_as_bytes_or_as_json(
     """All datatypes, bit for bit, whichever of the inputs travel behind the JSON."""
     is_binary = data.draw(st.lists(st.booleans(), min_size=len(given), max_size=len(given)))
     body, head_bytes = _body(given, is_binary=is_binary)
-    taken = tensors.take(body, [port for port, _ in given], frozenset(), head_bytes)
+    taken = tensors.take(body, [port for port, _ in given], {}, head_bytes)
     for stored, (_, values) in zip(taken.stored, given, strict=True):
         assert (stored.dtype, stored.shape) == (values.dtype, values.shape)
         assert np.array_equal(stored, values)
@@ -70,7 +70,7 @@ def test_a_body_of_another_length_is_refused(
     cut = data.draw(st.integers(head_bytes, len(body) - 1))
     for wrong in (body[:cut], body + b"x"):
         with pytest.raises(Refused) as caught:
-            tensors.take(wrong, [port for port, _ in given], frozenset(), head_bytes)
+            tensors.take(wrong, [port for port, _ in given], {}, head_bytes)
         assert caught.value.status == 400
 
 
@@ -102,5 +102,5 @@ def test_wrong_bytes_are_told_by_the_tensors_name(
     }  # fmt: skip
     head = json.dumps({"inputs": [facts | changes]}).encode()
     with pytest.raises(Refused) as caught:
-        tensors.take(head + blob, [port], frozenset(), len(head))
+        tensors.take(head + blob, [port], {}, len(head))
     assert (caught.value.status, caught.value.message) == (400, sentence)

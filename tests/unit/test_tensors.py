@@ -21,7 +21,7 @@ COUNT = Port(Tensor(name="count", datatype="INT32", shape=(1,)))
 OUT_OF_RANGE = (
     "input 'image' has a value out of range; expected whole numbers from -128 to 127 (INT8)"
 )
-OUTPUTS = frozenset({"probs", "class"})
+OUTPUTS = {"probs": ["FP32", "INT8"], "class": ["BYTES"]}
 
 
 def _input(**changes: object) -> dict[str, Any]:

@@ -58,7 +58,7 @@ _PORTS: Final = (
     Port(Tensor(name="count", datatype="UINT64", shape=(1,))),
     Port(Tensor(name="half", datatype="FP16", shape=(1,))),
 )
-_OUTPUTS: Final = frozenset({"probs", "class"})
+_OUTPUTS: Final = {"probs": ["FP32", "INT8"], "class": ["BYTES"]}
 _REFUSALS: Final = (ShoalError, Refused)
 
 
