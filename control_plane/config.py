@@ -33,6 +33,8 @@ _LEAST: Final = {
     "watch_settle_s": 0.0,
     "watch_quiet_windows": 1,
 }
+_PERIOD_MAX: Final = 36_600
+_INCARNATIONS: Final = "report_incarnations_max"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,8 @@ class Config:
     `certificate_days` is the life of a device's certificate, which it renews at two thirds;
     `broker_ca` is the file of who certified a foreign broker; `database` is a URL of SQLAlchemy,
     empty for a file in `data`; `patch_bytes_max` is what all patches together may take at the
-    broker, and 0 makes none; `retained_bytes_max` limits the other chunks that it retains.
+    broker, and 0 makes none; `retained_bytes_max` limits the other chunks that it retains. `*_days`
+    is how long telemetry is kept, see `telemetry.retention.Periods`; 0 keeps it for ever.
 
     A device's own normal is learnt from `watch_reference_rows` rows; `watch_threshold` is devices
     times the windows wanted between two false alarms of all of them; a window is tested
@@ -68,6 +71,15 @@ class Config:
     watch_threshold: float = 10_000.0
     watch_settle_s: float = 30.0
     watch_quiet_windows: int = 20
+    predictions_days: float = 14.0
+    shadows_days: float = 14.0
+    labels_days: float = 30.0
+    windows_days: float = 35.0
+    pending_labels_days: float = 30.0
+    hourly_days: float = 14.0
+    daily_days: float = 800.0
+    segment_keys_days: float = 400.0
+    report_incarnations_max: int = 1_000
     log_level: str = "info"
 
     @property
@@ -175,7 +187,16 @@ def _check(config: Config) -> None:
             raise ConfigInvalid(f"{name} is {value:g}; it must be {least:g} to {_COUNT_MAX:g}")
     if config.patch_bytes_max < 0:
         raise ConfigInvalid(f"patch_bytes_max is {config.patch_bytes_max}; 0 makes no patches")
+    _check_periods(config)
     if config.log_level not in {"debug", "info", "warning", "error"}:
         raise ConfigInvalid(
             f"log_level is {config.log_level!r}", hint="Say debug, info, warning or error."
         )
+
+
+def _check_periods(config: Config) -> None:
+    names = [field.name for field in fields(Config) if field.name.endswith("_days")]
+    for name in (*(each for each in names if each != "certificate_days"), _INCARNATIONS):
+        value = getattr(config, name)
+        if not 0 <= value <= _PERIOD_MAX:
+            raise ConfigInvalid(f"{name} is {value}; it must be 0 to {_PERIOD_MAX}; 0 keeps all")

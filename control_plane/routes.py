@@ -21,6 +21,7 @@ from control_plane.api import releases as release_routes
 from control_plane.api import rollouts as rollout_routes
 from control_plane.api import schemas as schema_routes
 from control_plane.api import status as status_routes
+from control_plane.api import stored_telemetry as stored_routes
 from control_plane.api import strangers as stranger_routes
 from control_plane.api import telemetry as telemetry_routes
 from control_plane.api import tokens as token_routes
@@ -30,6 +31,7 @@ from control_plane.fleet.renewal import Renewals
 from control_plane.releases import retention
 from control_plane.telemetry.assessments import Assessments
 from control_plane.telemetry.cohort_drift import CohortDrift
+from control_plane.telemetry.latency_groups import Latencies
 from control_plane.web import pages
 from control_plane.web.snapshot import Reader
 
@@ -215,6 +217,17 @@ def _watching(parts: Parts) -> tuple[list[APIRouter], APIRouter]:
             Assessments(stores.outcomes, parts.baselines, members, parts.clock),
             stores.telemetry.pending_labels,
         ),
+        stored_routes.router(parts.access, _latencies(parts), stores.pruning),
         event_routes.router(parts.access, pages.make_feed(reader)),
     ]
     return watching, pages.router(parts.access, reader, f"{application.API_PREFIX}/events")
+
+
+def _latencies(parts: Parts) -> Latencies:
+    cohorts = parts.cohorts
+    return Latencies(
+        parts.stores.tallies,
+        cohorts.members,
+        lambda: [each.name for each in cohorts.all()],
+        parts.clock,
+    )

@@ -52,6 +52,7 @@ from control_plane.store.database import Database
 from control_plane.store.stores import Stores
 from control_plane.telemetry.baselines import Baselines
 from control_plane.telemetry.ingest import Ingest
+from control_plane.telemetry.retention import Periods, Retention
 from control_plane.telemetry.standing import Rules
 from control_plane.telemetry.watching import Watching
 from control_plane.ticker import Ticker
@@ -281,6 +282,13 @@ class _Service:
             Ticker(rounds, tick_s),
             Ticker([maker.tick], slow_s),
             Ticker([self._watching.tick], slow_s),
+            Ticker([self._make_retention().tick], slow_s),
+        )
+
+    def _make_retention(self) -> Retention:
+        periods = {name: getattr(self._config, name) for name in Periods.__struct_fields__}
+        return Retention(
+            self._stores.pruning, Periods(**periods), self._baselines.find, self._clock
         )
 
     def _make_inbox(self) -> Inbox:

@@ -63,6 +63,49 @@ def drift(
         output.show(rows, _DRIFT, empty="no windows yet")
 
 
+@app.command()
+def latency(
+    *,
+    cohort: Cohort = None,
+    family: Annotated[str | None, typer.Option(help="Only this family's models.")] = None,
+    past_s: Annotated[float, typer.Option(help="What came in the last seconds.")] = _DAY_S,
+    by: Annotated[str, typer.Option(help="arm, device, cohort or model.")] = "arm",
+) -> None:
+    """Show percentiles of the time that answers took, in microseconds, by model and arm.
+
+    A percentile is known to a factor of 1.41; `--output json` gives its bounds.
+
+    \b
+    Example:
+      shoal telemetry latency --family digits --by cohort
+    """
+    with http.connect() as api:
+        answer = api.get(
+            "telemetry/latency", cohort=cohort, family=family, past_s=f"{past_s:.0f}", by=by
+        )
+    output.show(answer, _LATENCY, empty="no predictions in this time")
+
+
+@app.command()
+def storage() -> None:
+    """Count the segments that are stored, and what retention deleted.
+
+    \b
+    Example:
+      shoal telemetry storage
+    """
+    with http.connect() as api:
+        answer = api.get("telemetry/storage")
+    if output.is_json():
+        output.show_json(answer)
+        return
+    output.show(answer["stored"], ("kind", "segments", "rows"), empty="nothing is stored")
+    if answer["deleted"]:
+        output.show(answer["deleted"], ("what", "rows"))
+    else:
+        output.note("nothing was deleted yet")
+
+
 def _largest(model: Json, count: int) -> list[Json]:
     ranked = sorted(model["columns"], key=lambda column: (column["p"], -column["psi"]))
     about = {"family": model["family"], "version": model["version"], "model": model["model"]}
@@ -81,6 +124,14 @@ def _number(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, int | float) else "-"
 
 
+def _micros(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else "-"
+
+
+def _percentile(value: object) -> str:
+    return _micros(value["us"]) if isinstance(value, dict) else "-"
+
+
 def _enough(value: object) -> str:
     return "" if value else "too few rows"
 
@@ -93,6 +144,17 @@ _PREDICTIONS: Final[_Columns] = {
     "model": _short,
     "answered": _text,
     "received": _text,
+}
+_LATENCY: Final[_Columns] = {
+    "family": _text,
+    "version": _text,
+    "group": _text,
+    "devices": _text,
+    "answered": _text,
+    "mean_us": _micros,
+    "p50": _percentile,
+    "p90": _percentile,
+    "p99": _percentile,
 }
 _DRIFT: Final[_Columns] = {
     "family": _text,

@@ -1,30 +1,24 @@
-"""A batch of segments into their table by few statements, and which of them were there before.
-
-A statement that runs once for each row gives other threads the interpreter's lock at each row, and
-waits for it again; one that carries all rows does so once. So rows are bound as they are written,
-in statements of few sizes, which drivers keep prepared.
-"""
+"""A batch of segments into their table by few statements, and which of them were there before."""
 
 from __future__ import annotations
 
 from enum import Enum, auto
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from control_plane.store import many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from sqlalchemy import Connection
 
+    from control_plane.store.many import Values
     from firmware_bundles.wire.messages import Segment, Totals
 
-    Values = tuple[Any, ...]
-
-# Rows in one statement: SQLite binds at most 32,766 values (SQLITE_MAX_VARIABLE_NUMBER).
-_SIZES: Final = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 _SEGMENT: Final = (
     "device_id", "incarnation", "kind", "first", "last", "family", "model", "rows", "started",
     "ended", "received", "body", "answered", "latency_us", "log_latency", "log_latency2",
+    "is_tallied",
 )  # fmt: skip
 _ADD: Final = f"insert into segment ({', '.join(_SEGMENT)}) values {{rows}}"  # noqa: S608 constants
 # The segments of one model do not overlap; those of two models may interleave.
@@ -37,6 +31,11 @@ _KNOWN: Final = """
             and same.kind = arriving.kind and same.first = arriving.first
             and same.last = arriving.last and same.model = arriving.model
             and same.rows = arriving.rows)
+        or exists (
+        select 1 from segment_past as past
+        where past.device_id = arriving.device_id and past.incarnation = arriving.incarnation
+            and past.kind = arriving.kind and past.model = arriving.model
+            and past.first <= arriving.first and past.last >= arriving.last)
     from arriving
     where coalesce((
         select earlier.last from segment as earlier
@@ -48,6 +47,12 @@ _KNOWN: Final = """
         select 1 from segment as same
         where same.device_id = arriving.device_id and same.incarnation = arriving.incarnation
             and same.kind = arriving.kind and same.first = arriving.first)
+    or coalesce((
+        select past.last from segment_past as past
+        where past.device_id = arriving.device_id and past.incarnation = arriving.incarnation
+            and past.kind = arriving.kind and past.first <= arriving.last
+            and past.model = arriving.model
+        order by past.first desc limit 1), 0) >= arriving.first
 """
 _COUNT: Final = """
     insert into prediction_count (device_id, family, model, received, segments, latest)
@@ -102,8 +107,7 @@ def store(connection: Connection, sent: Sequence[Sent], received: float) -> list
 
 def count(connection: Connection, counts: Sequence[Count]) -> None:
     """Add to what was received; no two counts are of the same device and model."""
-    for part in _parts(counts):
-        _run(connection, _COUNT, part)
+    many.run(connection, _COUNT, counts)
 
 
 def _store_apart(
@@ -111,12 +115,11 @@ def _store_apart(
 ) -> dict[int, Stored]:
     """Store segments of which no two exclude each other."""
     known: dict[int, Stored] = {}
-    for part in _parts([_place(number, each) for number, each in sent]):
-        for number, is_same in _run(connection, _KNOWN, part):
-            known[number] = Stored.DUPLICATE if is_same else Stored.OVERLAPPING
+    places = [_place(number, each) for number, each in sent]
+    for number, is_same in many.run(connection, _KNOWN, places):
+        known[number] = Stored.DUPLICATE if is_same else Stored.OVERLAPPING
     new = [_row(each, received) for number, each in sent if number not in known]
-    for rows in _parts(new):
-        _run(connection, _ADD, rows)
+    many.run(connection, _ADD, new)
     return {number: known.get(number, Stored.NEW) for number, _ in sent}
 
 
@@ -160,30 +163,9 @@ def _row(sent: Sent, received: float) -> Values:
         *(sealed.family, sealed.model, sealed.rows, sealed.started, sealed.ended),
         *(received, sealed.body),
         *(_NO_WORK if work is None else _sums(work)),
+        True,
     )
 
 
 def _sums(work: Totals) -> Values:
     return work.answered, work.latency_us, work.log_latency, work.log_latency2
-
-
-def _parts(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
-    start = 0
-    while start < len(rows):
-        size = next(size for size in _SIZES if size <= len(rows) - start)
-        yield rows[start : start + size]
-        start += size
-
-
-def _run(connection: Connection, template: str, rows: Sequence[Values]) -> list[Values]:
-    mark = "?" if connection.dialect.positional else "%s"
-    statement = _statement(template, mark, len(rows[0]), len(rows))
-    values = tuple(value for row in rows for value in row)
-    found = connection.exec_driver_sql(statement, values)
-    return [tuple(row) for row in found] if found.returns_rows else []
-
-
-@cache
-def _statement(template: str, mark: str, columns: int, rows: int) -> str:
-    row = "(" + ", ".join([mark] * columns) + ")"
-    return template.format(rows=", ".join([row] * rows))

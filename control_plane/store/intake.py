@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from msgspec import UNSET
+import numpy as np
 from sqlalchemy import bindparam, delete, insert, select
 
-from control_plane.store import arrivals
+from control_plane.store import arrivals, tallies
 from control_plane.store.arrivals import Count
 from control_plane.store.schema import (
     feedback,
@@ -17,6 +17,8 @@ from control_plane.store.schema import (
     segment,
     value_sum,
 )
+from control_plane.store.tallies import Place, Sums
+from control_plane.telemetry import latency
 from control_plane.telemetry.labels import Counted, Given, Truth
 from firmware_bundles.wire.columns import UNKNOWN
 from firmware_bundles.wire.messages import SegmentKind
@@ -24,13 +26,16 @@ from firmware_bundles.wire.messages import SegmentKind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from sqlalchemy import Connection
 
     from control_plane.store.arrivals import Sent, Stored
-    from firmware_bundles.wire.messages import Segment, SegmentKey
+    from firmware_bundles.wire.messages import SegmentKey
 
 # In one statement.
 _DEVICES_MAX: Final = 500
+# The numbers of `tallies.Sums` before its histogram.
+_NUMBERS: Final = 4
 _LABEL: Final = ""  # what a label is kept under, beside the names of business values
 
 
@@ -60,25 +65,43 @@ class Intake:
         self._connection = connection
         self._received = received
         self._waiting: set[tuple[str, str]] = set()
-        self._predictions: dict[tuple[str, str, str], tuple[int, int]] = {}
+        self._hour = tallies.hour_of(received)
+        self._sums: dict[Place, NDArray[np.int64]] = {}
 
     def add(self, sent: Sequence[Sent]) -> list[Stored]:
         """Store each segment unless it, or one that overlaps it, is there; say which, in order."""
         self._find_waiting(sent)
         return arrivals.store(self._connection, sent, self._received)
 
-    def count_predictions(self, device_id: str, sealed: Segment) -> None:
-        """Count what a new predictions segment stands for; written by `finish`."""
-        place = device_id, sealed.family, sealed.model
-        rows, segments = self._predictions.get(place, (0, 0))
-        answered = sealed.rows if sealed.totals is UNSET else sealed.totals.answered
-        self._predictions[place] = rows + answered, segments + 1
+    def count(self, sent: Sent, latency_us: NDArray[np.int64] | None) -> None:
+        """Count what a new segment stands for; written by `finish`.
+
+        `latency_us` is that of its rows, None for a kind without.
+        """
+        device_id, sealed, work = sent
+        key = sealed.key
+        answered = work.answered if work else sealed.rows
+        place = Place(self._hour, device_id, sealed.family, sealed.model, key.kind.value)
+        sums = self._sums.setdefault(place, np.zeros(_NUMBERS + latency.BUCKETS, dtype=np.int64))
+        total = work.latency_us if work else 0 if latency_us is None else int(latency_us.sum())
+        sums[:_NUMBERS] += (1, sealed.rows, answered, total)
+        if latency_us is not None:
+            sums[_NUMBERS:] += latency.histogram(latency_us)
 
     def finish(self) -> None:
         """Write what was summed up over the whole batch."""
+        found = [(place, sums.tolist()) for place, sums in self._sums.items()]
+        tallies.add(
+            self._connection,
+            [
+                (place, Sums._make((*numbers[:_NUMBERS], tuple(numbers[_NUMBERS:]))))
+                for place, numbers in found
+            ],
+        )
         counts = [
-            Count(*place, received, segments, self._received)
-            for place, (received, segments) in self._predictions.items()
+            Count(place.device_id, place.family, place.model, of[2], of[0], self._received)
+            for place, of in found
+            if place.kind == SegmentKind.PREDICTIONS.value
         ]
         arrivals.count(self._connection, counts)
 

@@ -279,7 +279,7 @@ segment = Table(
     Column("rows", Integer, nullable=False),
     Column("started", Float, nullable=False),
     Column("ended", Float, nullable=False),
-    Column("received", Float, nullable=False, index=True),
+    Column("received", Float, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("answered", BigInteger, nullable=True),
     Column("latency_us", BigInteger, nullable=True),
@@ -295,6 +295,9 @@ segment = Table(
         sqlite_where=text("kind = 'window' and watched = 0"),
         postgresql_where=text("kind = 'window' and watched = 0"),
     ),
+    # Whether `tally` counts it: those that came before there was a tally are counted at their end.
+    Column("is_tallied", Boolean, nullable=False, server_default="0"),
+    Index("ix_segment_received_kind", "received", "kind"),
 )
 
 # Predictions received of each model on each device: the rows of its segments, counted with them.

@@ -13,9 +13,11 @@ from control_plane.store.enrolment import Invitations
 from control_plane.store.outcomes import Outcomes
 from control_plane.store.overview import Overview
 from control_plane.store.patches import Patches
+from control_plane.store.pruning import Pruning
 from control_plane.store.releases import Releases
 from control_plane.store.retirement import RetirementRows
 from control_plane.store.rollouts import Rollouts
+from control_plane.store.tallies import Tallies
 from control_plane.store.telemetry import Telemetry
 from control_plane.store.watches import Watches
 
@@ -38,6 +40,8 @@ class Stores(NamedTuple):
     rollouts: Rollouts
     telemetry: Telemetry
     outcomes: Outcomes
+    tallies: Tallies
+    pruning: Pruning
     overview: Overview
     watches: Watches
 
@@ -57,6 +61,8 @@ class Stores(NamedTuple):
             rollouts=Rollouts(database),
             telemetry=Telemetry(database),
             outcomes=Outcomes(database),
+            tallies=Tallies(database),
+            pruning=Pruning(database),
             overview=Overview(database),
             watches=Watches(database),
         )

@@ -149,9 +149,9 @@ class Ingest:
                 for arrival in arrivals
                 if arrival.sealed is not None
             ]
-            stored = iter(intake.add(sound))
+            stored = zip(sound, intake.add(sound), strict=True)
             answers = [
-                (arrival, arrival.fault or _settle(intake, arrival, next(stored)))
+                (arrival, arrival.fault or _settle(intake, *next(stored), arrival.rows))
                 for arrival in arrivals
             ]
             intake.finish()
@@ -266,20 +266,22 @@ def _check_sample(sealed: Segment, answered: int, found: tuple[int, int, int]) -
         raise Malformed(f"{sealed.key.kind.value} are never a sample")
 
 
-def _settle(intake: Intake, arrival: _Arrival, stored: Stored) -> Stored | ShoalError:
+def _settle(
+    intake: Intake, sent: Sent, stored: Stored, rows: Predictions | Labels | None
+) -> Stored | ShoalError:
     """Count what a segment brought if it is new; answer what became of it."""
-    assert arrival.sealed is not None, "an arrival without a fault has its segment"
+    device_id, sealed, _ = sent
+    key = sealed.key
     if stored is Stored.OVERLAPPING:
-        key = arrival.key
         return SegmentOverlapping(
             f"rows {key.first}..{key.last} of {key.incarnation} overlap others that are stored"
         )
-    if stored is Stored.NEW and arrival.key.kind is not SegmentKind.SHADOW:
-        if isinstance(arrival.rows, Predictions):
-            intake.count_predictions(arrival.device_id, arrival.sealed)
-            _settle_waiting(intake, arrival.device_id, arrival.sealed, arrival.rows)
-        elif isinstance(arrival.rows, Labels):
-            _count_labels(intake, arrival.device_id, arrival.sealed, arrival.rows)
+    if stored is Stored.NEW:
+        intake.count(sent, rows.latency_us if isinstance(rows, Predictions) else None)
+        if key.kind is SegmentKind.PREDICTIONS and isinstance(rows, Predictions):
+            _settle_waiting(intake, device_id, sealed, rows)
+        elif isinstance(rows, Labels):
+            _count_labels(intake, device_id, sealed, rows)
     return stored
 
 

@@ -166,6 +166,26 @@ def test_a_model_without_a_readable_baseline_is_left_out(world: page_world.PageW
     assert {each.version for each in world.drift.find(None, None, 60.0)} == {"1", "2"}
 
 
+def test_latency_by_group(world: page_world.PageWorld, client: httpx.Client) -> None:
+    """Percentiles with their bounds by model and arm, device or cohort; storage is counted."""
+    answer = client.get("/api/v1/telemetry/latency", params={"by": "device"}).json()
+    assert {each["group"] for each in answer} == {f"device-{at}" for at in range(8)}
+    cohort = client.get("/api/v1/telemetry/latency", params={"by": "cohort"}).json()
+    assert {(each["version"], each["group"], each["devices"]) for each in cohort} >= {
+        ("1", "berlin", 2),
+        ("2", "berlin", 2),
+    }
+    for each in answer:
+        assert each["p50"]["low_us"] <= each["mean_us"] < each["p50"]["high_us"]
+        assert each["answered"] == each["counted"] > 0
+    assert client.get("/api/v1/telemetry/latency", params={"by": "moon"}).status_code == 422
+    world.send("device-0", segments.predictions([5000], [1]))
+    storage = client.get("/api/v1/telemetry/storage").json()
+    assert storage["deleted"] == []
+    kinds = {each["kind"]: each["segments"] for each in storage["stored"]}
+    assert kinds["predictions"] >= 8
+
+
 def test_the_command_tells_the_same(
     world: page_world.PageWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,7 +194,14 @@ def test_the_command_tells_the_same(
         options = ["--server", server, "--token", world.token]
         tables = {}
         berlin = ["--cohort", "berlin"]
-        narrowed = {"predictions": berlin, "accuracy": [], "drift": berlin, "fairness": ["7"]}
+        narrowed = {
+            "predictions": berlin,
+            "accuracy": [],
+            "drift": berlin,
+            "fairness": ["7"],
+            "latency": berlin,
+            "storage": [],
+        }
         for verb, more in narrowed.items():
             for output in ("table", "json"):
                 with pytest.raises(SystemExit) as ended:
@@ -186,5 +213,7 @@ def test_the_command_tells_the_same(
     assert "98.00%" in tables["accuracy", "table"]
     assert "demographic parity" in tables["fairness", "table"]
     assert "image[2" in tables["drift", "table"]
+    assert "P99" in tables["latency", "table"]
+    assert "predictions" in tables["storage", "table"]
     assert json.loads(tables["accuracy", "json"])["pending"] == 0
     assert len(json.loads(tables["drift", "json"])) == 2

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from control_plane.api import app as application
-from control_plane.api import assessments, events, telemetry, tokens
+from control_plane.api import assessments, events, stored_telemetry, telemetry, tokens
 from control_plane.api.auth import Access, Role
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.store.access import AccessTokens
@@ -19,12 +19,15 @@ from control_plane.store.database import Database
 from control_plane.store.devices import Devices
 from control_plane.store.outcomes import Outcomes
 from control_plane.store.overview import Overview
+from control_plane.store.pruning import Pruning
 from control_plane.store.rollouts import Rollouts
+from control_plane.store.tallies import Tallies
 from control_plane.store.telemetry import Telemetry
 from control_plane.telemetry.assessments import Assessments
 from control_plane.telemetry.baselines import Baselines
 from control_plane.telemetry.cohort_drift import CohortDrift
 from control_plane.telemetry.ingest import Ingest
+from control_plane.telemetry.latency_groups import Latencies
 from control_plane.web import pages
 from control_plane.web.snapshot import Reader
 from firmware_bundles import chunks
@@ -111,9 +114,14 @@ class PageWorld:
                 events.router(self.access, pages.make_feed(self.reader)),
                 telemetry.router(self.access, self.telemetry, self.drift, self.cohorts.members),
                 assessments.router(self.access, self.assessments, self.telemetry.pending_labels),
+                stored_telemetry.router(self.access, self._latencies(), Pruning(self.database)),
             ],
             pages=[pages.router(self.access, self.reader, f"{application.API_PREFIX}/events")],
         )
+
+    def _latencies(self) -> Latencies:
+        names = [each.name for each in self.cohorts.all()]
+        return Latencies(Tallies(self.database), self.cohorts.members, lambda: names, self.clock)
 
     def send(self, device_id: str, *sent: Segment) -> None:
         """Let a device's segments arrive."""

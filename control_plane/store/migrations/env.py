@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from alembic import context
 
-from control_plane.store import watch_schema
+from control_plane.store import tally_schema, watch_schema
 
+assert tally_schema.tally.metadata is watch_schema.watch.metadata, "one database"
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=watch_schema.watch.metadata,

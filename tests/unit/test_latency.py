@@ -1,0 +1,80 @@
+"""Histograms of latency add up exactly; percentiles lie in the bucket of the true value."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane.store.tallies import LatencyRow
+from control_plane.telemetry import latency, latency_groups
+from control_plane.telemetry.ranges import Range, joined
+
+latencies = st.lists(st.integers(0, 2**40), min_size=1, max_size=60)
+
+
+@given(latencies, st.floats(0.01, 1.0))
+def test_a_percentile_lies_in_the_bucket_of_the_true_one(values: list[int], share: float) -> None:
+    """Its bounds hold the smallest value that so many do not exceed; the point is within them."""
+    counts = latency.histogram(np.array(values, dtype=np.int64)).tolist()
+    true = sorted(values)[max(1, int(np.ceil(share * len(values)))) - 1]
+    found = latency.percentile(counts, share)
+    assert found is not None
+    assert found.low_us <= true
+    assert found.high_us is None or true < found.high_us
+    assert found.low_us <= found.us
+    assert found.high_us is None or found.us <= found.high_us
+
+
+@given(latencies, latencies)
+def test_histograms_add_up(first: list[int], second: list[int]) -> None:
+    """The sum of two histograms is that of all values."""
+    parts = [latency.histogram(np.array(each, dtype=np.int64)) for each in (first, second)]
+    whole = latency.histogram(np.array(first + second, dtype=np.int64))
+    assert np.array_equal(parts[0] + parts[1], whole)
+    assert whole.sum() == len(first) + len(second)
+    assert len(whole) == latency.BUCKETS
+
+
+def test_of_nothing_there_is_no_percentile() -> None:
+    """No counts, no number."""
+    assert latency.percentile([0] * latency.BUCKETS, 0.5) is None
+
+
+def _row(device: str, model: str, arm: str, latency_us: int, count: int) -> LatencyRow:
+    counts = latency.histogram(np.full(count, latency_us, dtype=np.int64)).tolist()
+    return LatencyRow(device, "digits", model, "1", arm, count, latency_us * count, tuple(counts))
+
+
+def test_groups_add_devices_up() -> None:
+    """A model's rows of one arm are one group; a row may belong to several groups or none."""
+    rows = [
+        _row("ant", "a", "candidate", 100, 30),
+        _row("bee", "a", "candidate", 400, 10),
+        _row("cat", "a", "control", 100, 5),
+    ]
+    by_arm = latency_groups.grouped(rows, lambda row: (row.arm,))
+    assert [(each.group, each.devices, each.answered) for each in by_arm] == [
+        ("candidate", 2, 40),
+        ("control", 1, 5),
+    ]
+    assert by_arm[0].mean_us == pytest.approx(175.0)
+    assert by_arm[0].p50 is not None
+    assert by_arm[0].p50.low_us <= 100 < (by_arm[0].p50.high_us or 0)
+    assert by_arm[0].p99 is not None
+    assert by_arm[0].p99.low_us <= 400
+    some = latency_groups.grouped(rows, lambda row: ("x", "y") if row.device_id == "ant" else ())
+    assert [(each.group, each.answered) for each in some] == [("x", 30), ("y", 30)]
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 8)), max_size=20))
+def test_joined_ranges_hold_the_same_numbers(parts: list[tuple[int, int]]) -> None:
+    """Not one more, not one less, and no two that touch."""
+    ranges = [Range(first, first + more, 1.0) for first, more in parts]
+    found = joined(ranges)
+    numbers = {n for each in ranges for n in range(each.first, each.last + 1)}
+    assert {n for each in found for n in range(each.first, each.last + 1)} == numbers
+    assert all(a.last + 1 < b.first for a, b in pairwise(found))
