@@ -11,17 +11,23 @@ from control_plane.fleet import selectors
 from control_plane.fleet.selectors import SELECTOR_CHARS_MAX
 
 
-class NewCohort(BaseModel):
-    """A name and what it stands for."""
+class Meaning(BaseModel):
+    """What a cohort stands for: a selector over labels and facts, or a list of devices."""
 
-    name: Annotated[str, Field(max_length=63, examples=["berlin"])]
     selector: Annotated[
         str, Field(max_length=SELECTOR_CHARS_MAX, examples=["site=berlin,line in (a, b)"])
     ] = ""
+    listed: Annotated[list[str] | None, Field(max_length=domain.LISTED_MAX)] = None
+
+
+class NewCohort(Meaning):
+    """A name and what it stands for."""
+
+    name: Annotated[str, Field(max_length=63, examples=["berlin"])]
 
 
 class Cohort(NewCohort):
-    """A cohort now."""
+    """A cohort now, and how many devices belong to it."""
 
     created: float
     devices: int
@@ -34,9 +40,10 @@ class CohortList(BaseModel):
 
 
 class Match(BaseModel):
-    """What a selector would match."""
+    """What a selector would match: how many devices, and some of them."""
 
     devices: int
+    examples: list[str]
 
 
 def router(access: Access, cohorts: domain.Cohorts) -> APIRouter:
@@ -46,8 +53,22 @@ def router(access: Access, cohorts: domain.Cohorts) -> APIRouter:
 
     @routes.post("", status_code=201)
     def create_cohort(new: NewCohort, caller: Annotated[Caller, Depends(operator)]) -> Cohort:
-        """Name a selector."""
-        return _shown(cohorts.create(new.name, new.selector, caller.actor))
+        """Name a selector or a list of devices."""
+        made = cohorts.create(new.name, new.selector, caller.actor, listed=new.listed)
+        return _shown(made)
+
+    @routes.put("/{name}")
+    def put_cohort(
+        name: str, wanted: Meaning, caller: Annotated[Caller, Depends(operator)]
+    ) -> Cohort:
+        """Make a cohort stand for this, whether there is one of this name or not."""
+        return _shown(cohorts.put(name, wanted.selector, caller.actor, listed=wanted.listed))
+
+    @routes.delete("/{name}")
+    def delete_cohort(name: str, caller: Annotated[Caller, Depends(operator)]) -> dict[str, str]:
+        """Forget a cohort that no open rollout goes by."""
+        cohorts.delete(name, caller.actor)
+        return {"deleted": name}
 
     @routes.get("", dependencies=[viewer])
     def list_cohorts() -> CohortList:
@@ -62,7 +83,7 @@ def router(access: Access, cohorts: domain.Cohorts) -> APIRouter:
     @routes.post("/match", dependencies=[viewer])
     def match_selector(selector: str = "") -> Match:
         """Count the devices that a selector matches, without naming it."""
-        return Match(devices=cohorts.count(selectors.parse(selector)))
+        return Match.model_validate(cohorts.preview(selectors.parse(selector))._asdict())
 
     return routes
 

@@ -114,7 +114,7 @@ def router(
         """List devices in order of their ids, page by page."""
         selector = selectors.parse(labels)
         if cohort is not None:
-            selector = selector.also(selectors.parse(cohorts.get(cohort).selector))
+            selector = selector.also(cohorts.selector(cohort))
         page = domain.page(devices, selector, after=after, limit=limit)
         return DevicePage(devices=shown(page.devices), next=page.next_after)
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from control_plane.api.auth import Access, Caller, Role
-from control_plane.rollouts.draft import Draft, Fleet, Releases, draft
+from control_plane.rollouts.draft import Draft, Releases, draft
 from control_plane.rollouts.model import (
     FleetView,
     Plan,
@@ -23,6 +23,7 @@ from control_plane.rollouts.model import (
 )
 from control_plane.rollouts.parsing import ROLLOUT_BYTES_MAX
 from control_plane.rollouts.planner import plan
+from control_plane.rollouts.selection import Fleet
 from control_plane.rollouts.verbs import VERBS, Verb
 from control_plane.store.rollouts import Decision, Rollouts
 from firmware_bundles.errors import ConflictError, RolloutInvalid
@@ -115,11 +116,12 @@ class RolloutDetail(RolloutSummary):
 
 
 class RolloutPreview(BaseModel):
-    """What a rollout file would start: its id, and how many devices each phase reaches."""
+    """What a rollout file would start: how many devices each phase reaches, and who is left out."""
 
     id: str
     release_path: str
     members: int
+    left_out: list[str]
     phase_ends: list[int]
     spec: dict[str, Any]
 
@@ -157,8 +159,8 @@ def router(
         caller: Annotated[Caller, Depends(operator)], body: Annotated[bytes, Depends(_body)]
     ) -> RolloutDetail:
         """Start a rollout as a YAML or JSON file describes it."""
-        wanted, members, _ = read(body, caller)
-        rollouts.create(wanted, members, caller.actor)
+        wanted, chosen = read(body, caller)
+        rollouts.create(wanted, chosen.members, caller.actor, chosen.left_out)
         return detail(rollouts, wanted, clock())
 
     @routes.post("/check", openapi_extra=_FILE_BODY)
@@ -294,11 +296,12 @@ def _phases(rollout: Rollout, view: FleetView) -> list[PhaseDetail]:
 
 
 def _preview(drafted: Draft) -> RolloutPreview:
-    rollout, _, count = drafted
+    rollout, chosen = drafted
     return RolloutPreview(
         id=rollout.id,
         release_path=rollout.release_path,
-        members=count,
-        phase_ends=list(phase_ends(rollout.spec, count)),
+        members=chosen.devices,
+        left_out=[str(each) for each in chosen.left_out],
+        phase_ends=list(phase_ends(rollout.spec, chosen.devices)),
         spec=msgspec.to_builtins(rollout.spec),
     )

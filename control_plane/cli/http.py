@@ -72,9 +72,11 @@ class Api:
         """Return the body of `path` as it is, for what is signed."""
         return self._send("GET", path).content
 
-    def post(self, path: str, *, json: Json = None, content: bytes | None = None) -> Json:
+    def post(
+        self, path: str, *, json: Json = None, content: bytes | None = None, **query: str
+    ) -> Json:
         """Create or do something; returns the JSON of the answer."""
-        return _json(self._send("POST", path, json=json, content=content))
+        return _json(self._send("POST", path, query=query, json=json, content=content))
 
     def put(self, path: str, *, json: Json = None, content: bytes | None = None) -> Json:
         """Put something in its place; returns the JSON of the answer."""

@@ -66,7 +66,7 @@ def start(
     if output.is_json():
         output.show_json(document)
     elif dry_run:
-        output.show_one(document, ("release_path", "members", "phase_ends"))
+        output.show_one(document, ("release_path", "members", "left_out", "phase_ends"))
     else:
         print(document["id"])
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from control_plane.fleet.selectors import Selector
     from control_plane.store.devices import DeviceRow, Devices
-
-_ROWS_PER_READ: Final = 500
 
 
 class Access(StrEnum):
@@ -56,18 +54,10 @@ def access(row: DeviceRow, certificate_ends: float | None, now: float) -> Access
 
 def page(devices: Devices, selector: Selector, *, after: str, limit: int) -> Page:
     """Return the next at most `limit` devices that `selector` matches."""
-    found: list[DeviceRow] = []
-    while True:
-        rows = devices.after(after, _ROWS_PER_READ)
-        for row in rows:
-            if not selector.matches(row.labels):
-                continue
-            if len(found) == limit:
-                return Page(found, found[-1].id)
-            found.append(row)
-        if len(rows) < _ROWS_PER_READ:
-            return Page(found, None)
-        after = rows[-1].id
+    found = devices.after(after, limit + 1, selector)
+    if len(found) <= limit:
+        return Page(found, None)
+    return Page(found[:limit], found[limit - 1].id)
 
 
 def describe(devices: Devices, device_id: str) -> Description:

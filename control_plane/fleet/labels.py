@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LABELS_PER_DEVICE_MAX: Final = 64
+# What devices report is named so; see `facts`.
+RESERVED: Final = ("fact/", "serves/", "delegate/")
 _CHARS_MAX: Final = 63
 _KEY: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
 _VALUE: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)?")
@@ -42,4 +44,9 @@ def check(labels: Mapping[str, str | None]) -> None:
         if value is not None and not is_value(value):
             raise InputError(
                 f"label {key}: {value!r:.80} cannot be a value", hint=f"A value is {_RULE}."
+            )
+        if key.startswith(RESERVED):
+            raise InputError(
+                f"label {key}: what begins with {key.partition('/')[0]}/ is reported by the device",
+                hint="Choose another name for the label.",
             )

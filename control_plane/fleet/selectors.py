@@ -1,7 +1,9 @@
-"""Label selectors in the syntax of Kubernetes: `a=b,c!=d,e in (x,y),f notin (z),g,!h`. Pure.
+"""Label selectors in the syntax of Kubernetes: `a=b,c!=d,e in (x,y),f notin (z),g,!h,i>5`. Pure.
 
 All requirements must hold. As there, `!=` and `notin` also hold for a device without the label;
-the empty selector holds for every device.
+the empty selector holds for every device. `>` and `<` compare whole numbers, and hold for no value
+that is none. What devices report can be named like a label: see `facts`. Some conditions are made
+by the control plane alone and have no syntax; they stand below the others here.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 SELECTOR_CHARS_MAX: Final = 1024
-_TOKEN: Final = re.compile(r"[A-Za-z0-9._/-]+|==|!=|[=!(),]")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._/-]+|==|!=|[=!(),<>]")
+_NUMBER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _SPACE: Final = re.compile(r"\s*")
 
 
@@ -28,6 +31,8 @@ class Operator(StrEnum):
     NOT_IN = "notin"
     EXISTS = "exists"
     MISSING = "missing"
+    ABOVE = ">"
+    BELOW = "<"
 
 
 class Requirement(NamedTuple):
@@ -48,6 +53,15 @@ class Requirement(NamedTuple):
                 return self.key in labels
             case Operator.MISSING:
                 return self.key not in labels
+            case Operator.ABOVE | Operator.BELOW:
+                return self._compares(labels.get(self.key, ""))
+
+    def _compares(self, value: str) -> bool:
+        if _NUMBER.fullmatch(value) is None:
+            return False
+        (bound,) = self.values
+        is_above = self.operator is Operator.ABOVE
+        return int(value) > int(bound) if is_above else int(value) < int(bound)
 
     def __str__(self) -> str:
         match self.operator:
@@ -55,6 +69,8 @@ class Requirement(NamedTuple):
                 return self.key
             case Operator.MISSING:
                 return f"!{self.key}"
+            case Operator.ABOVE | Operator.BELOW:
+                return f"{self.key}{self.operator.value}{next(iter(self.values))}"
             case _:
                 return f"{self.key} {self.operator.value} ({','.join(sorted(self.values))})"
 
@@ -62,18 +78,46 @@ class Requirement(NamedTuple):
 class Selector(NamedTuple):
     """Requirements that must all hold."""
 
-    requirements: tuple[Requirement, ...] = ()
+    requirements: tuple[Condition, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether a device with these labels is selected."""
-        return all(requirement.holds(labels) for requirement in self.requirements)
+        """Whether a device with these labels is selected, by a selector that was written."""
+        written = [each for each in self.requirements if isinstance(each, Requirement)]
+        assert len(written) == len(self.requirements)
+        return all(requirement.holds(labels) for requirement in written)
 
     def also(self, other: Selector) -> Selector:
         """Return the selector of what both select."""
         return Selector(self.requirements + other.requirements)
 
+    def where(self, *conditions: Condition) -> Selector:
+        """Return the selector of what this one selects and all of these hold for."""
+        return Selector(self.requirements + conditions)
+
     def __str__(self) -> str:
         return ",".join(str(requirement) for requirement in self.requirements)
+
+
+class Listed(NamedTuple):
+    """A device is one of these."""
+
+    devices: frozenset[str]
+
+
+class Without(NamedTuple):
+    """A device is not selected by this."""
+
+    selector: Selector
+
+
+class OfKinds(NamedTuple):
+    """The named facts of a device's inventory, as text, are one of these; empty: not told."""
+
+    names: tuple[str, ...]
+    values: frozenset[tuple[str, ...]]
+
+
+Condition = Requirement | Listed | Without | OfKinds
 
 
 def parse(text: str) -> Selector:
@@ -153,10 +197,17 @@ def _requirement(tokens: _Tokens) -> Requirement:
             return Requirement(key, Operator.NOT_IN, frozenset({_value(tokens)}))
         case "in" | "notin":
             return Requirement(key, Operator(tokens.take()), _values(tokens))
+        case ">" | "<":
+            operator = Operator(tokens.take())
+            return Requirement(key, operator, frozenset({tokens.word(_is_number, "a number")}))
         case found:
             raise tokens.refusal(
-                f"expected '=', '!=', 'in', 'notin' or ',' after {key!r}, found {found!r}"
+                f"expected '=', '!=', '>', '<', 'in', 'notin' or ',' after {key!r}, found {found!r}"
             )
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None
 
 
 def _value(tokens: _Tokens) -> str:

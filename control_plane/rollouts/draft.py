@@ -6,22 +6,19 @@ Nothing is stored here; `shoal rollout start --dry-run` shows what would be.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from control_plane.fleet.selectors import Selector
 from control_plane.rollouts.model import PhaseState, Rollout, Standing
 from control_plane.rollouts.parsing import parse
+from control_plane.rollouts.selection import Chosen, Fleet, choose
 from control_plane.rollouts.spec import RolloutSpec
-from firmware_bundles import capabilities
-from firmware_bundles.capabilities import Capabilities
-from firmware_bundles.errors import NotFound, RolloutInvalid
+from firmware_bundles.errors import NotFound, RolloutInvalid, SelectorInvalid
 from firmware_bundles.manifest import Manifest
 
 _VERSION_CHARS_MAX: Final = 20
-_UNFIT_NAMED_MAX: Final = 5
+_REASONS_TOLD_MAX: Final = 3
 
 
 class Release(Protocol):
@@ -50,41 +47,11 @@ class Releases(Protocol):
         """Return the manifest with this digest. Raises NotFound."""
 
 
-class Kind(Protocol):
-    """Devices that offer the same to a model."""
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What each of them offers, by its own report."""
-
-    @property
-    def devices(self) -> int:
-        """How many there are."""
-
-    @property
-    def example(self) -> str:
-        """The first of them."""
-
-
-class Fleet(Protocol):
-    """Where devices are looked up; never one by one, for there may be a million."""
-
-    def selector(self, cohort: str, /) -> Selector:
-        """Return what a cohort stands for. Raises NotFound."""
-
-    def count(self, selector: Selector, /) -> int:
-        """Count the devices that a selector matches now."""
-
-    def kinds(self, selector: Selector, /) -> Sequence[Kind]:
-        """Return the same devices by what they offer."""
-
-
 class Draft(NamedTuple):
-    """A rollout that can start, the devices it is for, and how many there are now."""
+    """A rollout that can start, and the devices it is for."""
 
     rollout: Rollout
-    members: Selector
-    devices: int
+    chosen: Chosen
 
 
 def draft(
@@ -103,14 +70,12 @@ def draft(
     spec = parse(text)
     try:
         release = releases.find(spec.family, spec.release)
-        members = fleet.selector(spec.cohort)
-    except NotFound as error:
+        if release.is_withdrawn:
+            raise RolloutInvalid(f"release: the owners withdrew {release.path}")
+        chosen = choose(spec, releases.manifest(release.digest).needs, fleet)
+    except (NotFound, SelectorInvalid) as error:
         raise RolloutInvalid(error.message, hint=error.hint) from error
-    if release.is_withdrawn:
-        raise RolloutInvalid(f"release: the owners withdrew {release.path}")
-    if not (count := fleet.count(members)):
-        raise RolloutInvalid(f"cohort: no device belongs to {spec.cohort}")
-    _check_fit(releases.manifest(release.digest), fleet.kinds(members))
+    _check_any(spec, chosen)
     rollout_id = spec.id or _id(spec, suffix)
     rollout = Rollout(
         id=rollout_id,
@@ -120,34 +85,20 @@ def draft(
         created=now,
         created_by=by,
     )
-    return Draft(rollout, members, count)
+    return Draft(rollout, chosen)
 
 
-def _check_fit(release: Manifest, kinds: Sequence[Kind]) -> None:
-    """Refuse a release that some devices cannot run: they would fetch nothing, and fail."""
-    unfit = [
-        (kind, lacks)
-        for kind in kinds
-        if (lacks := capabilities.lacking(release.needs, kind.capabilities))
-    ]
-    if not unfit:
+def _check_any(spec: RolloutSpec, chosen: Chosen) -> None:
+    """Refuse a rollout for nobody."""
+    if chosen.devices:
         return
-    named = [f"{_named(kind)}: {'; '.join(lacks)}" for kind, lacks in unfit[:_UNFIT_NAMED_MAX]]
-    if len(unfit) > _UNFIT_NAMED_MAX:
-        named.append(f"and {_devices(unfit[_UNFIT_NAMED_MAX:])} more")
+    if not chosen.left_out:
+        raise RolloutInvalid(f"cohort: no device belongs to {spec.cohort}")
+    told = ". ".join(str(each) for each in chosen.left_out[:_REASONS_TOLD_MAX])
     raise RolloutInvalid(
-        f"cohort: {_devices(unfit)} of {sum(kind.devices for kind in kinds)} devices cannot run "
-        f"{release.family}/{release.version}. {'. '.join(named)}",
-        hint="Choose a cohort without them, update their interpreter, or convert the model for it.",
+        f"cohort: of {spec.cohort} no device is left for {spec.family}/{spec.release}: {told}",
+        hint="Choose another cohort, update the devices' interpreter, or convert the model for it.",
     )
-
-
-def _named(kind: Kind) -> str:
-    return kind.example if kind.devices == 1 else f"{kind.example} and {kind.devices - 1} like it"
-
-
-def _devices(unfit: Sequence[tuple[Kind, Sequence[str]]]) -> int:
-    return sum(kind.devices for kind, _ in unfit)
 
 
 def _id(spec: RolloutSpec, suffix: str) -> str:

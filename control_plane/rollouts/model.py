@@ -1,12 +1,11 @@
 """The values that planner, gates and store share: a rollout, what its fleet says, what comes next.
 
-No progress is a state: progress is counted. Which devices stand at which position is decided here
-too, because planner, store and simulation have to agree on it.
+No progress is a state: progress is counted. Which positions a phase reaches is decided here too,
+because planner, store and simulation have to agree on it; who stands at which, in `order`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable
 from enum import StrEnum
@@ -349,12 +348,3 @@ def _size(part: PhaseSpec | HoldOut, members: int) -> int:
         return min(part.count, members)
     # A share of .1 of 30 devices is 3 of them, whatever binary fractions make of it.
     return math.ceil(round((part.share or 0.0) * members, 6))
-
-
-def arrange(rollout_id: str, devices: Iterable[str]) -> list[str]:
-    """Return the devices by position: in a random order that the ids alone settle."""
-
-    def place(device: str) -> bytes:
-        return hashlib.sha256(f"{rollout_id}\0{device}".encode()).digest()
-
-    return sorted(set(devices), key=place)

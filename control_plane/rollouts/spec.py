@@ -19,6 +19,11 @@ PHASES_MAX: Final = 32
 EXCLUDED_DEVICES_MAX: Final = 1_000
 SELECTOR_CHARS_MAX: Final = 1_000
 PRIORITY_MAX: Final = 1_000
+STRATA_KEYS_MAX: Final = 4
+# The name of a label, or of a fact that devices report.
+AttributeName = Annotated[
+    str, Meta(max_length=63, pattern=r"\A[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?\Z")
+]
 
 
 class HoldOut(Part, frozen=True, kw_only=True):
@@ -49,7 +54,8 @@ class RolloutBudgets(Part, frozen=True, kw_only=True):
 class RolloutSpec(Part, frozen=True, kw_only=True):
     """The whole plan: which release, to which cohort, in which phases, under which gates.
 
-    Where devices belong to two rollouts of a family, the higher `priority` has them. After a
+    Where devices belong to two rollouts of a family, the higher `priority` has them. Each phase
+    reaches devices with the same values of `stratify_by` in the same share. After a
     failure the rollout goes back, only the failed phase does, or a person is asked.
     """
 
@@ -61,6 +67,9 @@ class RolloutSpec(Part, frozen=True, kw_only=True):
     exclude: Exclusions = Exclusions()
     priority: Annotated[int, Meta(ge=-PRIORITY_MAX, le=PRIORITY_MAX)] = 0
     hold_out: HoldOut | None = None
+    stratify_by: Annotated[tuple[AttributeName, ...], Meta(max_length=STRATA_KEYS_MAX)] = (
+        "fact/arch",
+    )
     phases: Annotated[tuple[PhaseSpec, ...], Meta(min_length=1, max_length=PHASES_MAX)]
     gates: Gates = Gates()
     budgets: RolloutBudgets = RolloutBudgets()

@@ -112,15 +112,20 @@ class Devices:
             found = connection.execute(select(device.c.id).where(device.c.id == device_id))
             return found.first() is not None
 
-    def after(self, device_id: str, limit: int) -> list[DeviceRow]:
-        """Return at most `limit` devices whose ids come after `device_id`, in order."""
-        query = _devices().where(device.c.id > device_id).order_by(device.c.id).limit(limit)
+    def after(self, device_id: str, limit: int, selector: Selector) -> list[DeviceRow]:
+        """Return at most `limit` selected devices whose ids come after `device_id`, in order.
+
+        Devices without access are among them.
+        """
+        query = _devices().where(device.c.id > device_id, selection.all_hold(selector))
+        query = query.order_by(device.c.id).limit(limit)
         with self._database.reading() as connection:
             return [DeviceRow._make(row) for row in connection.execute(query)]
 
-    def members(self, selector: Selector) -> list[str]:
+    def members(self, selector: Selector, limit: int | None = None) -> list[str]:
         """Return the devices with access that stay and are selected, in order of the ids."""
         query = select(device.c.id).where(selection.chosen(selector)).order_by(device.c.id)
+        query = query.limit(limit)
         with self._database.reading() as connection:
             return list(connection.execute(query).scalars())
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import delete, insert, select, update
 
 from control_plane.audit import Statement
+from control_plane.fleet import facts
 from control_plane.store import audit
 from control_plane.store.certificates import CertificateRow, add_certificate, revoke_all
 from control_plane.store.dialects import upsert
@@ -92,6 +93,7 @@ class Invitations:
             if known is not None and known.public_key_pem != new.public_key_pem:
                 revoke_all(connection, new.id, now)
             values = new._asdict() | {"labels": labels, "enrolled": now}
+            values["facts"] = facts.reported(new.inventory)
             upsert(connection, device, values | _WITH_ACCESS)
             add_certificate(connection, certificate)
             told = {"serial": certificate.serial, "is_known": known is not None, "labels": labels}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import bindparam, select, update
 
+from control_plane.fleet import facts
 from control_plane.store.dialects import upsert_all
 from control_plane.store.schema import detection, device, report_counter, reported
 
@@ -83,6 +84,7 @@ def _update_devices(connection: Connection, reports: Sequence[Report], now: floa
         {
             "its_id": report.device,
             "inventory": dict(report.inventory),
+            "facts": facts.reported(report.inventory, map(_served, report.families)),
             "agent_version": report.agent_version,
             "buffer": msgspec.to_builtins(report.buffer),
         }
@@ -91,6 +93,13 @@ def _update_devices(connection: Connection, reports: Sequence[Report], now: floa
     statement = update(device).where(device.c.id == bindparam("its_id"))
     if rows:
         connection.execute(statement.values(last_seen=now, is_online=True), rows)
+
+
+def _served(family: FamilyReport) -> facts.Served:
+    serving = family.serving
+    if serving is None:
+        return facts.Served(family.family, None, None)
+    return facts.Served(family.family, serving.version, serving.delegate)
 
 
 def _reported(device_id: str, family: FamilyReport, now: float) -> dict[str, Any]:

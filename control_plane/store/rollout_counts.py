@@ -13,6 +13,7 @@ from sqlalchemy import and_, case, func, literal, select
 
 from control_plane.rollouts.model import Counts, FleetView, shadows_now, stretches
 from control_plane.store import label_sums
+from control_plane.store.rollout_rivals import LOST
 from control_plane.store.schema import deployment, desired, device, release, reported, rollout
 from firmware_bundles.windows import UTC_OFFSET
 from firmware_bundles.wire.messages import Arm, DeploymentState
@@ -124,7 +125,7 @@ def _controls(connection: Connection, wanted: Rollout) -> int:
 
 
 def _offered(connection: Connection, wanted: Rollout, runs: Runs) -> Sequence[Row[Any]]:
-    """Count the devices that ever had an offer, by phase and where they stand."""
+    """Count the devices that had an offer, or never will, by phase and where they stand."""
     told, said = deployment.c, reported.c
     fetched = func.coalesce(said.chunk_bytes, 0) + func.coalesce(said.patch_bytes, 0)
     # These labels are no column's name: GROUP BY would prefer the column.
@@ -140,7 +141,7 @@ def _offered(connection: Connection, wanted: Rollout, runs: Runs) -> Sequence[Ro
             func.min(told.offered).label("first"),
             func.max(told.offered).label("last"),
         )
-        .where(told.generation > 0)
+        .where(told.generation != 0)
         .group_by("status", "in_phase")
     )
     return connection.execute(query).all()
@@ -231,6 +232,7 @@ def _status(wanted: Rollout, runs: Runs) -> ColumnElement[str]:
     )
     # The first line that fits decides.
     return case(
+        (told.generation == LOST, "superseded"),
         (told.generation == 0, "planned"),
         (desired.c.generation > newest, "superseded"),
         (and_(told.revert_generation > 0, is_back), "reverted"),

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, func, insert, literal, or_, select, update
+from sqlalchemy import and_, case, func, or_, select, update
 
 from control_plane.rollouts.model import Action, Order, Rollout
 from control_plane.store.devices import Desired, store_desired
-from control_plane.store.dialects import greatest, sha256, skip_locked
+from control_plane.store.dialects import greatest, skip_locked
 from control_plane.store.schema import deployment, desired, device, release, reported, rollout
-from control_plane.store.selection import chosen
 from firmware_bundles.windows import UTC_OFFSET
 from firmware_bundles.wire.messages import Arm
 
@@ -23,25 +22,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Select, Table
 
-    from control_plane.fleet.selectors import Selector
     from firmware_bundles.wire.messages import Policy
 
 # How many devices one transaction changes; others write in between.
 DEVICES_PER_TRANSACTION: Final = 1_000
-
-
-def place(connection: Connection, wanted: Rollout, members: Selector) -> int:
-    """Give each selected device its deployment, at the position of `arrange`; return how many."""
-    order = func.row_number().over(order_by=sha256(connection, wanted.id, device.c.id))
-    placed = (
-        select(literal(wanted.id), device.c.id.label("device_id"), (order - 1).label("position"))
-        .where(chosen(members))
-        .subquery()
-    )
-    # By id, as the primary key has them: a million rows go to its end, not everywhere.
-    query = select(placed).order_by(placed.c.device_id)
-    columns = ["rollout_id", "device_id", "position"]
-    return connection.execute(insert(deployment).from_select(columns, query)).rowcount
 
 
 def carry_out(connection: Connection, wanted: Rollout, order: Order, now: float) -> list[str]:

@@ -6,13 +6,12 @@ What the fleet says of a rollout is counted in `rollout_counts`, orders are carr
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from sqlalchemy import exists, insert, select, update
 
-from control_plane.audit import SERVICE, Statement
+from control_plane.audit import SERVICE
 from control_plane.rollouts.model import (
     OPEN_STATES,
     FleetView,
@@ -21,17 +20,30 @@ from control_plane.rollouts.model import (
     Rollout,
     Standing,
 )
+from control_plane.rollouts.planner import moved
 from control_plane.rollouts.spec import RolloutSpec
-from control_plane.store import audit, rollout_counts, rollout_orders
+from control_plane.store import (
+    audit,
+    rollout_audit,
+    rollout_counts,
+    rollout_members,
+    rollout_orders,
+    rollout_rivals,
+)
 from control_plane.store.rollout_counts import DeploymentRow
-from control_plane.store.schema import decision, deployment, rollout
+from control_plane.store.schema import decision, deployment, device, rollout
 from firmware_bundles.errors import ConflictError, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection, Row, Select
 
+    from control_plane.audit import Statement
     from control_plane.fleet.selectors import Selector
+    from control_plane.rollouts.selection import LeftOut
     from control_plane.store.database import Database
+    from control_plane.store.rollout_members import Enlisted
 
 
 class Decision(NamedTuple):
@@ -52,11 +64,18 @@ class Rollouts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, wanted: Rollout, members: Selector, by: str = SERVICE) -> None:
+    def create(
+        self,
+        wanted: Rollout,
+        members: Selector,
+        by: str = SERVICE,
+        left_out: Sequence[LeftOut] = (),
+    ) -> None:
         """Store a new rollout over the devices selected now, in the order that its id gives them.
 
-        Raises ConflictError if the id is taken, or another open rollout of the family has one of
-        the devices.
+        `left_out` are those of its cohort that it is not for. Raises ConflictError if the id is
+        taken, or another open rollout of the family and priority has one of the devices,
+        RolloutInvalid if rollouts of higher priority have all.
         """
         with self._database.transaction() as connection:
             if connection.execute(select(rollout.c.id).where(rollout.c.id == wanted.id)).first():
@@ -64,10 +83,13 @@ class Rollouts:
                     f"there is already a rollout {wanted.id!r}", hint="Choose another id."
                 )
             connection.execute(insert(rollout).values(_stored(wanted)))
-            count = rollout_orders.place(connection, wanted, members)
-            _refuse_overlap(connection, wanted)
-            _record(connection, wanted.id, wanted.standing, wanted.created, _created(wanted))
-            audit.append(connection, _told_of_creation(wanted, count, by))
+            enlisted = rollout_members.enlist(connection, wanted, members, left_out)
+            why = (f"created by {wanted.created_by}", *enlisted.told)
+            created = Plan(next=wanted.standing, why=why)
+            _record(connection, wanted.id, wanted.standing, wanted.created, created)
+            told = _tell_rivals(connection, wanted, enlisted, wanted.created)
+            began = rollout_audit.of_creation(wanted, enlisted.devices, by)
+            audit.append(connection, began, *told)
 
     def get(self, rollout_id: str) -> Rollout:
         """Return a rollout. Raises NotFound."""
@@ -116,17 +138,11 @@ class Rollouts:
         Raises ConflictError.
         """
         after = msgspec.structs.replace(before, standing=plan.next)
-        assert plan.next.generation == before.standing.generation + 1
         with self._database.transaction() as connection:
-            changed = connection.execute(
-                update(rollout).where(_is_same(before)).values(_standing(plan.next))
-            )
-            if not changed.rowcount:
-                raise _outrun(before)
+            _advance(connection, before, plan, now)
             if after.is_open and not before.is_open:
-                _refuse_overlap(connection, after)
-            _record(connection, before.id, plan.next, now, plan)
-            audit.append(connection, _told_of_decision(before.id, plan, now, by))
+                _refuse_equals(connection, after)
+            audit.append(connection, rollout_audit.of_decision(before, plan, now, by))
         return after
 
     def carry_out(self, wanted: Rollout, order: Order, now: float) -> list[str]:
@@ -140,12 +156,24 @@ class Rollouts:
                 raise _outrun(wanted)
             devices = rollout_orders.carry_out(connection, wanted, order, now)
             if devices:
-                audit.append(connection, _told_of_order(wanted, order, len(devices), now))
+                told = rollout_audit.of_order(wanted, order, len(devices), now)
+                audit.append(connection, told)
         return devices
 
     def _load(self, query: Select[Any]) -> list[Rollout]:
         with self._database.reading() as connection:
             return [_loaded(row) for row in connection.execute(query)]
+
+
+def _advance(connection: Connection, before: Rollout, plan: Plan, now: float) -> None:
+    """Store a decision in the caller's transaction. Raises ConflictError."""
+    assert plan.next.generation == before.standing.generation + 1
+    changed = connection.execute(
+        update(rollout).where(_is_same(before)).values(_standing(plan.next))
+    )
+    if not changed.rowcount:
+        raise _outrun(before)
+    _record(connection, before.id, plan.next, now, plan)
 
 
 def _stored(wanted: Rollout) -> dict[str, Any]:
@@ -156,6 +184,7 @@ def _stored(wanted: Rollout) -> dict[str, Any]:
         "spec": msgspec.to_builtins(wanted.spec),
         "created": wanted.created,
         "created_by": wanted.created_by,
+        "priority": wanted.spec.priority,
         **_standing(wanted.standing),
     }
 
@@ -188,39 +217,6 @@ def _loaded(row: Row[Any]) -> Rollout:
     )
 
 
-def _created(wanted: Rollout) -> Plan:
-    return Plan(next=wanted.standing, why=(f"created by {wanted.created_by}",))
-
-
-def _told_of_creation(wanted: Rollout, members: int, by: str) -> Statement:
-    spec = msgspec.json.encode(wanted.spec, order="sorted")
-    details = {
-        "release": wanted.release_path,
-        "cohort": wanted.spec.cohort,
-        "devices": members,
-        "spec_sha256": hashlib.sha256(spec).hexdigest(),
-    }
-    return Statement(wanted.created, by, "rollout.created", f"rollout/{wanted.id}", details)
-
-
-def _told_of_decision(rollout_id: str, plan: Plan, now: float, by: str) -> Statement:
-    details = {
-        **_standing(plan.next),
-        "why": plan.why,
-        "gates": {finding.gate: finding.verdict for finding in plan.findings},
-    }
-    return Statement(now, by, "rollout.decided", f"rollout/{rollout_id}", details)
-
-
-def _told_of_order(wanted: Rollout, order: Order, devices: int, now: float) -> Statement:
-    details = {
-        **msgspec.to_builtins(order),
-        "devices": devices,
-        "generation": wanted.standing.generation,
-    }
-    return Statement(now, SERVICE, "rollout.ordered", f"rollout/{wanted.id}", details)
-
-
 def _record(
     connection: Connection, rollout_id: str, standing: Standing, now: float, plan: Plan
 ) -> None:
@@ -248,22 +244,25 @@ def _outrun(before: Rollout) -> ConflictError:
     )
 
 
-def _refuse_overlap(connection: Connection, wanted: Rollout) -> None:
-    """Raise ConflictError if another open rollout of the family has a device of this one."""
+def _refuse_equals(connection: Connection, wanted: Rollout) -> None:
+    """Raise ConflictError if another open rollout of this priority has a device of this one."""
     own = select(deployment.c.device_id).where(deployment.c.rollout_id == wanted.id)
-    query = (
-        select(rollout.c.id, deployment.c.device_id)
-        .join(deployment, deployment.c.rollout_id == rollout.c.id)
-        .where(
-            rollout.c.id != wanted.id,
-            rollout.c.family == wanted.spec.family,
-            rollout.c.state.in_(sorted(OPEN_STATES)),
-            deployment.c.device_id.in_(own),
+    rollout_rivals.shared(connection, wanted, device.c.id.in_(own))
+
+
+def _tell_rivals(
+    connection: Connection, wanted: Rollout, enlisted: Enlisted, now: float
+) -> list[Statement]:
+    """Let rollouts that lost devices know, so that they plan anew and say so."""
+    told: list[Statement] = []
+    for rival, count in enlisted.taken.items():
+        row = connection.execute(select(rollout).where(rollout.c.id == rival.id)).one()
+        loser = _loaded(row)
+        what = (
+            f"lost to rollout {wanted.id}, which has priority {wanted.spec.priority} over "
+            f"{rival.priority}: {count} without an offer yet"
         )
-        .limit(1)
-    )
-    if found := connection.execute(query).first():
-        raise ConflictError(
-            f"device {found.device_id} is part of the open rollout {found.id} of the same family",
-            hint="Wait for it to end, or abort it.",
-        )
+        plan = Plan(next=moved(loser.standing), why=(what,))
+        _advance(connection, loser, plan, now)
+        told.append(rollout_audit.of_decision(loser, plan, now, SERVICE))
+    return told

@@ -65,6 +65,8 @@ device = Table(
     Column("telemetry_secret", LargeBinary, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("inventory", JSON, nullable=False),
+    # What it reported, in the form of labels: made with the inventory, for selectors.
+    Column("facts", JSON, nullable=False, server_default="{}"),
     Column("agent_version", String, nullable=False, server_default=""),
     Column("enrolled", Float, nullable=False),
     Column("last_seen", Float, nullable=True),
@@ -175,6 +177,7 @@ cohort = Table(
     Column("name", String, primary_key=True),
     Column("selector", String, nullable=False),
     Column("created", Float, nullable=False),
+    Column("listed", JSON(none_as_null=True), nullable=True),
 )
 
 release = Table(
@@ -230,6 +233,7 @@ rollout = Table(
     Column("generation", Integer, nullable=False),
     Column("created", Float, nullable=False),
     Column("created_by", String, nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
 )
 
 # Every decision with its reasons, in order; never changed.
@@ -260,6 +264,8 @@ deployment = Table(
     Column("offered", Float, nullable=True),
     # What it was offered: to serve, or to answer in the shadow of what serves.
     Column("mode", String, nullable=False, server_default="serve"),
+    # The rollout of higher priority that has this device; its generation here is -1 then.
+    Column("superseded_by", String, nullable=True),
     # What a wave takes next, and how many are left, without a look at the rows.
     Index("ix_deployment_progress", "rollout_id", "revert_generation", "generation", "position"),
 )

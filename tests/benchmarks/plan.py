@@ -120,7 +120,7 @@ def _plan(
     with _timed(figures, f"{name}: cohort and capabilities, s"):
         drafted = draft(FILE, _Releases(), cohorts, now=1.0, by="bench", suffix="1")
     with _timed(figures, f"{name}: places, s"):
-        rollouts.create(drafted.rollout, drafted.members)
+        rollouts.create(drafted.rollout, drafted.chosen.members)
     with _timed(figures, f"{name}: first view and decision, s"):
         planned = plan(drafted.rollout, rollouts.view(drafted.rollout), 2.0)
         rollout = rollouts.save(drafted.rollout, planned, 2.0)

@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select, update
 from control_plane.fleet import selectors
 from control_plane.fleet.selectors import Selector
 from control_plane.rollouts.executor import REMIND_S, Executor
-from control_plane.rollouts.model import arrange
+from control_plane.rollouts.order import arrange
 from control_plane.store import rollout_orders
 from control_plane.store.devices import Devices
 from control_plane.store.rollouts import Rollouts

@@ -34,7 +34,7 @@ def test_opening_twice_changes_nothing(tmp_path: Path) -> None:
     first.close()
     second = Database.open(url)
     with second.reading() as connection:
-        assert connection.execute(sqlalchemy.select(schema.cohort)).one() == ("all", "", 1.0)
+        assert connection.execute(sqlalchemy.select(schema.cohort)).one() == ("all", "", 1.0, None)
     second.close()
 
 

@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from control_plane.api.auth import Role
-from firmware_bundles.capabilities import Capabilities
 from firmware_bundles.manifest import Needs
 from support.control_planes import code
 from support.http import AppTransport
@@ -163,29 +162,44 @@ def test_the_api_is_described(service: RolloutService) -> None:
 
 
 @pytest.mark.parametrize("path", [ROLLOUTS, f"{ROLLOUTS}/check"])
-def test_a_model_that_devices_cannot_run_is_not_rolled_out(
-    service: RolloutService, path: str
-) -> None:
-    """Before any byte moves, each device is named with what it lacks; others are no matter."""
-    old = Capabilities("tflite-runtime 2.14.0", {"FULLY_CONNECTED": 10}, 2**30)
-    new = old._replace(runtime="ai-edge-litert 2.3.0", operations={"FULLY_CONNECTED": 14})
-    unknown = Capabilities("", {})
+def test_devices_that_cannot_run_a_model_are_left_out(service: RolloutService, path: str) -> None:
+    """Before any byte moves, they are counted with what they lack; others are no matter."""
     one, two, *others = service.fleet.devices
-    service.needs = Needs(operations={"FULLY_CONNECTED": 12})
-    service.offered = {one: old, two: unknown, **dict.fromkeys(others, new), "stranger": old}
-    answer = client(service).post(path, content=FILE.encode())
-    assert answer.status_code == 422
-    assert code(answer) == "input.rollout_invalid"
+    service.needs = Needs(memory_bytes=3_000)
+    service.report_facts(one, memory_bytes=2_000, runtime="tflite-runtime 2.14.0")
+    service.report_facts(two, kernel="6.1")
+    for each in others:
+        service.report_facts(each, memory_bytes=4_000)
+    answer = client(service).post(path, content=FILE.encode()).json()
+    (told,) = answer.get("left_out") or answer["decisions"][0]["why"][1:]
+    assert told.startswith(f"left out 1 device ({one}): cannot run it: it needs 3000 bytes")
+    assert answer["members"] == 7
+    assert all(
+        one not in {row.device_id for row in service.rollouts.deployments(each)}
+        for each in service.rollouts.all()
+    )
+
+
+def test_a_model_that_no_device_can_run_is_not_rolled_out(service: RolloutService) -> None:
+    """Nothing starts for nobody; the sentence counts the devices, names some, and says why."""
+    service.needs = Needs(memory_bytes=2**40)
+    for each in service.fleet.devices:
+        service.report_facts(each, memory_bytes=2**30)
+    answer = client(service).post(ROLLOUTS, content=FILE.encode())
+    assert (answer.status_code, code(answer)) == (422, "input.rollout_invalid")
     detail = answer.json()["detail"]
-    assert detail.startswith("cohort: 1 of 8 devices cannot run digits/2. ")
-    assert f"{one}: it needs FULLY_CONNECTED version 12; tflite-runtime 2.14.0 has" in detail
+    assert detail.startswith(
+        "cohort: of all no device is left for digits/2: left out 8 devices (device-000, ...): "
+    )
+    assert "cannot run it: it needs 1099511627776 bytes of memory" in detail
     assert service.rollouts.all() == []
 
 
-def test_of_many_devices_some_are_named(service: RolloutService) -> None:
-    """The sentence stays short, and counts the rest."""
-    service.needs = Needs(memory_bytes=2**40)
-    small = Capabilities("r", {}, 2**30)
-    service.offered = dict.fromkeys(service.fleet.devices, small)
-    answer = client(service).post(ROLLOUTS, content=FILE.encode())
-    assert answer.json()["detail"].endswith(". and 3 more")
+def test_excluded_devices_are_left_out(service: RolloutService) -> None:
+    """By id, by cohort and by selector, each counted once."""
+    one, two, *_ = service.fleet.devices
+    service.report_facts(two, site="berlin")
+    exclude = f"exclude: {{devices: [{one}], selector: fact/site=berlin, cohorts: [nobody]}}\n"
+    checked = client(service).post(f"{ROLLOUTS}/check", content=(FILE + exclude).encode()).json()
+    assert checked["members"] == 6
+    assert checked["left_out"] == ["left out 2 devices: the rollout file excludes them"]

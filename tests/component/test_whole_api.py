@@ -26,6 +26,8 @@ VIEWERS_POSTS = {"POST /api/v1/cohorts/match", "POST /api/v1/rollouts/check"}
 TOLD = {
     "POST /api/v1/broker/certificate": "broker.certified",
     "POST /api/v1/cohorts": "cohort.made",
+    "PUT /api/v1/cohorts/{name}": "cohort.changed",
+    "DELETE /api/v1/cohorts/{name}": "cohort.deleted",
     "PATCH /api/v1/devices/{device_id}": "device.labelled",
     "POST /api/v1/devices/{device_id}/retire": "device.retiring",
     "POST /api/v1/devices/{device_id}/revoke": "device.revoked",

@@ -5,19 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from sqlalchemy import update
+
 from control_plane.api import app as application
 from control_plane.api import rollouts as routes
 from control_plane.api import schemas, tokens
 from control_plane.api.auth import Access, Role
-from control_plane.fleet import selectors
-from control_plane.fleet.cohorts import Kind
-from control_plane.fleet.selectors import Selector
+from control_plane.fleet import facts
+from control_plane.fleet.cohorts import Cohorts
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
+from control_plane.store.cohorts import CohortRows
 from control_plane.store.devices import Devices
 from control_plane.store.rollouts import Rollouts
+from control_plane.store.schema import device
 from firmware_bundles import manifest
-from firmware_bundles.capabilities import Capabilities
 from firmware_bundles.errors import NotFound
 from firmware_bundles.identifiers import target_path
 from firmware_bundles.manifest import Manifest, Needs
@@ -41,13 +43,17 @@ class RolloutService:
         self.rollouts = Rollouts(self.fleet.database)
         self.executor = Executor(self.rollouts, lambda _devices: None, self._clock)
         self.needs = Needs()
-        self.offered: dict[str, Capabilities] = {}
+        self.cohorts = Cohorts(
+            CohortRows(self.fleet.database), Devices(self.fleet.database), self._clock
+        )
+        self.cohorts.create("all", "")
+        self.cohorts.create("nobody", "is=nobody")
         self._tokens = AccessTokens(self.fleet.database)
         access = Access(self._tokens, bytes(32), self._clock)
         self.app = application.create(
             "0.0.0",
             api=[
-                routes.router(access, self.rollouts, self, self, self._clock),
+                routes.router(access, self.rollouts, self, self.cohorts, self._clock),
                 schemas.router(access),
             ],
         )
@@ -77,18 +83,8 @@ class RolloutService:
         release = deployments.Release(digest, needs=self.needs)
         return manifest.parse(release.manifest)
 
-    def selector(self, cohort: str) -> Selector:
-        """Return what the cohorts `all` and `nobody` stand for."""
-        if cohort not in ("all", "nobody"):
-            raise NotFound(f"there is no cohort {cohort!r}")
-        return Selector() if cohort == "all" else selectors.parse("is=nobody")
-
-    def count(self, selector: Selector) -> int:
-        """Count the devices that a selector matches."""
-        return len(Devices(self.fleet.database).members(selector))
-
-    def kinds(self, selector: Selector) -> list[Kind]:
-        """Return what each device offers; who said nothing offers what is not known."""
-        unknown = Capabilities("", {})
-        ids = Devices(self.fleet.database).members(selector)
-        return [Kind(self.offered.get(each, unknown), 1, each) for each in ids]
+    def report_facts(self, device_id: str, **inventory: str | int) -> None:
+        """Let a device say what it is made of."""
+        values = {"inventory": inventory, "facts": facts.reported(inventory)}
+        with self.fleet.database.transaction() as connection:
+            connection.execute(update(device).where(device.c.id == device_id).values(values))

@@ -20,11 +20,11 @@ from control_plane.rollouts.model import (
     Rollout,
     RolloutState,
     Standing,
-    arrange,
     phase_ends,
     phase_ranges,
     phase_states,
 )
+from control_plane.rollouts.order import arrange
 from control_plane.rollouts.phase_specs import OfferRate, PhaseSpec
 from control_plane.rollouts.planner import plan
 from control_plane.rollouts.spec import HoldOut, RolloutBudgets, RolloutSpec

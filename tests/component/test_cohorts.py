@@ -1,0 +1,290 @@
+"""Cohorts of what devices report, and as lists; rollouts that leave devices out or share them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+
+from control_plane.api.auth import Role
+from control_plane.cli import main as command
+from control_plane.fleet import facts, labels, selectors
+from control_plane.fleet.cohorts import Cohorts
+from control_plane.fleet.selectors import Listed, OfKinds, Selector, Without
+from control_plane.rollouts.executor import Executor
+from control_plane.rollouts.model import Rollout, RolloutState
+from control_plane.rollouts.order import arrange
+from control_plane.rollouts.selection import choose
+from control_plane.store.cohorts import CohortRows
+from control_plane.store.devices import Devices
+from control_plane.store.rollouts import Rollouts
+from control_plane.store.schema import device
+from firmware_bundles.errors import ConflictError, InputError, NotFound, RolloutInvalid
+from firmware_bundles.manifest import Needs
+from firmware_bundles.wire.messages import DeploymentState, FamilyReport, Report, Serving
+from support.control_planes import ControlPlane, code
+from support.http_server import serving
+from support.rollout_fleet import RowFleet, device_row, rollout
+
+PHASES = "phases: [{share: 0.5, soak_s: 0}, {share: 1.0, soak_s: 0}]"
+
+
+def spec(more: str = "") -> str:
+    """Return a rollout file."""
+    return f"family: digits\nrelease: '2'\ncohort: all\n{PHASES}\n{more}"
+
+
+class World:
+    """Devices of two architectures with interpreters of two ages, their cohorts and rollouts."""
+
+    def __init__(self, folder: Path, size: int = 12) -> None:
+        self.fleet = RowFleet(folder, size=0)
+        self.now = 1000.0
+        rows = [self._row(number) for number in range(size)]
+        with self.fleet.database.transaction() as connection:
+            connection.execute(insert(device), rows)
+        self.fleet.devices = [f"d{number:02}" for number in range(size)]
+        self.fleet.serve("1")
+        self.devices = Devices(self.fleet.database)
+        self.cohorts = Cohorts(CohortRows(self.fleet.database), self.devices, lambda: self.now)
+        self.cohorts.create("all", "")
+        self.rollouts = Rollouts(self.fleet.database)
+        self.executor = Executor(self.rollouts, lambda _devices: None, lambda: self.now)
+
+    def _row(self, number: int) -> dict[str, object]:
+        inventory = {
+            "arch": "aarch64" if number % 3 == 0 else "x86_64",
+            "memory_bytes": 1_000 * (number + 1),
+            "runtime": "ai-edge-litert 2.3.0",
+        }
+        row = device_row(f"d{number:02}")
+        return row | {"inventory": inventory, "facts": facts.reported(inventory)}
+
+    def start(
+        self, more: str = "", rollout_id: str = "example", needs: Needs | None = None
+    ) -> Rollout:
+        """Start a rollout as the API does."""
+        wanted = rollout(spec(more), rollout_id)
+        chosen = choose(wanted.spec, needs or Needs(), self.cohorts)
+        self.rollouts.create(wanted, chosen.members, left_out=chosen.left_out)
+        return wanted
+
+    def run(self, seconds: float = 10.0) -> None:
+        """Let rollouts go on, and devices do what they are told."""
+        self.now += seconds
+        self.executor.tick()
+        self.fleet.obey()
+
+    def order(self, rollout_id: str = "example") -> list[str]:
+        """Return the devices of a rollout by position."""
+        rows = self.rollouts.deployments(self.rollouts.get(rollout_id))
+        return [row.device_id for row in rows]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A fleet of twelve."""
+    made = World(tmp_path)
+    yield made
+    made.fleet.database.close()
+
+
+@pytest.mark.parametrize(
+    ("selector", "count"),
+    [
+        ("fact/arch=aarch64", 4),
+        ("fact/arch!=aarch64", 8),
+        ("fact/memory_bytes>10000", 2),
+        ("fact/memory_bytes<3000", 2),
+        ("fact/arch>5", 0),
+        ("fact/runtime=ai-edge-litert-2.3.0,fact/arch in (aarch64,arm)", 4),
+        ("!fact/missing", 12),
+    ],
+)
+def test_cohorts_name_what_devices_report(world: World, selector: str, count: int) -> None:
+    """A fact of the inventory is selected like a label, numbers by their size."""
+    assert world.cohorts.count(selectors.parse(selector)) == count
+
+
+def test_what_a_device_serves_is_selected_from_its_next_report(world: World) -> None:
+    """A signed report changes who matches; nobody can say it in its place by a label."""
+    serving_now = Serving(
+        version="2", digest="0" * 64, runtime="r", delegate="edge tpu", since=0.0, answered=0
+    )
+    family = FamilyReport(
+        family="digits", generation=1, state=DeploymentState.COMMITTED, serving=serving_now
+    )
+    report = Report(
+        device="d01",
+        incarnation="a" * 16,
+        counter=1,
+        time=0.0,
+        agent_version="1",
+        families=(family,),
+        inventory={"arch": "x86_64"},
+    )
+    world.devices.accept_report(report, world.now)
+    assert world.cohorts.preview(selectors.parse("serves/digits=2")).examples == ("d01",)
+    assert world.cohorts.count(selectors.parse("delegate/digits=edge-tpu")) == 1
+    with pytest.raises(InputError, match="reported by the device"):
+        labels.check({"serves/digits": "2"})
+
+
+def test_a_list_takes_exactly_its_devices(world: World) -> None:
+    """Those that are enrolled; it is no selector, and a selector is no list."""
+    made = world.cohorts.create("lab", "", listed=["d03", "d01", "d01", "ghost"])
+    assert (made.listed, made.devices) == (("d01", "d03", "ghost"), 2)
+    assert world.cohorts.members("lab") == ["d01", "d03"]
+    with pytest.raises(InputError, match="not both"):
+        world.cohorts.create("both", "a=b", listed=["d01"])
+
+
+def test_a_cohort_is_given_another_meaning_or_forgotten(world: World) -> None:
+    """The same again changes nothing; a cohort that an open rollout goes by is kept."""
+    world.cohorts.put("arm", "fact/arch=aarch64")
+    world.cohorts.put("arm", "fact/arch=aarch64")
+    assert world.cohorts.put("arm", "fact/arch=x86_64").devices == 8
+    assert world.cohorts.put("arm", "", listed=["d01"]).selector == ""
+    world.cohorts.delete("arm")
+    with pytest.raises(NotFound):
+        world.cohorts.get("arm")
+    world.start()
+    with pytest.raises(ConflictError, match="goes by the cohort all"):
+        world.cohorts.delete("all")
+
+
+def test_conditions_without_syntax_select_in_sql(world: World) -> None:
+    """Lists, exclusions and kinds are the same devices as one by one."""
+    listed = Selector((Listed(frozenset({"d00", "d03", "d05"})),))
+    assert world.devices.members(listed) == ["d00", "d03", "d05"]
+    arm = selectors.parse("fact/arch=aarch64")
+    assert world.devices.members(listed.where(Without(arm))) == ["d05"]
+    strangers = listed.where(Without(selectors.parse("missing=1")))
+    assert world.devices.members(strangers) == ["d00", "d03", "d05"]
+    kinds = OfKinds(("arch", "memory_bytes"), frozenset({("aarch64", "1000"), ("x86_64", "6000")}))
+    assert world.devices.members(listed.where(kinds)) == ["d00", "d05"]
+
+
+def test_devices_that_cannot_run_a_release_are_counted(world: World) -> None:
+    """They are left out before any byte moves, and `why` says how many and for want of what."""
+    world.start(needs=Needs(memory_bytes=3_000))
+    assert sorted(world.order()) == [f"d{number:02}" for number in range(2, 12)]
+    (first, *_) = world.rollouts.decisions("example")
+    assert first.why[1:] == [
+        "left out 1 device (d00): cannot run it: it needs 3000 bytes of memory; there are 1000",
+        "left out 1 device (d01): cannot run it: it needs 3000 bytes of memory; there are 2000",
+    ]
+
+
+def test_excluded_devices_are_counted(world: World) -> None:
+    """By id, by cohort and by selector, each once."""
+    world.cohorts.create("lab", "", listed=["d01", "d02"])
+    exclude = "exclude: {devices: [d01, d04], cohorts: [lab], selector: fact/arch=aarch64}"
+    world.start(exclude)
+    assert sorted(world.order()) == ["d05", "d07", "d08", "d10", "d11"]
+    (first, *_) = world.rollouts.decisions("example")
+    assert first.why[1] == "left out 7 devices: the rollout file excludes them"
+
+
+def test_phases_reach_kinds_evenly(world: World) -> None:
+    """The order in SQL is that of the pure `arrange`, stratum by stratum."""
+    world.start()
+    strata = {f"d{n:02}": "aarch64," if n % 3 == 0 else "x86_64," for n in range(12)}
+    assert world.order() == arrange("example", strata, strata)
+    first = [strata[each] for each in world.order()[:6]]
+    assert 1 <= first.count("aarch64,") <= 3
+
+
+def test_of_two_rollouts_the_higher_priority_has_a_device(world: World) -> None:
+    """It takes those that the other did not offer to yet; both say so, and both can end."""
+    world.start(rollout_id="low")
+    world.run()
+    world.cohorts.create("arm", "fact/arch=aarch64")
+    reached = set(world.order("low")[:6])
+    arm = {f"d{n:02}" for n in range(0, 12, 3)}
+    text = spec("priority: 5").replace("cohort: all", "cohort: arm").replace("'2'", "'3'")
+    high = rollout(text, "high")
+    chosen = choose(high.spec, Needs(), world.cohorts)
+    world.rollouts.create(high, chosen.members)
+    lost = arm - reached
+    assert world.rollouts.decisions("high")[0].why[1:] == [
+        f"taken from rollout low, which has priority 0: {len(lost)} without an offer yet"
+    ]
+    assert world.rollouts.decisions("low")[-1].why == [
+        f"lost to rollout high, which has priority 5 over 0: {len(lost)} without an offer yet"
+    ]
+    for _ in range(8):
+        world.run()
+    assert world.rollouts.get("high").standing.state is RolloutState.COMPLETED
+    assert world.fleet.offered("3") == arm
+    statuses = {
+        row.device_id: row.status for row in world.rollouts.deployments(world.rollouts.get("low"))
+    }
+    assert {each for each, status in statuses.items() if status == "superseded"} >= lost
+    assert world.rollouts.get("low").standing.state is RolloutState.COMPLETED
+
+
+def test_a_lower_priority_leaves_devices_to_who_has_them(world: World) -> None:
+    """It starts without them and says why, or not at all where nobody is left."""
+    world.cohorts.create("arm", "fact/arch=aarch64")
+    high = rollout(spec("priority: 5").replace("cohort: all", "cohort: arm"), "high")
+    world.rollouts.create(high, choose(high.spec, Needs(), world.cohorts).members)
+    world.start("priority: 1", "low")
+    assert len(world.order("low")) == 8
+    assert world.rollouts.decisions("low")[0].why[1:] == [
+        "left out 4 devices: rollout high has them, its priority 5 is above 1"
+    ]
+    nobody = rollout(spec().replace("cohort: all", "cohort: arm"), "nobody")
+    with pytest.raises(RolloutInvalid, match="no device is left: left out 4 devices: rollout high"):
+        world.rollouts.create(nobody, world.cohorts.selector("arm"))
+
+
+def test_between_equals_the_later_rollout_is_refused(world: World) -> None:
+    """Nobody said which one matters more."""
+    world.start()
+    with pytest.raises(ConflictError, match="part of the open rollout example"):
+        world.start(rollout_id="second")
+
+
+@pytest.fixture
+def served(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterator[ControlPlane]:
+    """A running control plane with three devices."""
+    for name in ("press-1", "press-2", "press-3"):
+        control_plane.enrol(name)
+    monkeypatch.setenv("SHOAL_TOKEN", control_plane.token(Role.OPERATOR))
+    with serving(control_plane.app) as address:
+        monkeypatch.setenv("SHOAL_SERVER", address)
+        yield control_plane
+
+
+def run(*arguments: str) -> int:
+    """Run the command in this process; returns its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        command.main(["cohort", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_the_command_previews_lists_and_deletes(
+    served: ControlPlane, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A selector is tried before it is named; a list is shortened where it is shown."""
+    served.devices.set_labels("press-2", {"site": "berlin"}, 0.0)
+    assert run("preview", "site=berlin", "--output", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {"devices": 1, "examples": ["press-2"]}
+    assert run("create", "lab", "--device", "press-1", "--device", "press-3") == 0
+    assert "press-1, press-3" in capsys.readouterr().out
+    assert run("show", "lab", "--output", "json") == 0
+    assert json.loads(capsys.readouterr().out)["devices"] == 2
+    assert run("delete", "lab") == 0
+    assert run("show", "lab") == 2
+    operator = served.client(Role.OPERATOR)
+    listed = operator.get("/api/v1/devices", params={"labels": "site=berlin"}).json()["devices"]
+    assert [each["id"] for each in listed] == ["press-2"]
+    put = operator.put("/api/v1/cohorts/lab", json={"listed": ["press-1"]})
+    assert put.json()["devices"] == 1
+    assert code(operator.put("/api/v1/cohorts/x y", json={})) == "wire.malformed"
+    devices = operator.get("/api/v1/devices", params={"cohort": "lab"}).json()["devices"]
+    assert [each["id"] for each in devices] == ["press-1"]
