@@ -46,6 +46,7 @@ from control_plane.releases.publisher import Publisher
 from control_plane.releases.registry import Registry
 from control_plane.releases.repository import ModelsRepository
 from control_plane.releases.requests import ChunkRequests
+from control_plane.rollouts.enlisting import Enlisting
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
 from control_plane.store.database import Database
@@ -262,6 +263,7 @@ class _Service:
     def _make_tickers(self) -> tuple[Ticker, ...]:
         """Return what looks after everything, and by themselves what may take its time."""
         executor = Executor(self._stores.rollouts, self._assignments.push, self._clock)
+        enlisting = Enlisting(self._stores.rollouts, self._registry, self._cohorts, self._clock)
         maker = PatchMaker(
             self._stores.patches,
             self._registry,
@@ -281,6 +283,7 @@ class _Service:
         return (
             Ticker(rounds, tick_s),
             Ticker([maker.tick], slow_s),
+            Ticker([enlisting.tick], slow_s),
             Ticker([self._watching.tick], slow_s),
             Ticker([self._make_retention().tick], slow_s),
         )

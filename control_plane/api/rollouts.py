@@ -8,10 +8,11 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
+from fastapi import APIRouter, Body, Depends, Request
+from pydantic import BaseModel, Field
 
 from control_plane.api.auth import Access, Caller, Role
+from control_plane.rollouts import approvals
 from control_plane.rollouts.draft import Draft, Releases, draft
 from control_plane.rollouts.model import (
     FleetView,
@@ -24,6 +25,7 @@ from control_plane.rollouts.model import (
 from control_plane.rollouts.parsing import ROLLOUT_BYTES_MAX
 from control_plane.rollouts.planner import plan
 from control_plane.rollouts.selection import Fleet
+from control_plane.rollouts.spec import PHASES_MAX
 from control_plane.rollouts.verbs import VERBS, Verb
 from control_plane.store.rollouts import Decision, Rollouts
 from firmware_bundles.errors import ConflictError, RolloutInvalid
@@ -103,6 +105,20 @@ class DecisionDetail(BaseModel):
     gates: list[GateFinding]
 
 
+class ApprovedPhase(BaseModel):
+    """Which phase may begin, counted from 0; without one the first that wants an approval."""
+
+    phase: Annotated[int, Field(ge=0, lt=PHASES_MAX)] | None = None
+
+
+class GivenApproval(BaseModel):
+    """Who let a phase, counted from 0, begin, and when."""
+
+    phase: int
+    by: str
+    at: float
+
+
 class RolloutDetail(RolloutSummary):
     """One rollout with all that is known of it; `why` tells of now, the decisions of before."""
 
@@ -112,6 +128,8 @@ class RolloutDetail(RolloutSummary):
     gates: list[GateFinding]
     why: list[str]
     decisions: list[DecisionDetail]
+    approvals: list[GivenApproval]
+    approvals_wanted: list[int]
     spec: dict[str, Any]
 
 
@@ -186,6 +204,17 @@ def router(
         rows = rollouts.deployments(rollouts.get(rollout_id))
         return [DeploymentDetail(**row._asdict()) for row in rows]
 
+    @routes.post("/{rollout_id}/approve")
+    def approve(
+        rollout_id: str,
+        caller: Annotated[Caller, Depends(access.require(Role.APPROVER))],
+        wanted: Annotated[ApprovedPhase | None, Body()] = None,
+    ) -> RolloutDetail:
+        """Let a phase begin that asks for an approval. Who started the rollout may not."""
+        phase = None if wanted is None else wanted.phase
+        approved = _approve(rollouts, rollout_id, phase, caller, clock)
+        return detail(rollouts, approved, clock())
+
     for name, verb in VERBS.items():
         routes.post(f"/{{rollout_id}}/{name}", name=name, summary=name.title())(
             _verb(rollouts, verb, operator, clock)
@@ -220,6 +249,25 @@ def _decide(
         decided = verb(rollout, rollouts.view(rollout), now)
         try:
             return rollouts.save(rollout, decided, now, by)
+        except ConflictError:
+            if attempt == _ATTEMPTS_MAX:
+                raise
+    raise AssertionError
+
+
+def _approve(
+    rollouts: Rollouts,
+    rollout_id: str,
+    phase: int | None,
+    caller: Caller,
+    clock: Callable[[], float],
+) -> Rollout:
+    """Store an approval; if somebody decided meanwhile, ask again whether there is one to give."""
+    for attempt in range(1, _ATTEMPTS_MAX + 1):
+        rollout = rollouts.get(rollout_id)
+        given = approvals.approve(rollout, clock(), caller.name, phase)
+        try:
+            return rollouts.approve(rollout, given.plan, given.approval, caller.actor)
         except ConflictError:
             if attempt == _ATTEMPTS_MAX:
                 raise
@@ -266,6 +314,8 @@ def detail(rollouts: Rollouts, rollout: Rollout, now: float) -> RolloutDetail:
         gates=[GateFinding(**finding) for finding in findings],
         why=list(planned.why) if rollout.is_open else decisions[-1].why,
         decisions=[DecisionDetail.model_validate(each._asdict()) for each in decisions],
+        approvals=[GivenApproval(**msgspec.to_builtins(each)) for each in rollout.approvals],
+        approvals_wanted=list(approvals.wanting(rollout)) if rollout.is_open else [],
         spec=msgspec.to_builtins(rollout.spec),
     )
 
@@ -277,7 +327,7 @@ def _last_gates(decisions: list[Decision]) -> list[dict[str, Any]]:
 
 def _phases(rollout: Rollout, view: FleetView) -> list[PhaseDetail]:
     course = rollout.spec.course()
-    ranges = phase_ranges(rollout.spec, view.members)
+    ranges = phase_ranges(rollout.spec, view.members, rollout.joined)
     states = phase_states(rollout.standing, len(course))
     return [
         PhaseDetail(

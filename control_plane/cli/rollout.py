@@ -152,6 +152,50 @@ def resume(rollout: RolloutId) -> None:
 
 
 @app.command()
+def promote(rollout: RolloutId) -> None:
+    """End the present phase now: the rest of its soak, and what gates cannot say, is waived.
+
+    A gate that fails, or an approval that is wanted, is not.
+
+    \b
+    Example:
+      shoal rollout promote digits-2-1a2b3c
+    """
+    _act(rollout, "promote")
+
+
+@app.command()
+def retry(rollout: RolloutId) -> None:
+    """Offer again to the devices that failed or rolled back; the phase begins anew with them.
+
+    \b
+    Example:
+      shoal rollout retry digits-2-1a2b3c
+    """
+    _act(rollout, "retry")
+
+
+@app.command()
+def approve(
+    rollout: RolloutId,
+    *,
+    phase: Annotated[
+        int | None,
+        typer.Option(min=1, help="Which phase, counted from 1; else the first that wants it."),
+    ] = None,
+) -> None:
+    """Let a phase begin that asks for an approval. Who started the rollout may not.
+
+    \b
+    Example:
+      shoal rollout approve digits-2-1a2b3c
+    """
+    wanted = {} if phase is None else {"phase": phase - 1}
+    with http.connect() as api:
+        _print(api.post(_path(rollout, "/approve"), json=wanted), rollout_text.overview)
+
+
+@app.command()
 def abort(rollout: RolloutId) -> None:
     """Stop for good and leave every device as it is.
 

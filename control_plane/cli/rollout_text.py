@@ -24,6 +24,13 @@ def overview(document: dict[str, Any]) -> list[str]:
         f"  gate {finding['verdict'] or 'not applicable':<14}  {finding['sentence']}"
         for finding in document["gates"]
     ]
+    lines += [
+        f"  approval  phase {each['phase'] + 1} by {each['by']} at {moment(each['at'])}"
+        for each in document["approvals"]
+    ]
+    if wanted := document["approvals_wanted"]:
+        named = ", ".join(str(phase + 1) for phase in wanted)
+        lines.append(f"  approval wanted before phase {named}: shoal rollout approve")
     return lines + [f"  why: {sentence}" for sentence in document["why"]]
 
 

@@ -41,7 +41,7 @@ def judge(gate: LabelErrorsGate, rollout: Rollout, view: FleetView) -> Finding:
             return _finding(view, Verdict.ERROR, f"{told}: impossible counts")
     if rollout.spec.course()[rollout.watched].mode == "shadow":
         return _finding(view, None, "does not apply: in the shadow, pairs are compared")
-    reached = phase_ends(rollout.spec, view.members)[rollout.watched]
+    reached = phase_ends(rollout.spec, view.members, rollout.joined)[rollout.watched]
     alpha = rollout.gates.alpha
     if view.control_devices and reached < view.members:
         if min(reached, view.members - reached) >= DEVICES_MIN:

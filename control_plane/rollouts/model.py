@@ -7,7 +7,7 @@ because planner, store and simulation have to agree on it; who stands at which, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from typing import Final
@@ -94,6 +94,13 @@ class Approval(_Value, frozen=True, kw_only=True):
     at: float
 
 
+class Joined(_Value, frozen=True, kw_only=True):
+    """Devices that came while a rollout ran: they make no phase up to `phase` any larger."""
+
+    phase: int
+    devices: int
+
+
 class Rollout(_Value, frozen=True, kw_only=True):
     """One rollout as it is stored."""
 
@@ -104,6 +111,7 @@ class Rollout(_Value, frozen=True, kw_only=True):
     created: float = 0.0
     created_by: str = ""
     approvals: tuple[Approval, ...] = ()
+    joined: tuple[Joined, ...] = ()
 
     @property
     def phase(self) -> PhaseSpec:
@@ -251,12 +259,16 @@ class Order(_Value, frozen=True, kw_only=True):
 
 
 class Plan(_Value, frozen=True, kw_only=True):
-    """What comes next, what to do about it, and why: sentences for people."""
+    """What comes next, what to do about it, and why: sentences for people.
+
+    With `is_retry` devices that failed are to be offered to as if they never had been.
+    """
 
     next: Standing
     why: tuple[str, ...]
     orders: tuple[Order, ...] = ()
     findings: tuple[Finding, ...] = ()
+    is_retry: bool = False
 
 
 def total(counts: Iterable[Counts], field: str) -> int:
@@ -275,31 +287,46 @@ def worst(findings: Iterable[Finding]) -> Verdict:
     return next((verdict for verdict in Verdict if verdict in said), Verdict.PASS)
 
 
-def phase_ends(spec: RolloutSpec, members: int) -> tuple[int, ...]:
+def held_out(spec: RolloutSpec, members: int) -> int:
+    """Return how many of so many devices are held out as a control until the last phase passed."""
+    return _size(spec.hold_out, members) if spec.hold_out else 0
+
+
+def phase_ends(spec: RolloutSpec, members: int, joined: Sequence[Joined] = ()) -> tuple[int, ...]:
     """Return the position at which each phase of the course ends (exclusive).
 
     None that serves ends before an earlier one, none in shadow reaches beyond what serves in the
-    end, and none but the hold-out's own reaches into the hold-out.
+    end, and none but the hold-out's own reaches into the hold-out. Who joined later makes no phase
+    larger that had begun by then.
     """
-    within = members - _size(spec.hold_out, members) if spec.hold_out else members
-    sizes = [min(_size(phase, members), within) for phase in spec.phases]
+    course = spec.course()
+    known = [
+        members - sum(each.devices for each in joined if each.phase >= phase)
+        for phase in range(len(course))
+    ]
+    sizes = [
+        min(_size(phase, count), count - held_out(spec, count))
+        for phase, count in zip(spec.phases, known, strict=False)
+    ]
     serving = [phase.mode == "serve" for phase in spec.phases]
     served = max(size for size, is_serving in zip(sizes, serving, strict=True) if is_serving)
     ends: list[int] = []
     for size, is_serving in zip(sizes, serving, strict=True):
         before = [end for end, was in zip(ends, serving, strict=False) if was or not is_serving]
         ends.append(min(max([size, *before]), served))
-    if len(spec.course()) > len(ends):
+    if len(course) > len(ends):
         ends.append(members)
     return tuple(ends)
 
 
-def phase_ranges(spec: RolloutSpec, members: int) -> tuple[tuple[int, int], ...]:
+def phase_ranges(
+    spec: RolloutSpec, members: int, joined: Sequence[Joined] = ()
+) -> tuple[tuple[int, int], ...]:
     """Return the positions, first and end (exclusive), to which each phase of the course offers.
 
     One that serves begins where the last one that served ended, one in shadow beyond all before.
     """
-    ends, ranges = phase_ends(spec, members), []
+    ends, ranges = phase_ends(spec, members, joined), []
     served = reached = 0
     for phase, end in zip(spec.course(), ends, strict=True):
         ranges.append((served if phase.mode == "serve" else reached, end))
@@ -313,7 +340,7 @@ def stretches(rollout: Rollout, members: int) -> tuple[tuple[int, int, int], ...
 
     Those in the shadow now come before those where they will serve; beyond all it is -1.
     """
-    ranges, course = phase_ranges(rollout.spec, members), rollout.spec.course()
+    ranges, course = phase_ranges(rollout.spec, members, rollout.joined), rollout.spec.course()
     serving = [phase for phase, each in enumerate(course) if each.mode == "serve"]
     asked = (*shadows_now(rollout), *serving)
     cuts = sorted({0, members, *(cut for pair in ranges for cut in pair)})
@@ -325,6 +352,25 @@ def stretches(rollout: Rollout, members: int) -> tuple[tuple[int, int, int], ...
         )
         for first, end in pairwise(cuts)
     )
+
+
+def joining_phase(rollout: Rollout) -> int | None:
+    """Return the last phase that devices which come now do not make larger; None: nobody comes.
+
+    The last phase of all takes them in while it makes offers; after that it is too late.
+    """
+    standing, last = rollout.standing, len(rollout.spec.course()) - 1
+    if standing.state not in (RolloutState.RUNNING, RolloutState.PAUSED):
+        return None
+    match standing.phase_state:
+        case PhaseState.PENDING | PhaseState.AWAITING:
+            return standing.phase - 1
+        case PhaseState.OFFERING:
+            return min(standing.phase, last - 1)
+        case PhaseState.SOAKING if standing.phase < last:
+            return standing.phase
+        case _:
+            return None
 
 
 def shadows_now(rollout: Rollout) -> tuple[int, ...]:

@@ -58,7 +58,9 @@ def revert_all(rollout: Rollout, view: FleetView) -> tuple[Order, ...]:
     if not total(view.phases, "revertible"):
         return ()
     phase = rollout.standing.phase
-    end = max(end for _, end in phase_ranges(rollout.spec, view.members)[: phase + 1])
+    end = max(
+        end for _, end in phase_ranges(rollout.spec, view.members, rollout.joined)[: phase + 1]
+    )
     return (Order(phase=phase, first=0, end=end, action=Action.REVERT),)
 
 
@@ -90,7 +92,7 @@ def _begin(rollout: Rollout, view: FleetView, phase: int, now: float, *told: str
         if approval is None:
             return _await(rollout, phase, now, *told)
         told = (*told, f"{name} was approved by {approval.by}")
-    first, end = phase_ranges(rollout.spec, view.members)[phase]
+    first, end = phase_ranges(rollout.spec, view.members, rollout.joined)[phase]
     planned = devices_of(end - first - view.phases[phase].reached)
     what = "to offer to" if described.mode == "serve" else "to offer a shadow to"
     told = (*told, f"{name} begins: {planned} {what}")
@@ -113,6 +115,10 @@ def _offer(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: 
     phase, timeout_s = rollout.standing.phase, rollout.phase.timeout_s
     own, name = view.phases[phase], _name(rollout, phase)
     installs = next(finding for finding in findings if finding.gate == gates.INSTALLS)
+    if again := _again(rollout, view):
+        late = devices_of(total(view.phases[:phase], "planned"))
+        told = f"{name}: offering again to {late} of earlier phases"
+        return Plan(next=rollout.standing, orders=again, why=(told,))
     if own.planned:
         return _offer_more(rollout, view, findings, now)
     if own.unfinished and not gates.is_overdue(rollout, view, now):
@@ -158,7 +164,7 @@ def _soak(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
         return _wait(rollout, told, *_sentences(findings))
     missing = _missing(rollout, view, findings)
     if not missing:
-        return _pass(rollout, view, findings, now)
+        return pass_phase(rollout, view, findings, now)
     deadline_s = max(soak_s, _deadline_s(rollout, findings))
     if soaked_s < deadline_s:
         told = f"{name}: soaked; waiting for what is missing, {deadline_s:g} s at most"
@@ -166,9 +172,12 @@ def _soak(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
     return _pause(rollout, f"{name}: the deadline of {deadline_s:g} s has passed", *missing)
 
 
-def _pass(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
+def pass_phase(
+    rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float, *why: str
+) -> Plan:
+    """Return what follows a phase that passed: the next one, or the end."""
     phase = rollout.standing.phase
-    told = (f"{_name(rollout, phase)} passed", *_sentences(findings))
+    told = (*why, f"{_name(rollout, phase)} passed", *_sentences(findings))
     if phase + 1 < len(rollout.spec.course()):
         return _begin(rollout, view, phase + 1, now, *told)
     changed = moved(
@@ -236,7 +245,7 @@ def _roll_back_phase(rollout: Rollout, view: FleetView, now: float) -> Plan:
 def _revert_phase(rollout: Rollout, view: FleetView, phase: int) -> tuple[Order, ...]:
     if not view.phases[phase].revertible:
         return ()
-    first, end = phase_ranges(rollout.spec, view.members)[phase]
+    first, end = phase_ranges(rollout.spec, view.members, rollout.joined)[phase]
     return (Order(phase=phase, first=first, end=end, action=Action.REVERT),)
 
 
@@ -251,7 +260,7 @@ def _wait(rollout: Rollout, *told: str) -> Plan:
 
 
 def _offers(rollout: Rollout, view: FleetView, phase: int, due: Pace) -> tuple[Order, ...]:
-    first, end = phase_ranges(rollout.spec, view.members)[phase]
+    first, end = phase_ranges(rollout.spec, view.members, rollout.joined)[phase]
     size, most = end - first, due.reached_max
     if size <= view.phases[phase].reached:
         return ()
@@ -264,6 +273,16 @@ def _offers(rollout: Rollout, view: FleetView, phase: int, due: Pace) -> tuple[O
             reached_max=None if most is None else min(most, size),
             offsets=due.offsets,
         ),
+    )
+
+
+def _again(rollout: Rollout, view: FleetView) -> tuple[Order, ...]:
+    """Return orders for devices of earlier phases whose offer was taken back to be made again."""
+    ranges = phase_ranges(rollout.spec, view.members, rollout.joined)
+    return tuple(
+        Order(phase=phase, first=first, end=end, action=Action.OFFER)
+        for phase, (first, end) in enumerate(ranges[: rollout.standing.phase])
+        if rollout.spec.course()[phase].mode == rollout.phase.mode and view.phases[phase].planned
     )
 
 

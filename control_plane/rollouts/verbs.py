@@ -6,17 +6,24 @@ state does not allow it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
+import msgspec
+
+from control_plane.rollouts import gates
 from control_plane.rollouts.model import (
+    Finding,
     FleetView,
     PhaseState,
     Plan,
     Rollout,
     RolloutState,
+    Verdict,
+    devices_of,
     total,
 )
-from control_plane.rollouts.planner import moved, revert_all
+from control_plane.rollouts.planner import moved, pass_phase, revert_all
 from firmware_bundles.errors import ConflictError
 
 
@@ -81,9 +88,64 @@ def rollback(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
     return Plan(next=changed, orders=revert_all(rollout, view), why=told)
 
 
+def promote(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
+    """End the present phase now: what is left of its soak, and what gates cannot say, is waived.
+
+    No person overrules a gate that fails, an approval, or what a device says that it serves.
+    """
+    _require(rollout, "promoted", RolloutState.RUNNING, RolloutState.PAUSED)
+    findings = gates.judge(rollout, view, now)
+    if reason := _unpromotable(rollout, view, findings):
+        raise ConflictError(f"rollout {rollout.id} cannot be promoted: {reason}")
+    own = view.phases[rollout.standing.phase]
+    told = f"promoted by {by}"
+    if own.unfinished:
+        told = f"{told}; not yet ended: {devices_of(own.unfinished)}"
+    running = msgspec.structs.replace(rollout.standing, state=RolloutState.RUNNING)
+    running_rollout = msgspec.structs.replace(rollout, standing=running)
+    plan = pass_phase(running_rollout, view, findings, now, told)
+    return msgspec.structs.replace(plan, findings=findings)
+
+
+def _unpromotable(rollout: Rollout, view: FleetView, findings: Sequence[Finding]) -> str:
+    standing = rollout.standing
+    if standing.phase_state is PhaseState.AWAITING:
+        return "its phase waits for an approval"
+    if standing.phase_state not in (PhaseState.OFFERING, PhaseState.SOAKING):
+        return f"its phase is {standing.phase_state.value}"
+    if failed := [each.sentence for each in findings if each.verdict is Verdict.FAIL]:
+        return "; ".join(failed)
+    if planned := total(view.phases[: standing.phase + 1], "planned"):
+        return f"its phase has yet to offer to {devices_of(planned)}"
+    is_last = standing.phase + 1 == len(rollout.spec.course())
+    if is_last and (differing := total(view.phases, "differing")):
+        return f"by signed report, {devices_of(differing)} on another model"
+    return ""
+
+
+def retry(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
+    """Offer again to the devices that failed or rolled back; the phase begins anew with them."""
+    _require(rollout, "retried", RolloutState.RUNNING, RolloutState.PAUSED)
+    standing = rollout.standing
+    if standing.phase_state not in (PhaseState.OFFERING, PhaseState.SOAKING):
+        raise ConflictError(
+            f"rollout {rollout.id} cannot be retried: its phase is {standing.phase_state.value}"
+        )
+    broken = total(view.phases, "broken")
+    if not broken:
+        raise ConflictError(f"rollout {rollout.id} cannot be retried: no device of it failed")
+    changed = moved(
+        standing, since=now, state=RolloutState.RUNNING, phase_state=PhaseState.OFFERING
+    )
+    told = (f"retried by {by}", f"devices that failed and get another offer: {broken}")
+    return Plan(next=changed, why=told, is_retry=True)
+
+
 VERBS: Final[dict[str, Verb]] = {
     "pause": pause,
     "resume": resume,
+    "promote": promote,
+    "retry": retry,
     "abort": abort,
     "rollback": rollback,
 }

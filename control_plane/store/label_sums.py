@@ -78,7 +78,11 @@ def _by_device(wanted: Rollout, since: float, first: float) -> CTE:
             label_count,
             and_(said.device_id == deployment.c.device_id, said.family == rollout.c.family),
         )
-        .where(deployment.c.rollout_id == wanted.id, said.received >= first - HISTORY_S)
+        .where(
+            deployment.c.rollout_id == wanted.id,
+            deployment.c.generation >= 0,
+            said.received >= first - HISTORY_S,
+        )
         .group_by(deployment.c.device_id, deployment.c.generation, deployment.c.mode)
         .having(labelled > 0)
         .cte("labels_by_device")

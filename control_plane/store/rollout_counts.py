@@ -42,6 +42,7 @@ _STATUSES: Final = (
 )
 _OFFERED: Final = _STATUSES[1:8]
 _UNFINISHED: Final = _STATUSES[1:3]
+_BROKEN: Final = ("differing", "failed", "rolled_back")
 _ENDED: Final = [
     DeploymentState.COMMITTED.value,
     DeploymentState.FAILED.value,
@@ -184,6 +185,13 @@ def deployments(connection: Connection, wanted: Rollout) -> list[DeploymentRow]:
     return [DeploymentRow._make(row) for row in connection.execute(query)]
 
 
+def broken(connection: Connection, wanted: Rollout) -> list[str]:
+    """Return the devices whose offer stands, and that do not serve what they were offered."""
+    status = _status(wanted, stretches(wanted, _members(connection, wanted)))
+    query = _from_deployments(wanted, deployment.c.device_id).where(status.in_(_BROKEN))
+    return list(connection.execute(query.order_by(deployment.c.position)).scalars())
+
+
 def silent(connection: Connection, wanted: Rollout) -> list[str]:
     """Return those that are online and reported nothing since they were told what to run last."""
     told = case(
@@ -270,7 +278,8 @@ def _phase(runs: Runs) -> ColumnElement[int]:
 def _counts(rows: Sequence[Row[Any]], planned: int) -> Counts:
     devices = {row.status: row.devices for row in rows}
     mirroring = devices.pop("planned", 0)
-    reached = [row for row in rows if row.status != "planned"]
+    # Who was lost to another rollout never had an offer.
+    reached = [row for row in rows if row.status != "planned" and row.first is not None]
     unfinished = (row.first for row in rows if row.status in _UNFINISHED)
     return Counts(
         planned=planned + mirroring,

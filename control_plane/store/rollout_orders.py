@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, case, func, or_, select, update
+from sqlalchemy import and_, bindparam, case, func, or_, select, update
 
 from control_plane.rollouts.model import Action, Order, Rollout
 from control_plane.store.devices import Desired, store_desired
@@ -18,7 +18,7 @@ from firmware_bundles.windows import UTC_OFFSET
 from firmware_bundles.wire.messages import Arm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Select, Table
 
@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 
 # How many devices one transaction changes; others write in between.
 DEVICES_PER_TRANSACTION: Final = 1_000
+
+
+def forget_offers(connection: Connection, wanted: Rollout, devices: Sequence[str]) -> None:
+    """Take devices for such as never had an offer, so that they get one again."""
+    forgotten = (
+        update(deployment)
+        .where(deployment.c.rollout_id == wanted.id, deployment.c.device_id == bindparam("device"))
+        .values(generation=0, revert_generation=0, offered=None)
+    )
+    if devices:
+        connection.execute(forgotten, [{"device": device_id} for device_id in devices])
 
 
 def carry_out(connection: Connection, wanted: Rollout, order: Order, now: float) -> list[str]:

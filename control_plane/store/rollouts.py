@@ -14,7 +14,9 @@ from sqlalchemy import exists, insert, select, update
 from control_plane.audit import SERVICE
 from control_plane.rollouts.model import (
     OPEN_STATES,
+    Approval,
     FleetView,
+    Joined,
     Order,
     Plan,
     Rollout,
@@ -26,16 +28,18 @@ from control_plane.store import (
     audit,
     rollout_audit,
     rollout_counts,
+    rollout_joining,
     rollout_members,
     rollout_orders,
     rollout_rivals,
 )
 from control_plane.store.rollout_counts import DeploymentRow
+from control_plane.store.schema import approval as approvals
 from control_plane.store.schema import decision, deployment, device, rollout
 from firmware_bundles.errors import ConflictError, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection, Row, Select
 
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
     from control_plane.fleet.selectors import Selector
     from control_plane.rollouts.selection import LeftOut
     from control_plane.store.database import Database
-    from control_plane.store.rollout_members import Enlisted
+    from control_plane.store.rollout_rivals import Rival
 
 
 class Decision(NamedTuple):
@@ -87,9 +91,28 @@ class Rollouts:
             why = (f"created by {wanted.created_by}", *enlisted.told)
             created = Plan(next=wanted.standing, why=why)
             _record(connection, wanted.id, wanted.standing, wanted.created, created)
-            told = _tell_rivals(connection, wanted, enlisted, wanted.created)
+            told = _tell_rivals(connection, wanted, enlisted.taken, wanted.created)
             began = rollout_audit.of_creation(wanted, enlisted.devices, by)
             audit.append(connection, began, *told)
+
+    def join(self, before: Rollout, members: Selector, now: float) -> int:
+        """Let selected devices join that the rollout does not have yet; return how many did.
+
+        Raises ConflictError if somebody decided since `before` was loaded.
+        """
+        with self._database.transaction() as connection:
+            joined = rollout_joining.join(connection, before, members)
+            if joined is None:
+                return 0
+            plan = Plan(next=moved(before.standing), why=joined.told)
+            _advance(connection, before, plan, now)
+            noted = msgspec.to_builtins([*before.joined, joined.joined])
+            connection.execute(
+                update(rollout).where(rollout.c.id == before.id).values(joined=noted)
+            )
+            told = _tell_rivals(connection, before, joined.taken, now)
+            audit.append(connection, rollout_audit.of_decision(before, plan, now, SERVICE), *told)
+        return joined.joined.devices
 
     def get(self, rollout_id: str) -> Rollout:
         """Return a rollout. Raises NotFound."""
@@ -140,10 +163,27 @@ class Rollouts:
         after = msgspec.structs.replace(before, standing=plan.next)
         with self._database.transaction() as connection:
             _advance(connection, before, plan, now)
+            if plan.is_retry:
+                devices = rollout_counts.broken(connection, before)
+                rollout_orders.forget_offers(connection, before, devices)
             if after.is_open and not before.is_open:
                 _refuse_equals(connection, after)
             audit.append(connection, rollout_audit.of_decision(before, plan, now, by))
         return after
+
+    def approve(self, before: Rollout, plan: Plan, approval: Approval, by: str) -> Rollout:
+        """Store somebody's word that a phase may begin, if nobody decided since.
+
+        Raises ConflictError.
+        """
+        row = {"rollout_id": before.id, **msgspec.structs.asdict(approval)}
+        with self._database.transaction() as connection:
+            _advance(connection, before, plan, approval.at)
+            connection.execute(insert(approvals).values(row))
+            audit.append(connection, rollout_audit.of_approval(before, approval, by))
+        return msgspec.structs.replace(
+            before, standing=plan.next, approvals=(*before.approvals, approval)
+        )
 
     def carry_out(self, wanted: Rollout, order: Order, now: float) -> list[str]:
         """Do an order for the next devices that lack it; return them, none when all have it.
@@ -162,7 +202,18 @@ class Rollouts:
 
     def _load(self, query: Select[Any]) -> list[Rollout]:
         with self._database.reading() as connection:
-            return [_loaded(row) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+            given = _approvals(connection, [row.id for row in rows])
+        return [_loaded(row, given.get(row.id, ())) for row in rows]
+
+
+def _approvals(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[Approval, ...]]:
+    found: dict[str, tuple[Approval, ...]] = {}
+    query = select(approvals).where(approvals.c.rollout_id.in_(ids)).order_by(approvals.c.at)
+    for row in connection.execute(query):
+        given = Approval(phase=row.phase, by=row.by, at=row.at)
+        found[row.rollout_id] = (*found.get(row.rollout_id, ()), given)
+    return found
 
 
 def _advance(connection: Connection, before: Rollout, plan: Plan, now: float) -> None:
@@ -199,7 +250,7 @@ def _standing(standing: Standing) -> dict[str, Any]:
     }
 
 
-def _loaded(row: Row[Any]) -> Rollout:
+def _loaded(row: Row[Any], given: tuple[Approval, ...] = ()) -> Rollout:
     standing = {
         "state": row.state,
         "phase": row.phase,
@@ -214,6 +265,8 @@ def _loaded(row: Row[Any]) -> Rollout:
         standing=msgspec.convert(standing, Standing),
         created=row.created,
         created_by=row.created_by,
+        approvals=given,
+        joined=msgspec.convert(row.joined, tuple[Joined, ...]),
     )
 
 
@@ -251,11 +304,11 @@ def _refuse_equals(connection: Connection, wanted: Rollout) -> None:
 
 
 def _tell_rivals(
-    connection: Connection, wanted: Rollout, enlisted: Enlisted, now: float
+    connection: Connection, wanted: Rollout, taken: Mapping[Rival, int], now: float
 ) -> list[Statement]:
     """Let rollouts that lost devices know, so that they plan anew and say so."""
     told: list[Statement] = []
-    for rival, count in enlisted.taken.items():
+    for rival, count in taken.items():
         row = connection.execute(select(rollout).where(rollout.c.id == rival.id)).one()
         loser = _loaded(row)
         what = (

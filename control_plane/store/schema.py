@@ -234,6 +234,18 @@ rollout = Table(
     Column("created", Float, nullable=False),
     Column("created_by", String, nullable=False),
     Column("priority", Integer, nullable=False, server_default="0"),
+    # Devices that came while it ran, with the last phase that they do not make larger.
+    Column("joined", JSON, nullable=False, server_default="[]"),
+)
+
+# Who let a phase begin that asks for it; never changed.
+approval = Table(
+    "approval",
+    metadata,
+    Column("rollout_id", String, ForeignKey("rollout.id"), primary_key=True),
+    Column("phase", Integer, primary_key=True),
+    Column("by", String, nullable=False),
+    Column("at", Float, nullable=False),
 )
 
 # Every decision with its reasons, in order; never changed.

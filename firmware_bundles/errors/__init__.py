@@ -45,6 +45,7 @@ from firmware_bundles.errors.device import (
 )
 from firmware_bundles.errors.people import (
     AccessError,
+    ApprovalRefused,
     BackupInconsistent,
     BackupUnreadable,
     ConfigInvalid,
@@ -97,6 +98,7 @@ from firmware_bundles.errors.wire import (
 
 __all__ = [
     "AccessError",
+    "ApprovalRefused",
     "AssignmentExpired",
     "AssignmentForeign",
     "AssignmentReplayed",

@@ -78,6 +78,15 @@ class RoleInsufficient(AccessError):
     code = "access.role_insufficient"
 
 
+class ApprovalRefused(AccessError):
+    """Who started a rollout wanted to approve it, too.
+
+    Ask somebody else with the role approver.
+    """
+
+    code = "access.approval_refused"
+
+
 class EnrolmentRefused(AccessError):
     """The enrolment token is unknown, used up or over, or not for this device."""
 

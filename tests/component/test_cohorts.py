@@ -7,81 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
 
 from control_plane.api.auth import Role
 from control_plane.cli import main as command
-from control_plane.fleet import facts, labels, selectors
-from control_plane.fleet.cohorts import Cohorts
+from control_plane.fleet import labels, selectors
 from control_plane.fleet.selectors import Listed, OfKinds, Selector, Without
-from control_plane.rollouts.executor import Executor
-from control_plane.rollouts.model import Rollout, RolloutState
+from control_plane.rollouts.model import RolloutState
 from control_plane.rollouts.order import arrange
 from control_plane.rollouts.selection import choose
-from control_plane.store.cohorts import CohortRows
-from control_plane.store.devices import Devices
-from control_plane.store.rollouts import Rollouts
-from control_plane.store.schema import device
 from firmware_bundles.errors import ConflictError, InputError, NotFound, RolloutInvalid
 from firmware_bundles.manifest import Needs
 from firmware_bundles.wire.messages import DeploymentState, FamilyReport, Report, Serving
+from support.cohort_world import World, spec
 from support.control_planes import ControlPlane, code
 from support.http_server import serving
-from support.rollout_fleet import RowFleet, device_row, rollout
-
-PHASES = "phases: [{share: 0.5, soak_s: 0}, {share: 1.0, soak_s: 0}]"
-
-
-def spec(more: str = "") -> str:
-    """Return a rollout file."""
-    return f"family: digits\nrelease: '2'\ncohort: all\n{PHASES}\n{more}"
-
-
-class World:
-    """Devices of two architectures with interpreters of two ages, their cohorts and rollouts."""
-
-    def __init__(self, folder: Path, size: int = 12) -> None:
-        self.fleet = RowFleet(folder, size=0)
-        self.now = 1000.0
-        rows = [self._row(number) for number in range(size)]
-        with self.fleet.database.transaction() as connection:
-            connection.execute(insert(device), rows)
-        self.fleet.devices = [f"d{number:02}" for number in range(size)]
-        self.fleet.serve("1")
-        self.devices = Devices(self.fleet.database)
-        self.cohorts = Cohorts(CohortRows(self.fleet.database), self.devices, lambda: self.now)
-        self.cohorts.create("all", "")
-        self.rollouts = Rollouts(self.fleet.database)
-        self.executor = Executor(self.rollouts, lambda _devices: None, lambda: self.now)
-
-    def _row(self, number: int) -> dict[str, object]:
-        inventory = {
-            "arch": "aarch64" if number % 3 == 0 else "x86_64",
-            "memory_bytes": 1_000 * (number + 1),
-            "runtime": "ai-edge-litert 2.3.0",
-        }
-        row = device_row(f"d{number:02}")
-        return row | {"inventory": inventory, "facts": facts.reported(inventory)}
-
-    def start(
-        self, more: str = "", rollout_id: str = "example", needs: Needs | None = None
-    ) -> Rollout:
-        """Start a rollout as the API does."""
-        wanted = rollout(spec(more), rollout_id)
-        chosen = choose(wanted.spec, needs or Needs(), self.cohorts)
-        self.rollouts.create(wanted, chosen.members, left_out=chosen.left_out)
-        return wanted
-
-    def run(self, seconds: float = 10.0) -> None:
-        """Let rollouts go on, and devices do what they are told."""
-        self.now += seconds
-        self.executor.tick()
-        self.fleet.obey()
-
-    def order(self, rollout_id: str = "example") -> list[str]:
-        """Return the devices of a rollout by position."""
-        rows = self.rollouts.deployments(self.rollouts.get(rollout_id))
-        return [row.device_id for row in rows]
+from support.rollout_fleet import rollout
 
 
 @pytest.fixture

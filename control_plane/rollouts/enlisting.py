@@ -1,0 +1,69 @@
+"""Lets devices that enrol, or match later, join the rollouts of their cohort while these run.
+
+A look at the whole fleet costs time, so each is followed by a pause that is much longer than it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from control_plane.rollouts.model import joining_phase
+from control_plane.rollouts.selection import choose
+from firmware_bundles.errors import ConflictError, NotFound, SelectorInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from control_plane.rollouts.draft import Releases
+    from control_plane.rollouts.model import Rollout
+    from control_plane.rollouts.selection import Fleet
+    from control_plane.store.rollouts import Rollouts
+
+_LOG: Final = logging.getLogger(__name__)
+LOOK_S: Final = 15.0
+_SHARE_OF_TIME: Final = 0.05
+
+
+class Enlisting:
+    """Looks after the cohorts of open rollouts."""
+
+    def __init__(
+        self,
+        rollouts: Rollouts,
+        releases: Releases,
+        fleet: Fleet,
+        clock: Callable[[], float],
+    ) -> None:
+        self._rollouts = rollouts
+        self._releases = releases
+        self._fleet = fleet
+        self._clock = clock
+        self._next = float("-inf")
+
+    def tick(self) -> None:
+        """Let every open rollout have the devices that came since; not more often than is due."""
+        began = self._clock()
+        if began < self._next:
+            return
+        for rollout in self._rollouts.open():
+            if joining_phase(rollout) is not None:
+                self._look(rollout)
+        spent_s = max(self._clock() - began, 0.0)
+        self._next = self._clock() + max(LOOK_S, spent_s / _SHARE_OF_TIME)
+
+    def _look(self, rollout: Rollout) -> None:
+        spec = rollout.spec
+        try:
+            release = self._releases.find(spec.family, spec.release)
+            if release.is_withdrawn:
+                return
+            chosen = choose(spec, self._releases.manifest(release.digest).needs, self._fleet)
+            joined = self._rollouts.join(rollout, chosen.members, self._clock())
+        except (ConflictError, NotFound, SelectorInvalid) as error:
+            _LOG.info("nobody joins rollout=%s reason=%s", rollout.id, error)
+        except Exception:  # noqa: BLE001 logged; one rollout must not hold up the others
+            _LOG.exception("rollout is not looked after rollout=%s", rollout.id)
+        else:
+            if joined:
+                _LOG.info("devices joined rollout=%s devices=%d", rollout.id, joined)
