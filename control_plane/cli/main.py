@@ -40,6 +40,8 @@ NOUNS: Final[dict[str, str]] = {
     "device": "Invite, list, label, revoke and retire devices.",
     "token": "Make, list and withdraw API tokens.",
     "broker": "Show the broker; make the files of one that somebody else runs.",
+    "apply": "Make cohorts and rollouts as a folder of files declares them.",
+    "diff": "Tell what `apply` would change.",
     "cohort": "Name sets of devices by their labels.",
     "rollout": "Bring a release to a cohort in phases, and watch it.",
     "audit": "Tell who did what, and whether that log is whole.",
@@ -48,7 +50,7 @@ NOUNS: Final[dict[str, str]] = {
     "telemetry": "Ask what the fleet predicts, and how that drifts.",
 }
 # Nouns that are commands themselves.
-_SINGLE: Final = frozenset({"serve", "restore"})
+_SINGLE: Final = frozenset({"apply", "diff", "restore", "serve"})
 _GLOBAL_OPTIONS: Final = ("--server", "--token", "--ca", "--output")
 _EXIT_CODES: Final[tuple[tuple[type[ShoalError], int], ...]] = (
     (InputError, 2),

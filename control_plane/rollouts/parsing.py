@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 import yaml
@@ -20,6 +20,7 @@ from control_plane.rollouts.spec_rules import problems
 from firmware_bundles.errors import RolloutInvalid
 
 ROLLOUT_BYTES_MAX: Final = 64 * 1024
+FormT = TypeVar("FormT", bound=msgspec.Struct)
 _DEPTH_MAX: Final = 16
 _MESSAGE_CHARS_MAX: Final = 300
 
@@ -31,25 +32,33 @@ _COLLECTION_TAGS: Final = frozenset(f"{_PREFIX}{name}" for name in ("map", "seq"
 
 def parse(text: str | bytes) -> RolloutSpec:
     """Return the rollout that `text` describes. Raises RolloutInvalid."""
-    source = _decoded(text)
-    document = _Document(source)
-    try:
-        spec = msgspec.convert(document.value, RolloutSpec)
-    except msgspec.ValidationError as error:
-        _explain(str(error), document)
+    document = _Document(_decoded(text))
+    spec = _converted(document, RolloutSpec)
     _check_schema(spec, document)
     for found in problems(spec):
         raise _refused(document.line(found.place), found.place, found.what, hint=found.hint)
     return spec
 
 
+def parse_form(text: str | bytes, form: type[FormT]) -> FormT:
+    """Return another small file of the same syntax, as `form` has it. Raises RolloutInvalid."""
+    return _converted(_Document(_decoded(text)), form)
+
+
+def _converted(document: _Document, form: type[FormT]) -> FormT:
+    try:
+        return msgspec.convert(document.value, form)
+    except msgspec.ValidationError as error:
+        _explain(str(error), document, form)
+
+
 def _decoded(text: str | bytes) -> str:
     if len(text) > ROLLOUT_BYTES_MAX:
-        raise RolloutInvalid(f"the rollout has more than {ROLLOUT_BYTES_MAX} bytes")
+        raise RolloutInvalid(f"the file has more than {ROLLOUT_BYTES_MAX} bytes")
     try:
         source = text.decode() if isinstance(text, bytes) else text
     except UnicodeDecodeError as error:
-        raise RolloutInvalid("the rollout is not UTF-8 text") from error
+        raise RolloutInvalid("the file is not UTF-8 text") from error
     # JSON may be indented with tabs, YAML may not; inside JSON strings there are none.
     return source.replace("\t", " ") if source.lstrip().startswith("{") else source
 
@@ -151,12 +160,12 @@ class _Document:
             ) from error
 
 
-def _explain(message: str, document: _Document) -> NoReturn:
+def _explain(message: str, document: _Document, form: type) -> NoReturn:
     """Raise msgspec's refusal as a RolloutInvalid: its place becomes a line, its words ours."""
     what, _, path = message.partition(" - at `$")
     place = path.rstrip("`").lstrip(".")
     if found := re.search(r"unknown field `(.*)`", what):
-        _refuse_unknown(found[1], place, document)
+        _refuse_unknown(found[1], place, document, form)
     if found := re.search(r"required field `(.*)`", what):
         raise _refused(document.line(place), place, f"{found[1]} is missing")
     hint = ""
@@ -169,17 +178,17 @@ def _explain(message: str, document: _Document) -> NoReturn:
     raise _refused(document.line(place), place, what[:1].lower() + what[1:], hint=hint)
 
 
-def _refuse_unknown(field: str, place: str, document: _Document) -> NoReturn:
+def _refuse_unknown(field: str, place: str, document: _Document, form: type) -> NoReturn:
     full = f"{place}.{field}" if place else field
-    fields = _fields(place)
+    fields = _fields(place, form)
     near = difflib.get_close_matches(field, fields, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(fields)}."
     raise _refused(document.line(full), full, "there is no such field", hint=hint)
 
 
-def _fields(place: str) -> tuple[str, ...]:
+def _fields(place: str, whole: type) -> tuple[str, ...]:
     """Return which fields the object at a place may have."""
-    found = inspect.type_info(RolloutSpec)
+    found = inspect.type_info(whole)
     for key in re.findall(r"[^.\[\]]+", place):
         form = next(_structs(found))
         if not key.isdecimal():

@@ -27,6 +27,12 @@ class RolloutInvalid(InputError):
     code = "input.rollout_invalid"
 
 
+class FileInvalid(InputError):
+    """A file of what is declared cannot be used; the message names file, line and field."""
+
+    code = "input.file_invalid"
+
+
 class ConfigInvalid(InputError):
     """A setting is unknown, out of range or does not fit this machine."""
 

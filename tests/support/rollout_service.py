@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import update
 
 from control_plane.api import app as application
+from control_plane.api import cohorts as cohort_routes
 from control_plane.api import rollouts as routes
 from control_plane.api import schemas, tokens
 from control_plane.api.auth import Access, Role
@@ -54,6 +55,7 @@ class RolloutService:
             "0.0.0",
             api=[
                 routes.router(access, self.rollouts, self, self.cohorts, self._clock),
+                cohort_routes.router(access, self.cohorts),
                 schemas.router(access),
             ],
         )

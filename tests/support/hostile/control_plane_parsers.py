@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from control_plane import audit, config
 from control_plane.api import auth
 from control_plane.broker import endpoint, subscriptions
-from control_plane.cli import broker
+from control_plane.cli import broker, declared
 from control_plane.fleet import certificates, credentials, labels, selectors
 from control_plane.rollouts import parsing
 from control_plane.telemetry import ingest
@@ -104,6 +104,12 @@ PARSERS: Final = (
         cost=4,
     ),
     Parser(name="rollout, YAML", parse=parsing.parse, make_seeds=lambda: [_YAML], cost=4),
+    Parser(
+        name="declared cohort",
+        parse=declared.parse_cohort,
+        make_seeds=lambda: [b"name: a\nselector: b=c\n", b"{name: a, devices: [d-1, d-2]}"],
+        cost=2,
+    ),
     Parser(
         name="selector",
         parse=_selector,
