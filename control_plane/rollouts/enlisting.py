@@ -1,5 +1,7 @@
 """Lets devices that enrol, or match later, join the rollouts of their cohort while these run.
 
+Those that lost their access are given up, so that no rollout waits for them.
+
 A look at the whole fleet costs time, so each is followed by a pause that is much longer than it.
 """
 
@@ -42,19 +44,23 @@ class Enlisting:
         self._next = float("-inf")
 
     def tick(self) -> None:
-        """Let every open rollout have the devices that came since; not more often than is due."""
+        """Let every open rollout have the devices that came since; no more often than is due."""
         began = self._clock()
         if began < self._next:
             return
         for rollout in self._rollouts.open():
-            if joining_phase(rollout) is not None:
-                self._look(rollout)
+            self._look(rollout)
         spent_s = max(self._clock() - began, 0.0)
         self._next = self._clock() + max(LOOK_S, spent_s / _SHARE_OF_TIME)
 
     def _look(self, rollout: Rollout) -> None:
         spec = rollout.spec
         try:
+            if gone := self._rollouts.dismiss(rollout, self._clock()):
+                _LOG.info("devices lost their access rollout=%s devices=%d", rollout.id, gone)
+                return
+            if joining_phase(rollout) is None:
+                return
             release = self._releases.find(spec.family, spec.release)
             if release.is_withdrawn:
                 return

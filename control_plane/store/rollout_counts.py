@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import and_, case, func, literal, select
+from sqlalchemy import and_, case, func, literal, or_, select
 
 from control_plane.rollouts.model import Counts, FleetView, shadows_now, stretches
 from control_plane.store import label_sums
@@ -136,7 +136,7 @@ def _offered(connection: Connection, wanted: Rollout, runs: Runs) -> Sequence[Ro
             _status(wanted, runs).label("status"),
             _phase(runs).label("in_phase"),
             func.count().label("devices"),
-            func.sum(case((_previous.c.digest.is_(None), 1), else_=0)).label("stuck"),
+            func.sum(case((_has_no_way_back(), 1), else_=0)).label("stuck"),
             func.sum(case((_serves_another(), 1), else_=0)).label("others"),
             func.sum(case((said.generation == told.generation, fetched), else_=0)).label("bytes"),
             func.min(told.offered).label("first"),
@@ -259,6 +259,11 @@ def _status(wanted: Rollout, runs: Runs) -> ColumnElement[str]:
         (said.state == "rolled_back", "rolled_back"),
         else_="in_progress",
     )
+
+
+def _has_no_way_back() -> ColumnElement[bool]:
+    """Say whether a device had no model before, or one that its owners withdrew since."""
+    return or_(_previous.c.digest.is_(None), _previous.c.is_withdrawn)
 
 
 def _serves_another() -> ColumnElement[bool]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sqlalchemy import exists, func, insert, select, update
+from sqlalchemy import exists, func, insert, or_, select, update
 
 from control_plane.rollouts import order
 from control_plane.rollouts.model import Joined, held_out, joining_phase, phase_ends
 from control_plane.store import rollout_rivals
 from control_plane.store.rollout_members import told_of
-from control_plane.store.schema import deployment, device
+from control_plane.store.schema import deployment, device, reported
 from control_plane.store.selection import chosen
 
 if TYPE_CHECKING:
@@ -62,6 +62,39 @@ def join(connection: Connection, wanted: Rollout, members: Selector) -> Joining 
     taken = rollout_rivals.take(connection, wanted, rivals)
     joined = Joined(phase=phase, devices=len(devices))
     return Joining(joined, (_told(wanted, devices), *told_of(taken)), taken)
+
+
+def dismiss(connection: Connection, wanted: Rollout) -> int:
+    """Give up the devices that lost their access and had no offer, or never answered theirs.
+
+    Nothing that they say would count; a rollout must not wait for them. Returns how many.
+    """
+    is_silent = or_(
+        reported.c.generation.is_(None), reported.c.generation < deployment.c.generation
+    )
+    gone = (
+        select(deployment.c.device_id)
+        .join(device, device.c.id == deployment.c.device_id)
+        .outerjoin(
+            reported,
+            (reported.c.device_id == deployment.c.device_id)
+            & (reported.c.family == wanted.spec.family),
+        )
+        .where(
+            deployment.c.rollout_id == wanted.id,
+            or_(device.c.revoked.is_not(None), device.c.retiring.is_not(None)),
+            or_(deployment.c.generation == 0, (deployment.c.generation > 0) & is_silent),
+        )
+    )
+    dismissed = (
+        update(deployment)
+        .where(
+            deployment.c.rollout_id == wanted.id,
+            deployment.c.device_id.in_(gone.scalar_subquery()),
+        )
+        .values(generation=rollout_rivals.LOST, revert_generation=0)
+    )
+    return connection.execute(dismissed).rowcount
 
 
 def _later(connection: Connection, wanted: Rollout, members: Selector) -> list[str]:

@@ -76,7 +76,11 @@ def _revert(connection: Connection, wanted: Rollout, order: Order, now: float) -
         _in_range(wanted, order)
         .join(release, release.c.path == deployment.c.previous_path)
         .join(desired, _of_device(desired, wanted))
-        .where(deployment.c.generation > 0, desired.c.generation <= deployment.c.generation)
+        .where(
+            ~release.c.is_withdrawn,
+            deployment.c.generation > 0,
+            desired.c.generation <= deployment.c.generation,
+        )
     )
     statement = (
         update(deployment)

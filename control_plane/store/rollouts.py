@@ -21,6 +21,7 @@ from control_plane.rollouts.model import (
     Plan,
     Rollout,
     Standing,
+    devices_of,
 )
 from control_plane.rollouts.planner import moved
 from control_plane.rollouts.spec import RolloutSpec
@@ -113,6 +114,20 @@ class Rollouts:
             told = _tell_rivals(connection, before, joined.taken, now)
             audit.append(connection, rollout_audit.of_decision(before, plan, now, SERVICE), *told)
         return joined.joined.devices
+
+    def dismiss(self, before: Rollout, now: float) -> int:
+        """Give up the devices that lost their access meanwhile; return how many.
+
+        Raises ConflictError if somebody decided since `before` was loaded.
+        """
+        with self._database.transaction() as connection:
+            count = rollout_joining.dismiss(connection, before)
+            if count:
+                why = (f"given up, for they lost their access: {devices_of(count)}",)
+                plan = Plan(next=moved(before.standing), why=why)
+                _advance(connection, before, plan, now)
+                audit.append(connection, rollout_audit.of_decision(before, plan, now, SERVICE))
+        return count
 
     def get(self, rollout_id: str) -> Rollout:
         """Return a rollout. Raises NotFound."""

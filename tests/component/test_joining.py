@@ -12,7 +12,7 @@ from sqlalchemy import update
 from control_plane.rollouts import verbs
 from control_plane.rollouts.model import RolloutState, phase_ends
 from control_plane.rollouts.selection import choose
-from control_plane.store.schema import device
+from control_plane.store.schema import device, release
 from firmware_bundles.errors import ConflictError
 from firmware_bundles.manifest import Needs
 from support.cohort_world import World
@@ -174,3 +174,47 @@ def test_a_join_that_was_outrun_changes_nothing(world: World) -> None:
     assert "d80" not in world.positions()
     world.look()
     assert "d80" in world.positions()
+
+
+def test_who_lost_its_access_is_given_up(world: World) -> None:
+    """No rollout waits for a revoked device, offered to or not; the others go on to the end."""
+    world.start()
+    world.now += 10.0
+    world.executor.tick()
+    order = sorted(world.positions().items(), key=lambda each: each[1])
+    (silent, _), (planned, _) = order[0], order[-1]
+    with world.fleet.database.transaction() as connection:
+        gone = update(device).where(device.c.id.in_([silent, planned]))
+        connection.execute(gone.values(revoked=1.0))
+    world.look()
+    assert world.rollouts.decisions("example")[-1].why == [
+        "given up, for they lost their access: 2 devices"
+    ]
+    others = [each for each in world.fleet.devices if each not in (silent, planned)]
+    for _ in range(8):
+        world.now += 10.0
+        world.executor.tick()
+        world.fleet.obey(others)
+    assert world.rollouts.get("example").standing.state is RolloutState.COMPLETED
+    rows = world.rollouts.deployments(world.rollouts.get("example"))
+    assert {row.device_id for row in rows if row.status == "superseded"} == {silent, planned}
+
+
+def test_nobody_goes_back_to_a_model_that_its_owners_withdrew(world: World) -> None:
+    """Such devices stay as they are, are counted, and the rollback ends all the same."""
+    world.start()
+    for _ in range(6):
+        world.run()
+    with world.fleet.database.transaction() as connection:
+        connection.execute(
+            update(release).where(release.c.version == "1").values(is_withdrawn=True)
+        )
+    done = world.rollouts.get("example")
+    back = verbs.rollback(done, world.rollouts.view(done), world.now, "anna")
+    world.rollouts.save(done, back, world.now)
+    for _ in range(3):
+        world.run()
+    assert world.rollouts.get("example").standing.state is RolloutState.ROLLED_BACK
+    told = world.rollouts.decisions("example")[-1].why
+    assert "left as they are, for want of a previous model: 12 devices" in told
+    assert world.fleet.offered("2") == set(world.fleet.devices)
