@@ -60,6 +60,7 @@ class Config:
     task_s_max: float = 60.0
     telemetry_in_flight_max: int = 8
     telemetry_retry_s: float = 10.0
+    samples_on_metered: bool = False
 
     def conditions(self) -> Conditions:
         """Return when an update may use this device, whatever a rollout allows."""
@@ -107,6 +108,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "battery_percent_min": (0, 100),
     "temperature_c_max": (-50, 150),
 }
+_YES_OR_NO: Final = frozenset({"is_mains_needed", "samples_on_metered"})
 _WHOLE: Final = frozenset(
     {
         "keepalive_s",
@@ -207,7 +209,7 @@ def _convert(name: str, value: object, origin: str) -> object:
         return _worker(value, origin)
     if name in _TEXTS:
         return _text(name, value, origin)
-    if name == "is_mains_needed":
+    if name in _YES_OR_NO:
         return _switch(name, value, origin)
     kind = int if name in _WHOLE else float
     try:

@@ -137,6 +137,7 @@ class Core:
             in_flight_max=config.telemetry_in_flight_max,
             retry_s=config.telemetry_retry_s,
             detect=self._detect,
+            may_send_samples=lambda: config.samples_on_metered or not meter.is_metered(),
         )
         actions = LocalActions(identity, self._updater, state, children, slots_root)
         self._local = LocalControl(config.run_dir / SOCKET_NAME, actions)

@@ -39,6 +39,8 @@ CATALOGUE: Final[dict[str, str]] = {
     "broker-unreachable": "The broker does not answer; tried again.",
     "buffer-damaged": "buffer.db was damaged, was put aside, and a new one is in use.",
     "buffer-failed": "The buffer could not be read; telemetry waits.",
+    "capture-not-kept": "What is to be captured of a model could not be written; nothing is.",
+    "capture-refused": "A policy captures what the model does not have; nothing is captured.",
     "certificate-refused": "A certificate ended before the proved time, or is of the future.",
     "certificate-renewed": "The device has a new certificate.",
     "chunks-not-fetched": "Chunks could not be had over HTTPS; they are asked for again.",

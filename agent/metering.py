@@ -127,6 +127,10 @@ class Meter:
             temperature_c=self._temperature_c(),
         )
 
+    def is_metered(self) -> bool:
+        """Return whether bytes cost on the link that is in use."""
+        return self._is_metered(self._current_link())
+
     def _is_metered(self, link: str) -> bool:
         return sensors.is_metered(link, self._metered_links)
 

@@ -73,8 +73,9 @@ class Config:
     watch_quiet_windows: int = 20
     predictions_days: float = 14.0
     shadows_days: float = 14.0
-    labels_days: float = 30.0
+    labels_days: float = 90.0
     windows_days: float = 35.0
+    samples_days: float = 90.0
     pending_labels_days: float = 30.0
     hourly_days: float = 14.0
     daily_days: float = 800.0

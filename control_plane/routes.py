@@ -19,6 +19,7 @@ from control_plane.api import est as est_routes
 from control_plane.api import events as event_routes
 from control_plane.api import releases as release_routes
 from control_plane.api import rollouts as rollout_routes
+from control_plane.api import samples as sample_routes
 from control_plane.api import schemas as schema_routes
 from control_plane.api import status as status_routes
 from control_plane.api import stored_telemetry as stored_routes
@@ -32,6 +33,7 @@ from control_plane.releases import retention
 from control_plane.telemetry.assessments import Assessments
 from control_plane.telemetry.cohort_drift import CohortDrift
 from control_plane.telemetry.latency_groups import Latencies
+from control_plane.telemetry.samples import LabelledSamples, ModelFacts, facts_of
 from control_plane.web import pages
 from control_plane.web.snapshot import Reader
 
@@ -218,6 +220,7 @@ def _watching(parts: Parts) -> tuple[list[APIRouter], APIRouter]:
             stores.telemetry.pending_labels,
         ),
         stored_routes.router(parts.access, _latencies(parts), stores.pruning),
+        _samples(parts),
         event_routes.router(parts.access, pages.make_feed(reader)),
     ]
     return watching, pages.router(parts.access, reader, f"{application.API_PREFIX}/events")
@@ -230,4 +233,25 @@ def _latencies(parts: Parts) -> Latencies:
         cohorts.members,
         lambda: [each.name for each in cohorts.all()],
         parts.clock,
+    )
+
+
+def _samples(parts: Parts) -> APIRouter:
+    stored, registry = parts.stores.samples, parts.registry
+
+    def facts(digest: str) -> ModelFacts | None:
+        release = registry.by_digest(digest)
+        if release is None:
+            return None
+        manifest, labels = registry.manifest(digest), ""
+        if manifest.classification is not None:
+            labels = registry.file(digest, manifest.classification.labels).decode()
+        return facts_of(manifest, digest, release.path, labels.splitlines())
+
+    return sample_routes.router(
+        parts.access,
+        stored,
+        LabelledSamples(stored, parts.cohorts.members, facts, parts.clock),
+        lambda family, version: registry.find(family, version).digest,
+        _noting(parts),
     )

@@ -58,6 +58,10 @@ TRAFFIC_SEGMENTS_MAX: Final = 64
 VALUES_MAX: Final = 64
 VALUES_PER_SEGMENT_MAX: Final = 4096
 QUANTUM_MAX: Final = 2**18
+# What a policy may name to be captured, and what a segment of samples may hold, uncompressed.
+CAPTURE_FIELDS_MAX: Final = 64
+FIELD_CHARS_MAX: Final = 128
+SAMPLES_BYTES_MAX: Final = 56 * 1024
 SCALE_BITS_MAX: Final = 100
 TEXT_CHARS_MAX: Final = 512
 

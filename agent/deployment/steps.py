@@ -11,11 +11,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from agent import log
-from agent.deployment import probation, shadowing, slots
+from agent.deployment import captures, probation, shadowing, slots
 from agent.deployment.lifecycle import Event, Record
 from agent.deployment.seals import Mark
 from agent.inference.control import (
     Done,
+    Recapture,
     Request,
     Response,
     SelfTest,
@@ -112,6 +113,9 @@ class Steps:
         serving = slots.serving(self.root, record.family)
         digest = record.model.digest
         if serving is not None and await asyncio.to_thread(slots.holds, serving, digest):
+            if await self._keep_capture(record, serving):
+                with suppress(WorkerUnavailable):  # one that starts reads it by itself
+                    await self._worker.ask(Recapture(family=record.family), _MARGIN_S)
             return Event.ALREADY_SERVING
         if await asyncio.to_thread(slots.holds, self._slot(record), digest):
             return Event.DONE
@@ -161,6 +165,7 @@ class Steps:
 
     async def switch(self, record: Record) -> Event:
         """Move the pointer, then let the worker follow it."""
+        await self._keep_capture(record, self._slot(record))
         await self._point_to(self._slot(record))
         answer = await self._swap(record.family, record.policy.self_test_s_max)
         if not isinstance(answer, Done) or answer.family.digest != record.model.digest:
@@ -233,6 +238,15 @@ class Steps:
         self._state.mark_slot(record.family, record.slot, Mark.BAD)
         with suppress(SlotBroken):
             await asyncio.to_thread(slots.mark, self._slot(record), Mark.BAD)
+
+    async def _keep_capture(self, record: Record, slot: slots.Slot) -> bool:
+        """Keep what is to be captured for the worker; an update does not fail for it."""
+        capture = record.policy.capture
+        try:
+            return await asyncio.to_thread(captures.write, slot, record.model.digest, capture)
+        except OSError as error:
+            log.event("capture-not-kept", family=record.family, reason=error.strerror)
+            return False
 
     async def _point_to(self, slot: slots.Slot) -> None:
         if not slots.has_pointer(self.root, slot.family) or slot != slots.serving(

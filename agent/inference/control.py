@@ -37,6 +37,12 @@ class Swap(msgspec.Struct, frozen=True, tag="swap"):
     deadline_s: float = 30.0
 
 
+class Recapture(msgspec.Struct, frozen=True, tag="recapture"):
+    """Read anew what is to be captured of the model that serves this family."""
+
+    family: Family
+
+
 class Unload(msgspec.Struct, frozen=True, tag="unload"):
     """Serve no model of this family."""
 
@@ -55,7 +61,7 @@ class Erase(msgspec.Struct, frozen=True, tag="erase"):
     """Serve nothing, end, and erase all that was recorded: this device is retired."""
 
 
-Request = Status | SelfTest | Swap | Unload | Shadow | Erase
+Request = Status | SelfTest | Swap | Recapture | Unload | Shadow | Erase
 
 
 class ShadowStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +131,7 @@ class SelfTestAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="self_test")
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
-    """A swap or unload took place; `family` is what serves now."""
+    """What was asked for took place; `family` is what serves now."""
 
     family: FamilyStatus
 

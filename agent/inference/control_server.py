@@ -17,6 +17,7 @@ from agent.inference.control import (
     Done,
     Erase,
     Erasing,
+    Recapture,
     Refusal,
     SelfTest,
     Shadow,
@@ -115,6 +116,8 @@ class ControlServer:
                     return await selftest.run(self._state_dir, request)
             case Swap(family, deadline_s):
                 return Done(family=await self._registry.swap(family, deadline_s))
+            case Recapture(family):
+                return Done(family=self._registry.recapture(family))
             case Unload(family):
                 return Done(family=self._registry.unload(family))
             case Shadow(family, name, share):

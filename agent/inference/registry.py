@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.deployment import slots
+from agent.deployment import captures, slots
 from agent.deployment.slots import Slot
 from agent.inference import apart, mirror, served
 from agent.inference.breadcrumbs import Act
@@ -19,8 +19,10 @@ from agent.inference.control import FamilyStatus
 from agent.inference.guarded import Guard
 from agent.inference.mirror import Mirror
 from agent.inference.served import ServedModel
+from agent.telemetry import capture
+from agent.telemetry.capture import Rules
 from agent.telemetry.recorder import Recorder, Recording
-from firmware_bundles.errors import ModelUnusable, SelfTestFailed, ShoalError, SlotBroken
+from firmware_bundles.errors import Malformed, ModelUnusable, SelfTestFailed, ShoalError, SlotBroken
 
 
 class Serving(NamedTuple):
@@ -114,6 +116,12 @@ class Registry:
                 errors=facts.errors,
             )
 
+    def recapture(self, family: str) -> FamilyStatus:
+        """Read anew what is to be captured of the model that serves a family."""
+        if (current := self.serving.get(family)) is not None:
+            current.recording.capture = self._rules(current.model)
+        return self.status(family)
+
     def unload(self, family: str) -> FamilyStatus:
         """Serve nothing for this family any more."""
         self.serving.pop(family, None)
@@ -167,6 +175,19 @@ class Registry:
             else:
                 return
 
+    def _rules(self, model: ServedModel) -> Rules | None:
+        """Return what is to be captured of a model; nothing where the policy does not fit it."""
+        bundle = model.bundle
+        try:
+            policy = captures.read(bundle.slot, bundle.digest)
+            if policy is None:
+                return None
+            labels = len(bundle.labels)
+            return capture.rules_for(policy, bundle.manifest.inputs, labels, bundle.baseline)
+        except (capture.Unknown, Malformed, OSError) as error:
+            self._on_event("capture_refused", family=bundle.slot.family, why=str(error))
+            return None
+
     def _may_start(self, slot: Slot) -> bool:
         try:
             return self._guard.may_start(slots.manifest_digest(slot))
@@ -196,6 +217,7 @@ class Registry:
     def _serve(self, family: str, model: ServedModel) -> None:
         bundle = model.bundle
         recording = self._recorder.use(family, bundle.digest, bundle.baseline_file, bundle.baseline)
+        recording.capture = self._rules(model)
         self.serving[family] = Serving(model, recording)
         self.reasons.pop(family, None)
         self.changed.set()

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from msgspec import UNSET
+
 from agent.store import damage
 from agent.store.journal import Position
 from firmware_bundles.errors import StateDamaged, StorageFull
@@ -35,12 +37,32 @@ _EVICTED_ROUNDS_MAX: Final = 64
 _SCHEMA_S_MAX: Final = 60
 
 
+# What samples count in the budget of a day: CAPTURED FAMILY DAY.
+_CAPTURED: Final = "captured"
+
+
 class Sealed(NamedTuple):
     """A segment in the buffer: `body` is the encoded message, ready to send."""
 
     key: SegmentKey
     rows: int
     body: bytes
+
+
+class Dropped(NamedTuple):
+    """What was not kept: rows, and inputs that were to be captured."""
+
+    rows: int = 0
+    samples: int = 0
+
+    def plus(self, kind: SegmentKind, rows: int) -> Dropped:
+        """Add a segment of so many rows."""
+        if kind is SegmentKind.SAMPLES:
+            return self._replace(samples=self.samples + rows)
+        return self._replace(rows=self.rows + rows)
+
+
+_NONE_DROPPED: Final = Dropped()
 
 
 class OpenWindow(NamedTuple):
@@ -162,18 +184,21 @@ class Buffer:
         segments: Sequence[Sealed],
         windows: Sequence[OpenWindow],
         *,
-        rows_dropped: int = 0,
+        dropped: Dropped = _NONE_DROPPED,
+        captured: Sequence[tuple[str, int, int]] = (),
     ) -> None:
         """Add segments, the open windows and the journal's cursor in one transaction.
 
-        Where the quota does not suffice, the oldest predictions go first, and are counted. Raises
-        StorageFull when even that does not help; then nothing has changed.
+        `captured` is by family and day what samples count in its budget. Where the quota does not
+        suffice, the oldest samples go first, then predictions, and are counted. Raises StorageFull
+        when even that does not help; then nothing has changed.
         """
         for _ in range(_EVICTED_ROUNDS_MAX):
             try:
                 with self._transaction():
                     self._insert(incarnation, cursor, segments, windows)
-                    self._count("rows_dropped", rows_dropped)
+                    self._count_dropped(dropped)
+                    self._count_captured(captured)
                 return
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
@@ -203,12 +228,30 @@ class Buffer:
         segments, size = self._connection.execute(
             "SELECT count(*), coalesce(sum(length(body)), 0) FROM segment"
         ).fetchone()
-        return BufferFacts(segments=segments, bytes=size, rows_dropped=self.count("rows_dropped"))
+        return BufferFacts(
+            segments=segments,
+            bytes=size,
+            rows_dropped=self.count("rows_dropped"),
+            samples_dropped=self.count("samples_dropped") or UNSET,
+        )
 
-    def waiting(self, limit: int) -> list[Stored]:
-        """Return the oldest segments that are not parked."""
-        query = "SELECT id, body FROM segment WHERE fault IS NULL ORDER BY id LIMIT ?"
-        return [Stored(*row) for row in self._connection.execute(query, (limit,))]
+    def waiting(self, limit: int, *, with_samples: bool = True) -> list[Stored]:
+        """Return the oldest segments that are not parked, samples after all others."""
+        query = "SELECT id, body FROM segment WHERE fault IS NULL AND kind {} ? ORDER BY id LIMIT ?"
+        kind = SegmentKind.SAMPLES.value
+        found = self._connection.execute(query.format("!="), (kind, limit)).fetchall()
+        if with_samples and len(found) < limit:
+            found += self._connection.execute(query.format("="), (kind, limit - len(found)))
+        return [Stored(*row) for row in found]
+
+    def captured(self) -> dict[str, tuple[int, int]]:
+        """Return by family the latest day with samples, and what they count in its budget."""
+        found: dict[str, tuple[int, int]] = {}
+        query = "SELECT name, value FROM counter WHERE name LIKE ?"
+        for name, value in self._connection.execute(query, (f"{_CAPTURED} %",)):
+            _, family, day = name.split(" ")
+            found[family] = max(found.get(family, (0, 0)), (int(day), value))
+        return found
 
     def acknowledge(self, key: SegmentKey) -> None:
         """Delete a segment: the control plane has it for good."""
@@ -275,21 +318,38 @@ class Buffer:
         execute("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)", (incarnation, *cursor))
 
     def _evict(self, bytes_wanted: int) -> bool:
-        """Drop the oldest predictions (else the oldest of all) of about so many bytes."""
-        query = "SELECT id, rows, length(body) FROM segment ORDER BY kind != ?, id LIMIT 256"
-        kind = SegmentKind.PREDICTIONS.value
-        rows_dropped = freed = 0
+        """Drop the oldest samples, then predictions, then of all, of about so many bytes."""
+        query = (
+            "SELECT id, kind, rows, length(body) FROM segment"
+            " ORDER BY kind != ?, kind != ?, id LIMIT 256"
+        )
+        kinds = SegmentKind.SAMPLES.value, SegmentKind.PREDICTIONS.value
+        dropped, freed = Dropped(), 0
         victims = []
-        for number, rows, size in self._connection.execute(query, (kind,)).fetchall():
+        for number, kind, rows, size in self._connection.execute(query, kinds).fetchall():
             if freed >= bytes_wanted + _PAGE_BYTES:
                 break
             victims.append((number,))
-            rows_dropped += rows
+            dropped = dropped.plus(SegmentKind(kind), rows)
             freed += size
         with self._transaction():
             self._connection.executemany("DELETE FROM segment WHERE id = ?", victims)
-            self._count("rows_dropped", rows_dropped)
+            self._count_dropped(dropped)
         return bool(victims)
+
+    def _count_dropped(self, dropped: Dropped) -> None:
+        self._count("rows_dropped", dropped.rows)
+        self._count("samples_dropped", dropped.samples)
+
+    def _count_captured(self, captured: Sequence[tuple[str, int, int]]) -> None:
+        """Add to the budgets of days; of a family only the latest two are kept."""
+        for family, day, size in captured:
+            self._count(f"{_CAPTURED} {family} {day}", size)
+            self._connection.execute(
+                "DELETE FROM counter WHERE name LIKE ? AND name NOT IN ("
+                "SELECT name FROM counter WHERE name LIKE ? ORDER BY name DESC LIMIT 2)",
+                (f"{_CAPTURED} {family} %", f"{_CAPTURED} {family} %"),
+            )
 
     def _count(self, name: str, more: int) -> None:
         if more:

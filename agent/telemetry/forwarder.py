@@ -34,7 +34,7 @@ class Forwarder:
     What is not acknowledged within `retry_s` is sent again. `acknowledged` and
     `connection_changed` may be called from any thread. Counted: `sent`, `delivered`, `parked`, and
     `forged`, acknowledgements that were not understood or carried a wrong tag; `detect` hears of
-    these, in the loop's thread.
+    these, in the loop's thread. Samples go last, and while `may_send_samples` says so.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Forwarder:
         in_flight_max: int = 8,
         retry_s: float = 10.0,
         detect: Callable[[ShoalError], None] = lambda _error: None,
+        may_send_samples: Callable[[], bool] = lambda: True,
     ) -> None:
         self.sent = self.delivered = self.parked = self.forged = 0
         self._path = buffer_path
@@ -56,6 +57,7 @@ class Forwarder:
         self._in_flight_max = in_flight_max
         self._retry_s = retry_s
         self._detect = detect
+        self._may_send_samples = may_send_samples
         self._is_up = False
         # Insertion order is the order of sending: segment key -> when it was sent.
         self._in_flight: dict[SegmentKey, float] = {}
@@ -157,7 +159,7 @@ class Forwarder:
     def _send_waiting(self, store: Buffer) -> None:
         in_flight = self._in_flight  # replaced when the connection changes
         now = time.monotonic()
-        for stored in store.waiting(self._in_flight_max):
+        for stored in store.waiting(self._in_flight_max, with_samples=self._may_send_samples()):
             segment = _parse(store, stored)
             if segment is None:
                 continue

@@ -8,6 +8,7 @@ same, because a full disk must not stop a device from serving.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,18 +19,21 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.store.buffer import Buffer, DatabaseError
+from agent.store.buffer import Buffer, DatabaseError, Dropped
 from agent.store.journal import Journal
+from agent.telemetry.capture import Rules, Spent, day_of, decide, spend
 from agent.telemetry.recent import Recent
 from agent.telemetry.rows import (
     Given,
     LabelRow,
     ModelRow,
     PredictionRow,
+    SampleRow,
     ShadowRow,
     encode_label,
     encode_model,
     encode_prediction,
+    encode_sample,
     encode_shadow,
 )
 from agent.telemetry.sealer import Sealer, dead
@@ -77,6 +81,7 @@ class Recording:
             baseline is not None and len(layout_of(baseline).features) == baseline.features
         )
         self._count = 0
+        self.capture: Rules | None = None
         self.is_declared = False  # in the journal's present file
 
     def watched(self, features: Callable[[], Reals]) -> Reals:
@@ -123,6 +128,9 @@ class Recorder:
         self._pending_since = 0.0
         self._window_since: float | None = None
         self._rows_dropped = 0
+        self._samples_dropped = 0
+        self._captured = {name: Spent(*spent) for name, spent in buffer.captured().items()}
+        self._random = random.random
         self._is_synced = True
         self._wake = asyncio.Event()
 
@@ -135,6 +143,10 @@ class Recorder:
     def has_unsealed(self) -> bool:
         """Whether there are rows that no segment holds yet."""
         return self._pending_rows > 0
+
+    @property
+    def _has_dropped(self) -> bool:
+        return bool(self._rows_dropped or self._samples_dropped)
 
     def use(self, family: str, digest: str, file: bytes, baseline: Baseline | None) -> Recording:
         """Return the recording of a model; `file` is its baseline as it stands in the bundle."""
@@ -180,6 +192,8 @@ class Recorder:
         )
         self._append(recording, encode_prediction(row))
         self.recent.remember(sequence, index, predicted, segment)
+        if recording.capture is not None:
+            self._capture(recording, recording.capture, row, features)
         return f"{self.incarnation}-{sequence}"
 
     def shadow(
@@ -196,6 +210,35 @@ class Recorder:
             watched=_NOTHING,
         )
         self._append(recording, encode_shadow(ShadowRow(row)))
+
+    def _capture(
+        self,
+        recording: Recording,
+        rules: Rules,
+        row: PredictionRow,
+        features: Callable[[], Reals],
+    ) -> None:
+        """Record the input of an answer, if the policy wants it and the day has room."""
+        reasons = decide(rules, self._random(), row.scores, features)
+        if not reasons:
+            return
+        family = recording.row.family
+        spent = spend(
+            self._captured.get(family, Spent()),
+            day_of(row.time_us / 1_000_000),
+            rules.bytes_each,
+            rules.policy.bytes_per_day_max,
+        )
+        if spent is None:
+            self._samples_dropped += 1
+            return
+        self._captured[family] = spent
+        sample = SampleRow(
+            *(row.model, row.sequence, row.time_us, row.predicted, int(reasons), rules.spans),
+            scores=row.scores,
+            values=rules.kept(features()),
+        )
+        self._append(recording, encode_sample(sample))
 
     def label(self, recording: Recording, incarnation: str, prediction: int, told: Told) -> None:
         """Record what was told of a prediction."""
@@ -235,7 +278,7 @@ class Recorder:
     async def _until_used(self, stop: asyncio.Event) -> None:
         """Sleep while there is nothing to sync or seal: an idle device wakes for windows only."""
         self._wake.clear()
-        has_work = not self._is_synced or self._pending_rows or self._rows_dropped
+        has_work = not self._is_synced or self._pending_rows or self._has_dropped
         if not has_work and not stop.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_IDLE_S_MAX):
@@ -248,7 +291,8 @@ class Recorder:
             await self._in_thread(loop, self._journal.sync)
         if not (is_last or self._is_due()):
             return
-        dropped, self._rows_dropped = self._rows_dropped, 0
+        dropped = Dropped(self._rows_dropped, self._samples_dropped)
+        self._rows_dropped = self._samples_dropped = 0
         rows, size = self._pending_rows, self._pending_bytes
         before = time.time() - self._pace.window_age_s
         if await self._in_thread(loop, lambda: self._seal(before, dropped)):
@@ -257,7 +301,8 @@ class Recorder:
             self._pending_bytes -= size
             self._pending_since = time.monotonic()
         else:
-            self._rows_dropped += dropped
+            self._rows_dropped += dropped.rows
+            self._samples_dropped += dropped.samples
         if self._journal.bytes > _ROTATE_BYTES and not is_last:
             self._rotate()
 
@@ -280,10 +325,14 @@ class Recorder:
         is_window_old = (
             self._window_since is not None and now - self._window_since >= self._pace.window_age_s
         )
-        return bool(self._rows_dropped) or is_window_old
+        return self._has_dropped or is_window_old
 
-    def _seal(self, windows_before: float, dropped: int) -> None:
-        self._sealer.seal(windows_before=windows_before, rows_dropped=dropped)
+    def _seal(self, windows_before: float, dropped: Dropped) -> None:
+        self._sealer.seal(
+            windows_before=windows_before,
+            rows_dropped=dropped.rows,
+            samples_dropped=dropped.samples,
+        )
         oldest = self._sealer.window_started
         age_s = None if oldest is None else time.time() - oldest
         self._window_since = None if age_s is None else time.monotonic() - age_s

@@ -24,8 +24,12 @@ _LABEL: Final = 3
 _SHADOW: Final = 4
 _PREDICTION_OF_SEGMENT: Final = 5
 _FEEDBACK: Final = 6
+_SAMPLE: Final = 7
 # kind, model, sequence, time_us, class, latency_us, scores, watched features
 _PREDICTION_HEAD: Final = struct.Struct("<BHQQiIHH")
+# kind, model, sequence, time_us, class, reasons, scores, spans, kept values
+_SAMPLE_HEAD: Final = struct.Struct("<BHQQiBHHI")
+_SPAN: Final = struct.Struct("<II")
 # kind, model, sequence, time_us, incarnation of the prediction, its sequence, label, predicted
 _LABEL_ROW: Final = struct.Struct("<BHQQ8sQii")
 _FLOAT: Final = np.dtype("<f4")
@@ -62,6 +66,19 @@ class ShadowRow(NamedTuple):
     answer: PredictionRow
 
 
+class SampleRow(NamedTuple):
+    """A captured input: the kept `values` of the `spans`, one after another, and its answer."""
+
+    model: int
+    sequence: int
+    time_us: int
+    predicted: int
+    reasons: int
+    spans: tuple[tuple[int, int], ...]
+    scores: Reals
+    values: Reals
+
+
 class Given(NamedTuple):
     """A business value: `quanta` of 2 ** -`exponent`, as the baseline declares it."""
 
@@ -94,7 +111,7 @@ class LabelRow(NamedTuple):
         return self.label >= 0 and not self.values and self.segment == forgotten
 
 
-Row = ModelRow | PredictionRow | ShadowRow | LabelRow
+Row = ModelRow | PredictionRow | ShadowRow | LabelRow | SampleRow
 
 
 def encode_model(row: ModelRow) -> bytes:
@@ -125,6 +142,17 @@ def encode_shadow(row: ShadowRow) -> bytes:
     return bytes([_SHADOW]) + encode_prediction(row.answer)[1:]
 
 
+def encode_sample(row: SampleRow) -> bytes:
+    """Return the record of a captured input."""
+    model, sequence, time_us, predicted, reasons, spans, scores, values = row
+    head = _SAMPLE_HEAD.pack(
+        *(_SAMPLE, model, sequence, time_us, predicted, reasons),
+        *(len(scores), len(spans), len(values)),
+    )
+    placed = b"".join(_SPAN.pack(*span) for span in spans)
+    return head + placed + scores.tobytes() + values.tobytes()
+
+
 def encode_label(row: LabelRow) -> bytes:
     """Return the record of feedback."""
     if not row.is_plain:
@@ -152,6 +180,8 @@ def parse(record: bytes) -> Row:
             return LabelRow(model, sequence, time_us, named.hex(), *rest)._replace(segment=segment)
         if record[0] == _FEEDBACK:
             return msgspec.msgpack.decode(record[1:], type=LabelRow)
+        if record[0] == _SAMPLE:
+            return _sample(record)
         if record[0] == _MODEL:
             return msgspec.msgpack.decode(record[1:], type=ModelRow)
     except (struct.error, ValueError, IndexError, msgspec.DecodeError, RecursionError) as error:
@@ -167,4 +197,19 @@ def _prediction(record: bytes) -> PredictionRow:
         raise Malformed("a prediction in the journal has another length than it says")
     return PredictionRow(
         model, sequence, time_us, predicted, latency_us, values[:scores], values[scores:]
+    )
+
+
+def _sample(record: bytes) -> SampleRow:
+    head = _SAMPLE_HEAD.unpack_from(record)
+    _, model, sequence, time_us, predicted, reasons, scores, spans, kept = head
+    end = _SAMPLE_HEAD.size + spans * _SPAN.size
+    placed = tuple(_SPAN.iter_unpack(record[_SAMPLE_HEAD.size : end]))
+    reals = np.frombuffer(record, dtype=_FLOAT, offset=end)
+    if len(reals) != scores + kept or sum(length for _, length in placed) != kept:
+        raise Malformed("a sample in the journal has another length than it says")
+    return SampleRow(
+        *(model, sequence, time_us, predicted, reasons, placed),
+        scores=reals[:scores],
+        values=reals[scores:],
     )

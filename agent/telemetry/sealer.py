@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from agent.store import journal
-from agent.store.buffer import Buffer, OpenWindow, Sealed
+from agent.store.buffer import Buffer, Dropped, OpenWindow, Sealed
 from agent.store.journal import JournalFile, Position, Record
-from agent.telemetry import rows, sealing
-from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow, ShadowRow
+from agent.telemetry import rows, sample_sealing, sealing
+from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow, SampleRow, ShadowRow
+from agent.telemetry.sample_sealing import Day
 from agent.telemetry.sealing import Model, Window
 from firmware_bundles import durable
 from firmware_bundles.errors import MessageTooLarge, WireError
@@ -28,6 +29,30 @@ from firmware_bundles.wire.messages import Segment
 
 # In one transaction: a burst of rows takes no more memory than this many.
 ROWS_MAX: Final = 2 * ROWS_PER_SEGMENT_MAX
+
+
+class _Found:
+    """Rows of the journal by kind and model, in their order."""
+
+    def __init__(self) -> None:
+        self.predictions: dict[int, list[PredictionRow]] = defaultdict(list)
+        self.labels: dict[int, list[LabelRow]] = defaultdict(list)
+        self.shadows: dict[int, list[PredictionRow]] = defaultdict(list)
+        self.samples: dict[int, list[SampleRow]] = defaultdict(list)
+        self.count = 0
+
+    def add(self, row: PredictionRow | ShadowRow | LabelRow | SampleRow) -> None:
+        """Put a row to its like."""
+        self.count += 1
+        match row:
+            case PredictionRow():
+                self.predictions[row.model].append(row)
+            case ShadowRow(answer):
+                self.shadows[answer.model].append(answer)
+            case LabelRow():
+                self.labels[row.model].append(row)
+            case SampleRow():
+                self.samples[row.model].append(row)
 
 
 class Sealer:
@@ -43,12 +68,14 @@ class Sealer:
         self._orphans: list[OpenWindow] = []
         self._is_loaded = False
 
-    def seal(self, *, windows_before: float = 0.0, rows_dropped: int = 0) -> int:
+    def seal(
+        self, *, windows_before: float = 0.0, rows_dropped: int = 0, samples_dropped: int = 0
+    ) -> int:
         """Seal all whole records behind the cursor; return how many rows these were.
 
         Open windows that started before `windows_before` (Unix seconds) are closed too, and
-        `rows_dropped` counted, with the last rows. Raises what the buffer raises; then what is not
-        sealed yet stays in the journal, and the next call begins anew.
+        what was dropped counted, with the last rows. Raises what the buffer raises; then what is
+        not sealed yet stays in the journal, and the next call begins anew.
         """
         if not self._is_loaded:
             self._load()
@@ -56,8 +83,8 @@ class Sealer:
             count = 0
             records = self._records(self._cursor)
             while len(part := list(islice(records, ROWS_MAX))) == ROWS_MAX:
-                count += self._seal(part, 0.0, 0)
-            return count + self._seal(part, windows_before, rows_dropped)
+                count += self._seal(part, 0.0, Dropped())
+            return count + self._seal(part, windows_before, Dropped(rows_dropped, samples_dropped))
         except BaseException:
             self._is_loaded = False
             raise
@@ -99,33 +126,49 @@ class Sealer:
             )
         self._is_loaded = True
 
-    def _seal(self, part: list[Record], windows_before: float, rows_dropped: int) -> int:
-        predictions: dict[int, list[PredictionRow]] = defaultdict(list)
-        labels: dict[int, list[LabelRow]] = defaultdict(list)
-        shadows: dict[int, list[PredictionRow]] = defaultdict(list)
+    def _seal(self, part: list[Record], windows_before: float, dropped: Dropped) -> int:
+        found = _Found()
         for record in part:
-            match rows.parse(record.payload):
-                case ModelRow() as row:
-                    self._learn(row)
-                case PredictionRow() as row:
-                    predictions[row.model].append(row)
-                case ShadowRow(row):
-                    shadows[row.model].append(row)
-                case LabelRow() as row:
-                    labels[row.model].append(row)
+            row = rows.parse(record.payload)
+            if isinstance(row, ModelRow):
+                self._learn(row)
+            else:
+                found.add(row)
         cursor = part[-1].end if part else self._cursor
-        segments: list[Segment] = []
-        for index, found in predictions.items():
-            segments += sealing.predictions(self._incarnation, self._models[index], found)
-            segments += self._count(self._models[index], found)
-        for index, told in labels.items():
-            segments += sealing.labels(self._incarnation, self._models[index], told)
-        for index, mirrored in shadows.items():
-            segments += sealing.shadows(self._incarnation, self._models[index], mirrored)
+        segments = self._segments(found)
+        captured = self._samples(found)
+        segments += captured.segments
+        dropped = dropped._replace(samples=dropped.samples + captured.dropped)
         segments += self._close_windows(windows_before)
-        if cursor != self._cursor or segments or rows_dropped:
-            self._commit(cursor, segments, rows_dropped)
-        return sum(len(each) for kind in (predictions, labels, shadows) for each in kind.values())
+        if cursor != self._cursor or segments or any(dropped):
+            self._commit(cursor, segments, dropped, self._days(found))
+        return found.count
+
+    def _segments(self, found: _Found) -> list[Segment]:
+        segments: list[Segment] = []
+        for index, answered in found.predictions.items():
+            segments += sealing.predictions(self._incarnation, self._models[index], answered)
+            segments += self._count(self._models[index], answered)
+        for index, told in found.labels.items():
+            segments += sealing.labels(self._incarnation, self._models[index], told)
+        for index, mirrored in found.shadows.items():
+            segments += sealing.shadows(self._incarnation, self._models[index], mirrored)
+        return segments
+
+    def _samples(self, found: _Found) -> sample_sealing.Sealed:
+        made = [
+            sample_sealing.samples(self._incarnation, self._models[index], captured)
+            for index, captured in found.samples.items()
+        ]
+        segments = [segment for each in made for segment in each.segments]
+        return sample_sealing.Sealed(segments, sum(each.dropped for each in made))
+
+    def _days(self, found: _Found) -> list[Day]:
+        return [
+            day
+            for index, captured in found.samples.items()
+            for day in sample_sealing.days(self._models[index], captured)
+        ]
 
     def _count(self, model: Model, found: list[PredictionRow]) -> list[Segment]:
         windows = sealing.count(self._windows.pop(model.digest, None), model, found)
@@ -143,15 +186,19 @@ class Sealer:
     def _closed(self, window: Window) -> Segment:
         return sealing.window_segment(self._incarnation, sealing.checkpoint(window))
 
-    def _commit(self, cursor: Position, segments: list[Segment], rows_dropped: int) -> None:
+    def _commit(
+        self, cursor: Position, segments: list[Segment], dropped: Dropped, days: list[Day]
+    ) -> None:
         sealed: list[Sealed] = []
         for each in segments:
             try:
                 sealed.append(Sealed(each.key, each.rows, codec.encode(each)))
             except MessageTooLarge:  # it would never leave, and all behind it neither
-                rows_dropped += each.rows
+                dropped = dropped.plus(each.key.kind, each.rows)
         checkpoints = [sealing.checkpoint(window) for window in self._windows.values()]
-        self._buffer.seal(self._incarnation, cursor, sealed, checkpoints, rows_dropped=rows_dropped)
+        self._buffer.seal(
+            self._incarnation, cursor, sealed, checkpoints, dropped=dropped, captured=days
+        )
         self._cursor = cursor
         self._orphans = []
         for file in self._files():

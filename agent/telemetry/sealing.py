@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.store.buffer import OpenWindow
-from agent.telemetry.rows import LabelRow, PredictionRow
+from agent.telemetry.rows import LabelRow, PredictionRow, SampleRow
 from firmware_bundles import limits
 from firmware_bundles.sketches import codec as sketch_codec
 from firmware_bundles.sketches.baseline import Baseline
@@ -25,6 +25,7 @@ _US: Final = 1_000_000
 _SPAN_MS_MAX: Final = 2**32
 
 RowT = TypeVar("RowT")
+Rows = Sequence[PredictionRow] | Sequence[LabelRow] | Sequence[SampleRow]
 
 
 class Model(NamedTuple):
@@ -134,14 +135,14 @@ def _predictions(
     body = columns.encode_predictions(
         columns.Predictions(
             sequence=np.array([row.sequence for row in rows]),
-            time_ms=_time_ms(rows),
+            time_ms=time_ms_of(rows),
             classes=np.array([min(row.predicted, columns.CLASS_MAX) for row in rows]),
             latency_us=np.array([row.latency_us for row in rows]),
             scores=_coarse(np.stack([row.scores for row in rows])),
             segments=np.array([row.segment for row in rows]),
         )
     )
-    return _segment(incarnation, kind, model, rows, body)
+    return segment_of(incarnation, kind, model, rows, body)
 
 
 def _labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> Segment:
@@ -149,7 +150,7 @@ def _labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> Segment
     body = columns.encode_labels(
         columns.Labels(
             sequence=np.array([row.sequence for row in rows]),
-            time_ms=_time_ms(rows),
+            time_ms=time_ms_of(rows),
             incarnations=names,
             incarnation=np.array([names.index(row.incarnation) for row in rows]),
             prediction=np.array([row.prediction for row in rows]),
@@ -159,7 +160,7 @@ def _labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> Segment
             values=_values(rows),
         )
     )
-    return _segment(incarnation, SegmentKind.LABELS, model, rows, body)
+    return segment_of(incarnation, SegmentKind.LABELS, model, rows, body)
 
 
 def _values(rows: Sequence[LabelRow]) -> Values:
@@ -188,13 +189,10 @@ def _parts_by_values(rows: Sequence[LabelRow]) -> Iterator[Sequence[LabelRow]]:
     yield rows[start:]
 
 
-def _segment(
-    incarnation: str,
-    kind: SegmentKind,
-    model: Model,
-    rows: Sequence[PredictionRow] | Sequence[LabelRow],
-    body: bytes,
+def segment_of(
+    incarnation: str, kind: SegmentKind, model: Model, rows: Rows, body: bytes
 ) -> Segment:
+    """Return the segment of rows, in order of sequence, that `body` holds."""
     return Segment(
         key=_key(incarnation, kind, rows[0].sequence, rows[-1].sequence),
         family=model.family,
@@ -210,7 +208,8 @@ def _key(incarnation: str, kind: SegmentKind, first: int, last: int) -> SegmentK
     return SegmentKey(incarnation=incarnation, kind=kind, first=first, last=last)
 
 
-def _time_ms(rows: Sequence[PredictionRow] | Sequence[LabelRow]) -> NDArray[np.int64]:
+def time_ms_of(rows: Rows) -> NDArray[np.int64]:
+    """Return the times of rows since the first of them, in milliseconds, never falling."""
     times_us = np.array([row.time_us for row in rows])
     # A clock that is set right in the middle must not make a segment of fifty years.
     offsets: NDArray[np.int64] = np.maximum.accumulate(times_us - times_us[0])

@@ -47,6 +47,7 @@ NOUNS: Final[dict[str, str]] = {
     "audit": "Tell who did what, and whether that log is whole.",
     "backup": "Write all of a control plane to one encrypted file.",
     "restore": "Make a folder the control plane that was backed up.",
+    "samples": "Count and export the inputs that devices captured.",
     "telemetry": "Ask what the fleet predicts, and how that drifts.",
 }
 # Nouns that are commands themselves.

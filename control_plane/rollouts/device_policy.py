@@ -10,7 +10,14 @@ from msgspec import Meta
 from control_plane.rollouts.phase_specs import Window
 from control_plane.rollouts.spec_parts import Bytes, Duration, Part
 from firmware_bundles.limits import DOWNLOAD_S_DEFAULT, RATE_BYTES_PER_S_DEFAULT
-from firmware_bundles.wire.messages import Conditions, Delivery, Shadowing
+from firmware_bundles.wire.messages import (
+    CAPTURE_FIELDS_MAX,
+    Capture,
+    Conditions,
+    Delivery,
+    FieldName,
+    Shadowing,
+)
 
 
 class DeviceConditions(Part, frozen=True, kw_only=True):
@@ -40,6 +47,22 @@ class DeviceShadow(Part, frozen=True, kw_only=True):
     duration_s: Duration = 3600.0
 
 
+class DeviceCapture(Part, frozen=True, kw_only=True):
+    """Keep some live inputs as samples for retraining: those that any of these rules names.
+
+    `fields` are the values that are kept: whole input tensors (`image`) or single values
+    (`image[21]`). `drifted` names features of the baseline: inputs that lie at either end of one of
+    them are kept. `bytes_per_day_max` is of one device, before compression.
+    """
+
+    fields: Annotated[tuple[FieldName, ...], Meta(min_length=1, max_length=CAPTURE_FIELDS_MAX)]
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    confidence_below: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    is_out_of_range: bool = False
+    drifted: Annotated[tuple[FieldName, ...], Meta(max_length=CAPTURE_FIELDS_MAX)] = ()
+    bytes_per_day_max: Bytes = 1024 * 1024
+
+
 class DevicePolicy(Part, frozen=True, kw_only=True):
     """Limits for the device's own part of a deployment, beside its probation.
 
@@ -55,6 +78,13 @@ class DevicePolicy(Part, frozen=True, kw_only=True):
     rate_bytes_per_s_min: Annotated[int, Meta(ge=0, lt=2**31)] = RATE_BYTES_PER_S_DEFAULT
     conditions: DeviceConditions = DeviceConditions()
     shadow: DeviceShadow | None = None
+    capture: DeviceCapture | None = None
+
+    def captured(self) -> Capture | msgspec.UnsetType:
+        """Return what assignments say of samples; nothing if none are wanted."""
+        if self.capture is None:
+            return msgspec.UNSET
+        return msgspec.convert(self.capture, Capture, from_attributes=True)
 
     def delivery(self, window: str | None) -> Delivery | msgspec.UnsetType:
         """Return what assignments say of the download; nothing if nothing was chosen.

@@ -100,4 +100,5 @@ class RolloutSpec(Part, frozen=True, kw_only=True):
             delivery=self.policy.delivery(phase.window if phase else None),
             budgets=budgets if budgets != Budgets() else msgspec.UNSET,
             shadow=self.policy.shadowing(is_held=phase is not None and phase.mode == "shadow"),
+            capture=self.policy.captured(),
         )

@@ -26,6 +26,7 @@ def problems(spec: RolloutSpec) -> Iterator[Problem]:
         yield from _size(phase, place)
         yield from _growth(phase, spec.phases[:index], place)
         yield from _shadow(phase, spec, place)
+    yield from _capture(spec)
     if spec.phases[-1].mode != "serve":
         yield Problem(
             f"phases[{len(spec.phases) - 1}]",
@@ -52,6 +53,18 @@ def _growth(phase: PhaseSpec, earlier: Sequence[PhaseSpec], place: str) -> Itera
                 f"{size} does not go beyond the {reached} of an earlier phase",
                 "Shares and counts are cumulative: the last phase usually has share 1.0.",
             )
+
+
+def _capture(spec: RolloutSpec) -> Iterator[Problem]:
+    wanted = spec.policy.capture
+    if wanted is not None and not (
+        wanted.share or wanted.confidence_below or wanted.is_out_of_range or wanted.drifted
+    ):
+        yield Problem(
+            "policy.capture",
+            "no rule names an input to capture",
+            "Give share, confidence_below, is_out_of_range or drifted; or leave capture out.",
+        )
 
 
 def _shadow(phase: PhaseSpec, spec: RolloutSpec, place: str) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from control_plane.store.pruning import Pruning
 from control_plane.store.releases import Releases
 from control_plane.store.retirement import RetirementRows
 from control_plane.store.rollouts import Rollouts
+from control_plane.store.samples import Samples
 from control_plane.store.tallies import Tallies
 from control_plane.store.telemetry import Telemetry
 from control_plane.store.watches import Watches
@@ -42,6 +43,7 @@ class Stores(NamedTuple):
     outcomes: Outcomes
     tallies: Tallies
     pruning: Pruning
+    samples: Samples
     overview: Overview
     watches: Watches
 
@@ -63,6 +65,7 @@ class Stores(NamedTuple):
             outcomes=Outcomes(database),
             tallies=Tallies(database),
             pruning=Pruning(database),
+            samples=Samples(database),
             overview=Overview(database),
             watches=Watches(database),
         )

@@ -43,6 +43,7 @@ from firmware_bundles.wire.messages import (
     SegmentKind,
     Totals,
 )
+from firmware_bundles.wire.samples import Samples, decode_samples
 from firmware_bundles.wire.totals import totals
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ class Tally:
     unproven: int = 0
 
 
+_Rows = Predictions | Labels | Samples
+
+
 class _Keyed(Message, frozen=True, kw_only=True):
     """The part of a segment that an acknowledgement needs."""
 
@@ -85,7 +89,7 @@ class _Arrival(NamedTuple):
     device_id: str
     key: SegmentKey
     sealed: Segment | None = None
-    rows: Predictions | Labels | None = None
+    rows: _Rows | None = None
     fault: ShoalError | None = None
 
 
@@ -236,17 +240,19 @@ def _decode(device_id: str, sealed: Segment) -> _Arrival:
     return _Arrival(device_id, sealed.key, sealed, rows)
 
 
-def _rows(sealed: Segment) -> Predictions | Labels | None:
+def _rows(sealed: Segment) -> _Rows | None:
     match sealed.key.kind:
         case SegmentKind.PREDICTIONS | SegmentKind.SHADOW:
             return decode_predictions(sealed.body)
         case SegmentKind.LABELS:
             return decode_labels(sealed.body)
+        case SegmentKind.SAMPLES:
+            return decode_samples(sealed.body)
         case SegmentKind.WINDOW:
             return None  # read against its baseline when windows are merged
 
 
-def _check_rows(sealed: Segment, rows: Predictions | Labels) -> None:
+def _check_rows(sealed: Segment, rows: _Rows) -> None:
     said = (sealed.key.first, sealed.key.last, sealed.rows)
     found = (int(rows.sequence[0]), int(rows.sequence[-1]), len(rows.sequence))
     if sealed.totals is UNSET and said != found:
@@ -266,9 +272,7 @@ def _check_sample(sealed: Segment, answered: int, found: tuple[int, int, int]) -
         raise Malformed(f"{sealed.key.kind.value} are never a sample")
 
 
-def _settle(
-    intake: Intake, sent: Sent, stored: Stored, rows: Predictions | Labels | None
-) -> Stored | ShoalError:
+def _settle(intake: Intake, sent: Sent, stored: Stored, rows: _Rows | None) -> Stored | ShoalError:
     """Count what a segment brought if it is new; answer what became of it."""
     device_id, sealed, _ = sent
     key = sealed.key
@@ -285,7 +289,7 @@ def _settle(
     return stored
 
 
-def _work(sealed: Segment, rows: Predictions | Labels | None) -> Totals | None:
+def _work(sealed: Segment, rows: _Rows | None) -> Totals | None:
     """Return what a segment's predictions add up to, None for one of another kind."""
     if sealed.key.kind is not SegmentKind.PREDICTIONS or not isinstance(rows, Predictions):
         return None

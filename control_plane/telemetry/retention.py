@@ -41,8 +41,9 @@ class Periods(msgspec.Struct, frozen=True, kw_only=True):
 
     predictions_days: float = 14.0
     shadows_days: float = 14.0
-    labels_days: float = 30.0
+    labels_days: float = 90.0
     windows_days: float = 35.0
+    samples_days: float = 90.0
     pending_labels_days: float = 30.0
     hourly_days: float = 14.0
     daily_days: float = 800.0
@@ -90,6 +91,7 @@ class Retention:
             (SegmentKind.SHADOW, own.shadows_days),
             (SegmentKind.LABELS, own.labels_days),
             (SegmentKind.WINDOW, own.windows_days),
+            (SegmentKind.SAMPLES, own.samples_days),
         )
         count = sum(self._segments(kind, days, now) for kind, days in kinds if days)
         with self._store.at(now) as prune:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from firmware_bundles import limits
 from firmware_bundles.errors import Malformed, VersionUnsupported
+from firmware_bundles.wire import column_parts as parts_of
 from firmware_bundles.wire import told_values, varints
 from firmware_bundles.wire.compression import deflate, inflate
 from firmware_bundles.wire.told_values import Values
@@ -31,15 +32,13 @@ from firmware_bundles.wire.varints import Integers
 
 VERSION: Final = 1
 VERSION_MORE: Final = 2
-UNKNOWN: Final = -1
-CLASS_MAX: Final = 2**16 - 2
+UNKNOWN: Final = parts_of.UNKNOWN
+CLASS_MAX: Final = parts_of.CLASS_MAX
+SEQUENCE_MAX: Final = parts_of.SEQUENCE_MAX
 SCORES_PER_ROW_MAX: Final = 32
 
-_NONE: Final = 2**16 - 1  # how UNKNOWN is written
 _NO_SEGMENT: Final = 255
 _INCARNATION_BYTES: Final = 8
-SEQUENCE_MAX: Final = 2**53
-_WORD: Final = np.dtype("<u2")
 
 
 class Predictions(NamedTuple):
@@ -95,8 +94,10 @@ def encode_predictions(rows: Predictions) -> bytes:
     count, width = rows.scores.shape
     assert 0 < count <= limits.ROWS_PER_SEGMENT_MAX, "the caller cuts segments"
     assert width <= SCORES_PER_ROW_MAX, "the caller chooses scores"
-    numbers = np.concatenate(([count, width], *_ordered(rows), rows.latency_us))
-    parts = varints.encode(numbers), _words(rows.classes), rows.scores.T.tobytes()
+    numbers = np.concatenate(
+        ([count, width], *parts_of.ordered(rows.sequence, rows.time_ms), rows.latency_us)
+    )
+    parts = varints.encode(numbers), parts_of.words(rows.classes), rows.scores.T.tobytes()
     if rows.places.any():
         return _body(*parts, _segment_bytes(rows.places), version=VERSION_MORE)
     return _body(*parts)
@@ -111,15 +112,15 @@ def decode_predictions(data: bytes) -> Predictions:
     count, width = _bounded(head, (limits.ROWS_PER_SEGMENT_MAX, SCORES_PER_ROW_MAX), what)
     numbers, end = varints.decode(plain, end, 3 * count, what)
     sequence, time_ms, latency_us = numbers.reshape(3, count)
-    if len(plain) - end != count * (_WORD.itemsize + width + has_segments):
+    if len(plain) - end != count * (parts_of.WORD.itemsize + width + has_segments):
         raise Malformed(f"{what} have columns of unequal length")
-    first = end + count * _WORD.itemsize
+    first = end + count * parts_of.WORD.itemsize
     scores = np.frombuffer(plain, dtype=np.uint8, offset=first, count=count * width)
     return Predictions(
-        sequence=_sequence(sequence, what),
-        time_ms=_times(time_ms, what),
-        classes=_classes(plain, end, count),
-        latency_us=_small(latency_us, what),
+        sequence=parts_of.sequence(sequence, what),
+        time_ms=parts_of.times(time_ms, what),
+        classes=parts_of.classes(plain, end, count),
+        latency_us=parts_of.small(latency_us, what),
         scores=scores.reshape(width, count).T,
         segments=_known_segments(plain, count, what) if has_segments else None,
     )
@@ -132,14 +133,15 @@ def encode_labels(rows: Labels) -> bytes:
     has_more = _has_more(rows)
     sizes = [count, len(rows.incarnations)]
     sizes += [len(rows.values.names), len(rows.values.row)] if has_more else []
+    order = parts_of.ordered(rows.sequence, rows.time_ms)
     return _body(
         varints.encode(np.array(sizes)),
         b"".join(bytes.fromhex(each) for each in rows.incarnations),
         told_values.encode_names(rows.values) if has_more else b"",
-        varints.encode(np.concatenate((*_ordered(rows), rows.incarnation, rows.prediction))),
+        varints.encode(np.concatenate((*order, rows.incarnation, rows.prediction))),
         told_values.encode_entries(rows.values) if has_more else b"",
-        _words(rows.labels),
-        _words(rows.predicted),
+        parts_of.words(rows.labels),
+        parts_of.words(rows.predicted),
         _segment_bytes(rows.places) if has_more else b"",
         version=VERSION_MORE if has_more else VERSION,
     )
@@ -161,18 +163,18 @@ def decode_labels(data: bytes) -> Labels:
     sequence, time_ms, incarnation, prediction = numbers.reshape(4, count)
     if has_more:
         values, end = told_values.read_entries(plain, end, int(head[3]), count, values)
-    if len(plain) - end != count * (2 * _WORD.itemsize + has_more):
+    if len(plain) - end != count * (2 * parts_of.WORD.itemsize + has_more):
         raise Malformed(f"{what} have columns of unequal length")
     if (incarnation >= incarnations).any() or (prediction >= SEQUENCE_MAX).any():
         raise Malformed(f"{what} name a prediction that cannot be")
     rows = Labels(
-        sequence=_sequence(sequence, what),
-        time_ms=_times(time_ms, what),
+        sequence=parts_of.sequence(sequence, what),
+        time_ms=parts_of.times(time_ms, what),
         incarnations=names,
         incarnation=incarnation,
         prediction=prediction,
-        labels=_classes(plain, end, count),
-        predicted=_classes(plain, end + count * _WORD.itemsize, count),
+        labels=parts_of.classes(plain, end, count),
+        predicted=parts_of.classes(plain, end + count * parts_of.WORD.itemsize, count),
         segments=_segments(plain, count, what) if has_more else None,
         values=values,
     )
@@ -211,49 +213,11 @@ def _plain(data: bytes, what: str) -> bytes:
     return inflate(data[1:], limits.TELEMETRY_INFLATED_BYTES_MAX, what)
 
 
-def _ordered(rows: Predictions | Labels) -> tuple[Integers, Integers]:
-    """Return the differences of sequence (less one) and time."""
-    sequence = np.concatenate((rows.sequence[:1], np.diff(rows.sequence) - 1))
-    return sequence, np.concatenate((rows.time_ms[:1], np.diff(rows.time_ms)))
-
-
 def _bounded(head: Integers, bounds: tuple[int, int], what: str) -> tuple[int, int]:
     count, width = (int(value) for value in head)
     if not 0 < count <= bounds[0] or width > bounds[1]:
         raise Malformed(f"{what} claim {count} rows of {width}; at most {bounds} are allowed")
     return count, width
-
-
-def _sequence(differences: Integers, what: str) -> Integers:
-    if (differences >= SEQUENCE_MAX).any():
-        raise Malformed(f"{what} have a sequence number that is too large")
-    values = np.cumsum(differences) + np.arange(len(differences))
-    if values[0] < 1 or values[-1] >= SEQUENCE_MAX:
-        raise Malformed(f"{what} have a sequence number that cannot be")
-    return values
-
-
-def _times(differences: Integers, what: str) -> Integers:
-    return np.cumsum(_small(differences, what))
-
-
-def _small(values: Integers, what: str) -> Integers:
-    """Times that a segment can span: below 2**40, so that their sum is exact."""
-    if (values >= 2**40).any():
-        raise Malformed(f"{what} have a time that cannot be")
-    return values
-
-
-def _words(values: Integers) -> bytes:
-    """Return UNKNOWN or 0..CLASS_MAX as uint16, low bytes first, then high bytes."""
-    words = np.where(values == UNKNOWN, _NONE, values).astype(_WORD)
-    return words.view(np.uint8).reshape(-1, _WORD.itemsize).T.tobytes()
-
-
-def _classes(plain: bytes, start: int, count: int) -> Integers:
-    low, high = np.frombuffer(plain, np.uint8, _WORD.itemsize * count, start).reshape(2, count)
-    values = low.astype(np.int64) | high.astype(np.int64) << 8
-    return np.where(values == _NONE, UNKNOWN, values)
 
 
 def _segment_bytes(places: Integers) -> bytes:

@@ -38,6 +38,8 @@ Generations = Annotated[dict[Family, Count], Meta(max_length=limits.FAMILIES_PER
 _DAY = "(?:mon|tue|wed|thu|fri|sat|sun)"
 _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 WINDOW_PATTERN = rf"\A(?:{_DAY}(?:,{_DAY})* )?{_TIME}-{_TIME}\Z"
+CAPTURE_FIELDS_MAX = limits.CAPTURE_FIELDS_MAX
+FieldName = Annotated[str, Meta(min_length=1, max_length=limits.FIELD_CHARS_MAX)]
 Facts = Annotated[dict[Text, str | int | float | bool], Meta(max_length=limits.INVENTORY_FACTS_MAX)]
 
 
@@ -144,6 +146,25 @@ class Shadowing(msgspec.Struct, frozen=True, kw_only=True):
     is_held: bool | UnsetType = UNSET
 
 
+class Capture(msgspec.Struct, frozen=True, kw_only=True):
+    """Which live inputs a device keeps as samples for retraining, and sends: those any rule names.
+
+    A `share` of all, chosen by chance; those answered with a confidence below `confidence_below`;
+    with `is_out_of_range` those of which a kept or watched value is missing or outside the
+    baseline's range; those of which one of the `drifted` features lies in the baseline's first or
+    last bin, or outside. `fields` are the values that are kept: whole input tensors (`image`), or
+    single ones (`image[21]`). What the samples of one local day hold has at most
+    `bytes_per_day_max` bytes, before compression.
+    """
+
+    fields: Annotated[tuple[FieldName, ...], Meta(min_length=1, max_length=CAPTURE_FIELDS_MAX)]
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    confidence_below: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    is_out_of_range: bool = False
+    drifted: Annotated[tuple[FieldName, ...], Meta(max_length=CAPTURE_FIELDS_MAX)] = ()
+    bytes_per_day_max: Count = 1024 * 1024
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How a device carries a deployment out; copied into its record when it begins."""
 
@@ -153,6 +174,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     delivery: Delivery | UnsetType = UNSET
     budgets: Budgets | UnsetType = UNSET
     shadow: Shadowing | UnsetType = UNSET
+    capture: Capture | UnsetType = UNSET
 
 
 class ModelReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,11 +323,15 @@ class ChunkRequest(Message, frozen=True, kw_only=True):
 
 
 class BufferFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """How full the device's buffer is, and what it had to drop."""
+    """How full the device's buffer is, and what it had to drop.
+
+    `samples_dropped` counts inputs that were to be captured, and were not kept or not sent.
+    """
 
     segments: Count = 0
     bytes: Count = 0
     rows_dropped: Count = 0
+    samples_dropped: Count | UnsetType = UNSET
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):
@@ -340,12 +366,16 @@ class Report(Message, frozen=True, kw_only=True):
 
 
 class SegmentKind(StrEnum):
-    """What a segment of the buffer holds; `shadow`: mirrored answers, numbered as the live ones."""
+    """What a segment of the buffer holds; `shadow`: mirrored answers, numbered as the live ones.
+
+    `samples`: inputs that were captured, numbered as their predictions.
+    """
 
     PREDICTIONS = "predictions"
     LABELS = "labels"
     WINDOW = "window"
     SHADOW = "shadow"
+    SAMPLES = "samples"
 
 
 class SegmentKey(msgspec.Struct, frozen=True, kw_only=True):

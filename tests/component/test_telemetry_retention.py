@@ -196,6 +196,8 @@ def test_labels_that_wait_too_long_are_given_up(world: World) -> None:
     assert world.stores.telemetry.pending_labels() == 1
     world.pass_days(31)
     assert world.stores.telemetry.pending_labels() == 0
+    assert world.count("segment") == 1
+    world.pass_days(60)
     told = {each.what: each.rows for each in world.stores.pruning.deletions()}
     assert (told["rows of label_pending"], told["segments of labels"]) == (1, 1)
 

@@ -14,7 +14,7 @@ import numpy as np
 from firmware_bundles.sketches import codec, watch_codec
 from firmware_bundles.sketches.baseline import Baseline, Column, ColumnKind, Value
 from firmware_bundles.sketches.sketch import Sketch
-from firmware_bundles.wire import columns
+from firmware_bundles.wire import columns, samples
 from firmware_bundles.wire.told_values import Values
 
 PREDICTIONS = columns.Predictions(
@@ -253,3 +253,25 @@ def _plain(part: bytes | float) -> object:
 def _same(written: bytes, golden: bytes, head: int = 1) -> None:
     assert written[:head] == golden[:head]
     assert zlib.decompress(written[head:]) == zlib.decompress(golden[head:])
+
+
+def test_samples() -> None:
+    """Captured inputs with their answers; values are as they were, bit for bit."""
+    found = samples.Samples(
+        sequence=np.array([7, 8, 300]),
+        time_ms=np.array([0, 20, 1020]),
+        reasons=np.array([1, 6, 8], dtype=np.uint8),
+        classes=np.array([3, -1, 500]),
+        spans=(samples.Span(0, 1), samples.Span(200, 1)),
+        scores=np.array([[1.0], [0.5], [0.25]], dtype=np.float32),
+        values=np.array([[0.0, -1.5], [2.0, 0.0], [np.inf, 3.0]], dtype=np.float32),
+    )
+    body = samples.encode_samples(found)
+    assert body[0] == 1
+    assert zlib.decompress(body[1:]) == bytes.fromhex(
+        "03 01 02 00 01 c8 01 01 07 00 a3 02 00 14 e8 07 01 06 08 03 ff f4 00 ff "
+        "01 00 00 80 3f 00 00 00 3f 00 00 80 3e 00 00 00 00 00 00 00 40 00 00 80 "
+        "7f 00 00 c0 bf 00 00 00 00 00 00 40 40 "
+    )
+    again = samples.decode_samples(body)
+    assert np.array_equal(again.values, found.values)

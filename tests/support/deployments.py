@@ -33,6 +33,7 @@ from firmware_bundles.wire import topics
 from firmware_bundles.wire.messages import (
     Arm,
     Assignment,
+    Capture,
     Conditions,
     DeploymentState,
     ModelReference,
@@ -102,6 +103,7 @@ class Release:
         *,
         attempts_max: int = 3,
         shadow: Shadowing | UnsetType = UNSET,
+        capture: Capture | UnsetType = UNSET,
     ) -> Assignment:
         """An admitted assignment of this release."""
         order = Order(
@@ -115,6 +117,7 @@ class Release:
                 self_test_s_max=0.5,
                 attempts_max=attempts_max,
                 shadow=shadow,
+                capture=capture,
             ),
             patches=patches,
         )

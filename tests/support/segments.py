@@ -15,6 +15,7 @@ from firmware_bundles.wire.columns import (
     encode_predictions,
 )
 from firmware_bundles.wire.messages import Segment, SegmentKey, SegmentKind
+from firmware_bundles.wire.samples import Reason, Samples, Span, encode_samples
 from firmware_bundles.wire.told_values import Values
 
 INCARNATION = "00000000000000aa"
@@ -92,6 +93,36 @@ def window(number: int, body: bytes, rows: int, *, model: str = MODEL) -> Segmen
         rows=rows,
         started=1.0,
         ended=2.0,
+        body=body,
+    )
+
+
+def samples(numbers: list[int], *, model: str = MODEL, classes: list[int] | None = None) -> Segment:
+    """A segment of samples of two values."""
+    count = len(numbers)
+    body = encode_samples(
+        Samples(
+            sequence=np.array(numbers),
+            time_ms=np.arange(count) * 1000,
+            reasons=np.full(count, Reason.SHARE | Reason.CONFIDENCE, dtype=np.uint8),
+            classes=np.array(classes or [1] * count),
+            spans=(Span(0, 1), Span(3, 1)),
+            scores=np.tile(np.array([0.25, 0.75], dtype=np.float32), (count, 1)),
+            values=np.array([[n, -n] for n in numbers], dtype=np.float32),
+        )
+    )
+    return Segment(
+        key=SegmentKey(
+            incarnation=INCARNATION,
+            kind=SegmentKind.SAMPLES,
+            first=numbers[0],
+            last=numbers[-1],
+        ),
+        family="digits",
+        model=model,
+        rows=count,
+        started=1_000.0,
+        ended=1_009.0,
         body=body,
     )
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from agent import config, enrolment, identity, local_control, task, task_messages
-from agent.deployment import slots
+from agent.deployment import captures, slots
 from agent.deployment.lifecycle import Record
 from agent.inference import (
     breadcrumbs,
@@ -45,7 +45,7 @@ from firmware_bundles.errors import ShoalError
 from firmware_bundles.identifiers import parse
 from firmware_bundles.manifest import Tensor
 from firmware_bundles.sketches.baseline import Value
-from firmware_bundles.wire.messages import WINDOW_PATTERN
+from firmware_bundles.wire.messages import WINDOW_PATTERN, Capture
 from support.hostile.bundle_parsers import _golden
 from support.hostile.inputs import Form
 from support.hostile.parser import Parser, from_file, in_folder, text_of
@@ -177,6 +177,7 @@ def _records() -> list[bytes]:
         rows.encode_shadow(rows.ShadowRow(prediction)),
         rows.encode_label(rows.LabelRow(0, 2, 6, INCARNATION, 1, 1, -1, -1)),
         rows.encode_prediction(prediction._replace(segment=3)),
+        rows.encode_sample(rows.SampleRow(0, 1, 5, 1, 3, ((0, 1), (4, 1)), scores, scores)),
         rows.encode_label(
             rows.LabelRow(0, 3, 6, INCARNATION, 1, -1, 1, 3, (rows.Given("revenue", 8, -5),))
         ),
@@ -338,6 +339,11 @@ def _local_requests() -> list[bytes]:
     return [msgspec.json.encode(each) for each in asked]
 
 
+def _kept_capture() -> list[bytes]:
+    policy = Capture(fields=("image", "age[0]"), share=0.5, drifted=("image[3]",))
+    return [msgspec.json.encode(captures.Kept(digest=DIGEST, capture=policy))]
+
+
 def _window(data: bytes) -> object:
     """What an assignment's pattern lets through."""
     kind = Annotated[str, msgspec.Meta(pattern=WINDOW_PATTERN)]
@@ -429,6 +435,7 @@ PARSERS: Final = (
     ),
     _json("task's request", task._parse, lambda: [_task_request(), _admit()]),
     _json("task's answer", task_messages.parse_answer, _task_answers),
+    _json("policy for captures", captures.parse, _kept_capture),
     _json("request at the device", local_control._parse, _local_requests),
     Parser(
         name="maintenance window",

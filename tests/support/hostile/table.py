@@ -28,6 +28,7 @@ _OWN_ROW: Final = "a row that this control plane wrote, in its own database"
 _OWN_KEY: Final = "a key that the caller holds already"
 _OUT: Final = "makes bytes, reads none of others"
 _PARSED: Final = "a rollout that was parsed before"
+_ANSWER: Final = "the answer of the control plane that the caller chose"
 _CALLS: Final = "hands on to a parser of the table"
 
 # Readers that need no row, each with the reason.
@@ -48,6 +49,10 @@ EXEMPT: Final[dict[str, str]] = {
     "control_plane.broker.amqtt._configuration": "settings of a library, from its own dictionary",
     "control_plane.fleet.authority.Authority.load_or_create": _OWN_FILE,
     "control_plane.fleet.authority._load_key": _OWN_FILE,
+    "control_plane.cli.sample_files._source": _ANSWER,
+    "control_plane.cli.sample_files._take": _ANSWER,
+    "control_plane.cli.sample_files.asked_again": "a file that the caller names, and may read",
+    "control_plane.rollouts.device_policy.DevicePolicy.captured": _PARSED,
     "control_plane.rollouts.device_policy.DevicePolicy.delivery": _PARSED,
     "control_plane.rollouts.order.shift": "a hash that is made here",
     "control_plane.rollouts.order.slot": "a hash that is made here",

@@ -20,7 +20,7 @@ from firmware_bundles.sketches.baseline import Baseline, make
 from firmware_bundles.sketches.change import QUESTIONS, Reference
 from firmware_bundles.sketches.sketch import Sketch
 from firmware_bundles.trust import envelopes
-from firmware_bundles.wire import codec, columns, compression, messages, topics, varints
+from firmware_bundles.wire import codec, columns, compression, messages, samples, topics, varints
 from firmware_bundles.wire.enrolment import Enrolment, EnrolmentRequest
 from support import segments
 from support.hostile.inputs import Form
@@ -158,6 +158,10 @@ def _plain(body: bytes) -> bytes:
 
 def _predictions_body() -> bytes:
     return segments.predictions([1, 2, 900], [0, 1, -1]).body
+
+
+def _samples_body() -> bytes:
+    return segments.samples([1, 2, 900], classes=[0, 1, -1]).body
 
 
 def _labels_body() -> bytes:
@@ -317,6 +321,18 @@ PARSERS: Final = (
         name="labels of format 2, decompressed",
         parse=_compressed(columns.decode_labels, columns.VERSION_MORE),
         make_seeds=lambda: [_plain(_feedback_body())],
+    ),
+    Parser(
+        name="samples",
+        parse=samples.decode_samples,
+        encode=samples.encode_samples,
+        make_seeds=lambda: [_samples_body()],
+    ),
+    Parser(
+        name="samples, decompressed",
+        parse=_compressed(samples.decode_samples),
+        encode=lambda rows: _plain(samples.encode_samples(rows)),
+        make_seeds=lambda: [_plain(_samples_body())],
     ),
     Parser(
         name="baseline",
