@@ -146,6 +146,7 @@ def family_report(family: str, record: Record | None, status: FamilyStatus | Non
         fault=fault,
         waits_for=(record.waits_for if record else None) or UNSET,
         transfer=(record.transfer if record else None) or UNSET,
+        arm=record.arm if record else UNSET,
     )
 
 

@@ -127,7 +127,12 @@ def _by_device(
             table,
             and_(said.device_id == deployment.c.device_id, said.family == rollout.c.family),
         )
-        .where(deployment.c.rollout_id == wanted.id, said.received >= first - HISTORY_S, condition)
+        .where(
+            deployment.c.rollout_id == wanted.id,
+            deployment.c.generation >= 0,  # others follow another rollout
+            said.received >= first - HISTORY_S,
+            condition,
+        )
         .group_by(deployment.c.device_id, deployment.c.generation)
         .having(_sum(is_since, moments[0]) > 0)
         .order_by(deployment.c.device_id)

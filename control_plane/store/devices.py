@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import String, cast, func, select, type_coerce, update
+from sqlalchemy import String, cast, func, select, update
 
 from control_plane.audit import SERVICE, Statement
 from control_plane.store import audit, report_rows, selection
@@ -140,7 +140,7 @@ class Devices:
         as_text = cast(device.c.inventory, String)  # PostgreSQL does not group by JSON itself
         inventories = (
             select(
-                type_coerce(as_text, device.c.inventory.type).label("inventory"),
+                as_text.label("inventory"),
                 func.count().label("devices"),
                 func.min(device.c.id).label("example"),
             )
@@ -150,7 +150,8 @@ class Devices:
         found: dict[tuple[Any, ...], KindRow] = {}
         with self._database.reading() as connection:
             for row in connection.execute(inventories):
-                said = {name: row.inventory.get(name) for name in facts}
+                inventory = msgspec.json.decode(row.inventory, type=dict[str, Any])
+                said = {name: inventory.get(name) for name in facts}
                 kind = KindRow(said, row.devices, row.example)
                 found[tuple(said.values())] = kind.joined(found.get(tuple(said.values())))
         return list(found.values())

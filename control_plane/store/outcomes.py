@@ -134,7 +134,7 @@ class Outcomes:
     def arms(self, rollout_id: str) -> dict[str, Arm]:
         """Return the arm of each device of a rollout, none if there is no such rollout."""
         query = select(deployment.c.device_id, deployment.c.generation).where(
-            deployment.c.rollout_id == rollout_id
+            deployment.c.rollout_id == rollout_id, deployment.c.generation >= 0
         )
         with self._database.reading() as connection:
             return {

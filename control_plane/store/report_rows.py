@@ -120,6 +120,7 @@ def _reported(device_id: str, family: FamilyReport, now: float) -> dict[str, Any
         "fault_code": fault.code if fault else None,
         "fault_message": fault.message if fault else None,
         "waits_for": family.waits_for or None,
+        "arm": family.arm.value if family.arm else None,
         "received": now,
         "chunk_bytes": transfer.chunk_bytes if transfer else None,
         "patch_bytes": transfer.patch_bytes if transfer else None,

@@ -85,7 +85,7 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
     since = phases[wanted.watched].offered_first
     arms = label_sums.count(connection, wanted, since, min(firsts, default=None))
     mirroring = sum(row.others for row in rows if row.status == "planned")
-    untouched = _controls(connection, wanted) if planned.total() else 0
+    untouched = _controls(connection, wanted, since) if planned.total() else 0
     return FleetView(
         phases=phases,
         candidate=arms[Arm.CANDIDATE],
@@ -110,15 +110,21 @@ def _without_offer(wanted: Rollout) -> tuple[ColumnElement[bool], ...]:
     return told.rollout_id == wanted.id, told.revert_generation == 0, told.generation == 0
 
 
-def _controls(connection: Connection, wanted: Rollout) -> int:
-    """Count the devices without an offer that serve another model, so far as the gates ask."""
+def _controls(connection: Connection, wanted: Rollout, since: float | None) -> int:
+    """Count the devices without an offer that serve another model, so far as the gates ask.
+
+    Only those that could have had the offer count: they are online, or were seen `since` the
+    phase's first offer.
+    """
+    is_reachable = or_(device.c.is_online, device.c.last_seen >= (since or 0.0))
     found = (
         select(literal(1))
         .select_from(deployment)
         .join(rollout, rollout.c.id == deployment.c.rollout_id)
         .join(_candidate, _candidate.c.path == rollout.c.release_path)
         .join(reported, _of_device(reported))
-        .where(*_without_offer(wanted), _serves_another())
+        .join(device, device.c.id == deployment.c.device_id)
+        .where(*_without_offer(wanted), _serves_another(), is_reachable)
         .limit(CONTROLS_COUNTED_MAX)
         .subquery()
     )

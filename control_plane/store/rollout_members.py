@@ -50,7 +50,9 @@ def enlist(
         LeftOut(rollout_rivals.reason(wanted, rival), devices)
         for rival, devices in rollout_rivals.stronger(wanted, rivals).items()
     ]
-    devices = _place(connection, wanted, is_wanted & ~rollout_rivals.is_taken(wanted))
+    _place(connection, wanted, is_wanted & ~rollout_rivals.is_taken(wanted))
+    own = select(func.count()).where(deployment.c.rollout_id == wanted.id)
+    devices = int(connection.execute(own).scalar_one())
     told = tuple(str(each) for each in (*left_out, *yielded))
     if not devices:
         raise RolloutInvalid(f"cohort: no device is left: {'. '.join(told) or 'there is none now'}")
@@ -67,12 +69,13 @@ def told_of(taken: Mapping[Rival, int]) -> tuple[str, ...]:
     )
 
 
-def _place(connection: Connection, wanted: Rollout, is_wanted: ColumnElement[bool]) -> int:
-    """Give each device its deployment, at the position of `order.arrange`; return how many."""
+def _place(connection: Connection, wanted: Rollout, is_wanted: ColumnElement[bool]) -> None:
+    """Give each device its deployment, at the position of `order.arrange`."""
     stratum = _stratum(wanted.spec.stratify_by)
     sizes = _sizes(connection, stratum, is_wanted)
     if len(sizes) == 1:
-        return _place_by_hash(connection, wanted, is_wanted)
+        _place_by_hash(connection, wanted, is_wanted)
+        return
     known = case((stratum.in_(list(sizes)), stratum), else_=_REST)
     place = sha256(connection, wanted.id, device.c.id)
     dealt = (
@@ -92,28 +95,28 @@ def _place(connection: Connection, wanted: Rollout, is_wanted: ColumnElement[boo
     )
     share = (cast(dealt.c.number - 1, Float) + cast(first, Float)) / cast(dealt.c.size, Float)
     position = func.row_number().over(order_by=(share, dealt.c.place))
-    return _insert(
+    _insert(
         connection,
         select(literal(wanted.id), dealt.c.id.label("device_id"), (position - 1).label("position")),
     )
 
 
-def _place_by_hash(connection: Connection, wanted: Rollout, is_wanted: ColumnElement[bool]) -> int:
+def _place_by_hash(connection: Connection, wanted: Rollout, is_wanted: ColumnElement[bool]) -> None:
     """Do the same where all are one stratum: with one sort in place of two."""
     place = sha256(connection, wanted.id, device.c.id)
     position = func.row_number().over(order_by=place)
     query = select(
         literal(wanted.id), device.c.id.label("device_id"), (position - 1).label("position")
     )
-    return _insert(connection, query.where(is_wanted))
+    _insert(connection, query.where(is_wanted))
 
 
-def _insert(connection: Connection, placed: Select[Any]) -> int:
+def _insert(connection: Connection, placed: Select[Any]) -> None:
     found = placed.subquery()
     # By id, as the primary key has them: a million rows go to its end, not everywhere.
     query = select(found).order_by(found.c.device_id)
     columns = ["rollout_id", "device_id", "position"]
-    return connection.execute(insert(deployment).from_select(columns, query)).rowcount
+    connection.execute(insert(deployment).from_select(columns, query))
 
 
 def _stratum(names: Sequence[str]) -> Any:  # noqa: ANN401 - a column of text

@@ -145,6 +145,7 @@ reported = Table(
     Column("fault_code", String, nullable=True),
     Column("fault_message", String, nullable=True),
     Column("waits_for", String, nullable=True),
+    Column("arm", String, nullable=True),
     Column("received", Float, nullable=False),
     Column("chunk_bytes", BigInteger, nullable=True),
     Column("patch_bytes", BigInteger, nullable=True),

@@ -294,7 +294,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
 class FamilyReport(msgspec.Struct, frozen=True, kw_only=True):
     """The truth about one family on this device.
 
-    `state` is of the deployment with `generation`, if any; `waits_for` says what holds it up.
+    `state` is of the deployment with `generation`, if any, `arm` as its order had it; `waits_for`
+    says what holds it up.
     """
 
     family: Family
@@ -305,6 +306,7 @@ class FamilyReport(msgspec.Struct, frozen=True, kw_only=True):
     fault: Fault | None = None
     waits_for: Text | UnsetType = UNSET
     transfer: Transfer | UnsetType = UNSET
+    arm: Arm | UnsetType = UNSET
 
 
 class Detection(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from control_plane.api.auth import Role
 from control_plane.cli import main as command
@@ -15,9 +16,10 @@ from control_plane.fleet.selectors import Listed, OfKinds, Selector, Without
 from control_plane.rollouts.model import RolloutState
 from control_plane.rollouts.order import arrange
 from control_plane.rollouts.selection import choose
+from control_plane.store.schema import device
 from firmware_bundles.errors import ConflictError, InputError, NotFound, RolloutInvalid
 from firmware_bundles.manifest import Needs
-from firmware_bundles.wire.messages import DeploymentState, FamilyReport, Report, Serving
+from firmware_bundles.wire.messages import Arm, DeploymentState, FamilyReport, Report, Serving
 from support.cohort_world import World, spec
 from support.control_planes import ControlPlane, code
 from support.http_server import serving
@@ -55,7 +57,11 @@ def test_what_a_device_serves_is_selected_from_its_next_report(world: World) -> 
         version="2", digest="0" * 64, runtime="r", delegate="edge tpu", since=0.0, answered=0
     )
     family = FamilyReport(
-        family="digits", generation=1, state=DeploymentState.COMMITTED, serving=serving_now
+        family="digits",
+        generation=1,
+        state=DeploymentState.COMMITTED,
+        serving=serving_now,
+        arm=Arm.CANDIDATE,
     )
     report = Report(
         device="d01",
@@ -69,6 +75,7 @@ def test_what_a_device_serves_is_selected_from_its_next_report(world: World) -> 
     world.devices.accept_report(report, world.now)
     assert world.cohorts.preview(selectors.parse("serves/digits=2")).examples == ("d01",)
     assert world.cohorts.count(selectors.parse("delegate/digits=edge-tpu")) == 1
+    assert [each["arm"] for each in world.devices.reported("d01")] == ["candidate"]
     with pytest.raises(InputError, match="reported by the device"):
         labels.check({"serves/digits": "2"})
 
@@ -228,3 +235,20 @@ def test_the_command_previews_lists_and_deletes(
     assert code(operator.put("/api/v1/cohorts/x y", json={})) == "wire.malformed"
     devices = operator.get("/api/v1/devices", params={"cohort": "lab"}).json()["devices"]
     assert [each["id"] for each in devices] == ["press-1"]
+
+
+def test_controls_count_only_where_they_could_have_had_the_offer(world: World) -> None:
+    """A device that was not seen since the phase's first offer is no control; one that was, is."""
+    world.start()
+    world.now += 10.0
+    world.executor.tick()
+    world.fleet.obey()
+    found = world.rollouts.get("example")
+    assert world.rollouts.view(found).control_devices == 6
+    late = world.order()[6:]
+    with world.fleet.database.transaction() as connection:
+        away = update(device).where(device.c.id.in_(late)).values(is_online=False, last_seen=1.0)
+        connection.execute(away)
+        seen = update(device).where(device.c.id == late[0]).values(last_seen=world.now)
+        connection.execute(seen)
+    assert world.rollouts.view(found).control_devices == 1
