@@ -32,6 +32,9 @@ _LEAST: Final = {
     "watch_threshold": 10.0,
     "watch_settle_s": 0.0,
     "watch_quiet_windows": 1,
+    "silent_s": 1.0,
+    "alert_quiet_s": 1.0,
+    "alert_renotify_s": 1.0,
 }
 _PERIOD_MAX: Final = 36_600
 _INCARNATIONS: Final = "report_incarnations_max"
@@ -50,8 +53,12 @@ class Config:
     is how long telemetry is kept, see `telemetry.retention.Periods`; 0 keeps it for ever.
 
     A device's own normal is learnt from `watch_reference_rows` rows; `watch_threshold` is devices
-    times the windows wanted between two false alarms of all of them; a window is tested
-    `watch_settle_s` after it came; a change is over after `watch_quiet_windows` quiet ones.
+    times the windows wanted between two false alarms of all of them; a device's windows are tested
+    when none came for `watch_settle_s`; a change is over after `watch_quiet_windows` quiet ones.
+
+    A device is silent after `silent_s`; what is counted is over when it rests for `alert_quiet_s`;
+    an alert that nobody acknowledges is told again every `alert_renotify_s`; `webhook_hosts` are
+    the hosts that events may be sent to by http besides this machine, separated by commas.
     """
 
     data: Path
@@ -81,6 +88,10 @@ class Config:
     daily_days: float = 800.0
     segment_keys_days: float = 400.0
     report_incarnations_max: int = 1_000
+    silent_s: float = 900.0
+    alert_quiet_s: float = 600.0
+    alert_renotify_s: float = 86_400.0
+    webhook_hosts: str = ""
     log_level: str = "info"
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
 
+from control_plane.api import alerts as alert_routes
 from control_plane.api import app as application
 from control_plane.api import assessments as assessment_routes
 from control_plane.api import audit as audit_routes
@@ -26,12 +27,15 @@ from control_plane.api import stored_telemetry as stored_routes
 from control_plane.api import strangers as stranger_routes
 from control_plane.api import telemetry as telemetry_routes
 from control_plane.api import tokens as token_routes
+from control_plane.api import watches as watch_routes
+from control_plane.api import webhooks as webhook_routes
 from control_plane.audit import Statement
 from control_plane.fleet.enrolment import Enrolments
 from control_plane.fleet.renewal import Renewals
 from control_plane.releases import retention
 from control_plane.telemetry.assessments import Assessments
 from control_plane.telemetry.cohort_drift import CohortDrift
+from control_plane.telemetry.device_drift import DeviceDrifts
 from control_plane.telemetry.latency_groups import Latencies
 from control_plane.telemetry.samples import LabelledSamples, ModelFacts, facts_of
 from control_plane.web import pages
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
 
     from fastapi import APIRouter, FastAPI
 
+    from control_plane.alerts.posting import Posting
+    from control_plane.alerts.rounds import Rounds
     from control_plane.api.auth import Access
     from control_plane.broker.client import BrokerClient
     from control_plane.broker.endpoint import Broker
@@ -85,6 +91,8 @@ class Parts(NamedTuple):
     retirements: Retirements
     baselines: Baselines
     watching: Watching
+    rounds: Rounds
+    posting: Posting
 
 
 def create(parts: Parts) -> FastAPI:
@@ -200,19 +208,33 @@ def _broker_standing(parts: Parts) -> broker_routes.BrokerStanding:
     )
 
 
+def _alerting(parts: Parts, devices: DeviceDrifts) -> list[APIRouter]:
+    """Return the routes of watches, of alerts and of who is told."""
+    stores, access = parts.stores, parts.access
+    return [
+        watch_routes.router(access, parts.watching, devices),
+        alert_routes.router(access, stores.alerts, parts.rounds),
+        webhook_routes.router(access, stores.outbox, parts.posting, parts.clock),
+    ]
+
+
 def _watching(parts: Parts) -> tuple[list[APIRouter], APIRouter]:
     """Return the routes of telemetry and events, and the browser's."""
     stores, members = parts.stores, parts.cohorts.members
-    drift = CohortDrift(stores.telemetry, parts.baselines, members, parts.clock)
+    drift = CohortDrift(stores.telemetry, stores.watches, parts.baselines, members, parts.clock)
+    devices = DeviceDrifts(stores.outcomes, stores.watches, parts.baselines, members, parts.clock)
     reader = Reader(
         overview=stores.overview,
         telemetry=stores.telemetry,
         rollouts=stores.rollouts,
         cohorts=parts.cohorts,
         drift=drift,
+        alerts=stores.alerts,
+        devices=devices,
         clock=parts.clock,
     )
     watching = [
+        *_alerting(parts, devices),
         telemetry_routes.router(parts.access, stores.telemetry, drift, members),
         assessment_routes.router(
             parts.access,

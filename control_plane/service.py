@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from control_plane import routes
+from control_plane.alerts import decision, destinations
+from control_plane.alerts.posting import Posting
+from control_plane.alerts.rounds import Rounds, Sources
 from control_plane.api import listeners
 from control_plane.api import tokens as token_routes
 from control_plane.api.auth import Access, Role
@@ -175,6 +178,9 @@ class _Service:
         self._retirements = self._make_retirements()
         self._baselines = Baselines(stores.telemetry.manifest, self._chunks.get)
         self._watching = self._make_watching()
+        self._rounds = self._make_rounds()
+        hosts = destinations.hosts(config.webhook_hosts)
+        self._posting = Posting(stores.outbox, clock, hosts)
         self._tickers = self._make_tickers()
         self._inbox = self._make_inbox()
         self.app = self._make_app()
@@ -193,6 +199,7 @@ class _Service:
         """Stop all in the opposite order; harmless if nothing was started."""
         for ticker in reversed(self._tickers):
             ticker.stop(_STOP_S_MAX)
+        self._posting.close()
         self._inbox.stop(_STOP_S_MAX)
         self._client.stop()
         self._broker.stop()
@@ -260,6 +267,19 @@ class _Service:
             config.watch_settle_s,
         )
 
+    def _make_rounds(self) -> Rounds:
+        stores, config = self._stores, self._config
+        sources = Sources(
+            alerts=stores.alerts,
+            watches=stores.watches,
+            concerns=stores.concerns,
+            telemetry=stores.telemetry,
+            baselines=self._baselines,
+            members=self._cohorts.all_members,
+        )
+        rules = decision.Rules(config.alert_quiet_s, config.alert_renotify_s)
+        return Rounds(sources, rules, self._clock, silent_s=config.silent_s)
+
     def _make_tickers(self) -> tuple[Ticker, ...]:
         """Return what looks after everything, and by themselves what may take its time."""
         executor = Executor(self._stores.rollouts, self._assignments.push, self._clock)
@@ -285,6 +305,8 @@ class _Service:
             Ticker([maker.tick], slow_s),
             Ticker([enlisting.tick], slow_s),
             Ticker([self._watching.tick], slow_s),
+            Ticker([self._rounds.tick], max(10 * tick_s, 1.0)),
+            Ticker([self._posting.tick], slow_s),
             Ticker([self._make_retention().tick], slow_s),
         )
 
@@ -334,6 +356,8 @@ class _Service:
                 retirements=self._retirements,
                 baselines=self._baselines,
                 watching=self._watching,
+                rounds=self._rounds,
+                posting=self._posting,
             )
         )
 
@@ -392,5 +416,5 @@ def _log_to_stderr(level: str) -> None:
         logging.Formatter("%(asctime)s level=%(levelname)s from=%(name)s %(message)s")
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in ("alembic", "asyncio", "uvicorn"):
+    for name in ("alembic", "asyncio", "httpx", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from control_plane.api.auth import Access, Caller, Role
 from control_plane.fleet import cohorts as domain
 from control_plane.fleet import selectors
-from control_plane.fleet.selectors import SELECTOR_CHARS_MAX
+from control_plane.fleet.selectors import LISTED_MAX, SELECTOR_CHARS_MAX
 
 
 class Meaning(BaseModel):
@@ -17,7 +17,7 @@ class Meaning(BaseModel):
     selector: Annotated[
         str, Field(max_length=SELECTOR_CHARS_MAX, examples=["site=berlin,line in (a, b)"])
     ] = ""
-    listed: Annotated[list[str] | None, Field(max_length=domain.LISTED_MAX)] = None
+    listed: Annotated[list[str] | None, Field(max_length=LISTED_MAX)] = None
 
 
 class NewCohort(Meaning):

@@ -3,14 +3,17 @@
 # Without postponed annotations: FastAPI reads those of routes, which name local dependencies.
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Annotated, Final, TypeVar
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
 from control_plane.api.auth import Access, Role
+from control_plane.api.watches import DeviceChange, change_of, known
 from control_plane.store.telemetry import AccuracyRow, PredictionRow, Telemetry
 from control_plane.telemetry.cohort_drift import CohortDrift, ModelDrift
+from firmware_bundles.sketches.skew import Skew
 
 _DAY_S: Final = 86_400.0
 
@@ -56,7 +59,11 @@ class Predictions(BaseModel):
 
 
 class ColumnDistance(BaseModel):
-    """Effect sizes of one column with their n, and p-values of one window; no alarm."""
+    """Effect sizes of one column with their n, and p-values of one window; no alarm.
+
+    `shift` is the difference of means from the baseline in its standard deviations (null where it
+    has none), `excess` the PSI less what chance adds; both with their intervals of 95 %.
+    """
 
     name: str
     kind: str
@@ -68,10 +75,16 @@ class ColumnDistance(BaseModel):
     chi2_p: float
     p: float
     is_enough: bool
+    shift: float | None
+    shift_low: float | None
+    shift_high: float | None
+    excess: float
+    excess_low: float
+    excess_high: float | None
 
 
 class DriftOfModel(BaseModel):
-    """One model's merged windows beside its signed baseline."""
+    """One model's merged windows beside its signed baseline, and how its devices stand."""
 
     family: str
     model: str
@@ -81,6 +94,7 @@ class DriftOfModel(BaseModel):
     unreadable: int
     baseline_rows: int
     columns: list[ColumnDistance]
+    devices: list[DeviceChange]
 
 
 def router(
@@ -145,6 +159,15 @@ def _by_model(rows: list[PredictionRow]) -> list[ModelPredictions]:
 
 def _drift(found: ModelDrift) -> DriftOfModel:
     columns = [
-        ColumnDistance.model_validate(column, from_attributes=True) for column in found.columns
+        ColumnDistance.model_validate(asdict(column) | _skew(skew))
+        for column, skew in zip(found.columns, found.skews, strict=True)
     ]
-    return DriftOfModel(**found._asdict() | {"columns": columns})
+    about = found._asdict() | {"columns": columns}
+    about["devices"] = [change_of(row) for row in found.devices]
+    del about["skews"]
+    return DriftOfModel(**about)
+
+
+def _skew(skew: Skew) -> dict[str, float | None]:
+    names = "shift", "shift_low", "shift_high", "excess", "excess_low", "excess_high"
+    return {name: known(getattr(skew, name)) for name in names}

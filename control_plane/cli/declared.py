@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from control_plane.fleet import selectors
-from control_plane.fleet.cohorts import LISTED_MAX
+from control_plane.fleet.selectors import LISTED_MAX
 from control_plane.rollouts import parsing
 from control_plane.rollouts.spec import RolloutSpec
 from firmware_bundles.errors import FileInvalid, InputError

@@ -99,7 +99,7 @@ class Api:
         json: Json = None,
         content: bytes | None = None,
     ) -> httpx.Response:
-        params = {key: value for key, value in (query or {}).items() if value is not None}
+        params = {key: value for key, value in (query or {}).items() if value is not None} or None
         try:
             response = self._client.request(
                 method, path.lstrip("/"), params=params, json=json, content=content

@@ -45,6 +45,8 @@ NOUNS: Final[dict[str, str]] = {
     "cohort": "Name sets of devices by their labels.",
     "rollout": "Bring a release to a cohort in phases, and watch it.",
     "audit": "Tell who did what, and whether that log is whole.",
+    "alert": "List what is the matter with the fleet, and take notice of it.",
+    "webhook": "Tell others of alerts.",
     "backup": "Write all of a control plane to one encrypted file.",
     "restore": "Make a folder the control plane that was backed up.",
     "samples": "Count and export the inputs that devices captured.",

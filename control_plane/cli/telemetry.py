@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from control_plane.cli import assessments, http, output
+from control_plane.cli import assessments, drift, http, output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from control_plane.cli.http import Json
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.command()(assessments.accuracy)
 app.command()(assessments.fairness)
+app.command()(drift.drift)
+app.command()(drift.devices)
 
 _DAY_S: Final = 86_400.0
 Cohort = Annotated[str | None, typer.Option(help="Only this cohort's devices.")]
@@ -35,32 +36,6 @@ def predictions(*, cohort: Cohort = None) -> None:
         output.show_json(answer)
     else:
         output.show(answer["devices"], _PREDICTIONS, empty="no predictions yet")
-
-
-@app.command()
-def drift(
-    *,
-    cohort: Cohort = None,
-    family: Annotated[str | None, typer.Option(help="Only this family's models.")] = None,
-    past_s: Annotated[float, typer.Option(help="Only windows of the last seconds.")] = _DAY_S,
-    columns: Annotated[int, typer.Option(min=1, help="How many columns of each model.")] = 10,
-) -> None:
-    """Compare a cohort's windows with the signed baseline: the columns that differ most first.
-
-    PSI and JS are effect sizes and mean nothing without their n; p is of this window alone. None of
-    them is an alarm.
-
-    \b
-    Example:
-      shoal telemetry drift --cohort berlin --family digits
-    """
-    with http.connect() as api:
-        answer = api.get("telemetry/drift", cohort=cohort, family=family, past_s=f"{past_s:.0f}")
-    if output.is_json():
-        output.show_json(answer)
-    else:
-        rows = [row for model in answer for row in _largest(model, columns)]
-        output.show(rows, _DRIFT, empty="no windows yet")
 
 
 @app.command()
@@ -106,10 +81,26 @@ def storage() -> None:
         output.note("nothing was deleted yet")
 
 
-def _largest(model: Json, count: int) -> list[Json]:
-    ranked = sorted(model["columns"], key=lambda column: (column["p"], -column["psi"]))
-    about = {"family": model["family"], "version": model["version"], "model": model["model"]}
-    return [about | column for column in ranked[:count]]
+@app.command()
+def recommission(
+    device: Annotated[str, typer.Argument(help="The device whose normal is learnt anew.")],
+    *,
+    family: Annotated[str, typer.Option(help="For the models of this family.")],
+) -> None:
+    """Forget what was normal at a device: its surroundings changed for good.
+
+    Its windows from now on are its reference; until that is complete nothing rings.
+
+    \b
+    Example:
+      shoal telemetry recommission cam-7 --family digits
+    """
+    with http.connect() as api:
+        answer = api.post("telemetry/recommission", json={"device": device, "family": family})
+    if output.is_json():
+        output.show_json(answer)
+    else:
+        output.note(f"{device} is commissioned anew for {family}")
 
 
 def _short(value: object) -> str:
@@ -120,20 +111,12 @@ def _text(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def _number(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) else "-"
-
-
 def _micros(value: object) -> str:
     return f"{value:,.0f}" if isinstance(value, int | float) else "-"
 
 
 def _percentile(value: object) -> str:
     return _micros(value["us"]) if isinstance(value, dict) else "-"
-
-
-def _enough(value: object) -> str:
-    return "" if value else "too few rows"
 
 
 _Columns = dict[str, "Callable[[object], str]"]
@@ -155,16 +138,4 @@ _LATENCY: Final[_Columns] = {
     "p50": _percentile,
     "p90": _percentile,
     "p99": _percentile,
-}
-_DRIFT: Final[_Columns] = {
-    "family": _text,
-    "version": _text,
-    "name": _text,
-    "kind": _text,
-    "n": _text,
-    "psi": _number,
-    "js": _number,
-    "ks": _number,
-    "p": _number,
-    "is_enough": _enough,
 }

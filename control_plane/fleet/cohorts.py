@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from control_plane.audit import SERVICE
 from control_plane.fleet import selectors
-from control_plane.fleet.selectors import Listed, Selector
+from control_plane.fleet.selectors import LISTED_MAX, Listed, Selector
 from control_plane.store.cohorts import CohortRow
 from firmware_bundles import capabilities
 from firmware_bundles.errors import InputError, NotFound
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from control_plane.store.devices import Devices
     from firmware_bundles.capabilities import Capabilities
 
-LISTED_MAX: Final = 10_000
 EXAMPLES_MAX: Final = 10
 
 
@@ -121,6 +120,10 @@ class Cohorts:
         """Return how many devices a selector matches now, and the first of them."""
         first = self._devices.members(selector, limit=EXAMPLES_MAX)
         return Match(self.count(selector), tuple(first))
+
+    def all_members(self) -> dict[str, list[str]]:
+        """Return the devices of every cohort now, by its name."""
+        return {row.name: self._devices.members(_meaning(row)) for row in self._rows.all()}
 
     def kinds(self, selector: Selector) -> list[Kind]:
         """Return the same devices by what they offer to a model, as their inventories say."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 SELECTOR_CHARS_MAX: Final = 1024
+LISTED_MAX: Final = 10_000  # devices that a cohort names one by one
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._/-]+|==|!=|[=!(),<>]")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _SPACE: Final = re.compile(r"\s*")

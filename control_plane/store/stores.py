@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from control_plane.store.access import AccessTokens
+from control_plane.store.alerts import Alerts
 from control_plane.store.audit import AuditLog
 from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRows
+from control_plane.store.concerns import Concerns
 from control_plane.store.devices import Devices
 from control_plane.store.enrolment import Invitations
+from control_plane.store.outbox import Outbox
 from control_plane.store.outcomes import Outcomes
 from control_plane.store.overview import Overview
 from control_plane.store.patches import Patches
@@ -46,6 +49,9 @@ class Stores(NamedTuple):
     samples: Samples
     overview: Overview
     watches: Watches
+    alerts: Alerts
+    concerns: Concerns
+    outbox: Outbox
 
     @classmethod
     def over(cls, database: Database) -> Self:
@@ -68,4 +74,7 @@ class Stores(NamedTuple):
             samples=Samples(database),
             overview=Overview(database),
             watches=Watches(database),
+            alerts=Alerts(database),
+            concerns=Concerns(database),
+            outbox=Outbox(database),
         )

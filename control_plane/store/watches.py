@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import and_, bindparam, case, insert, or_, select, text, update
+from sqlalchemy import and_, bindparam, case, func, insert, or_, select, text, update
 
+from control_plane.store import audit
 from control_plane.store.schema import device, release, segment
 from control_plane.store.watch_schema import watch
-from control_plane.telemetry.standing import Standing
+from control_plane.telemetry.standing import Standing, WatchKey, WatchRow
 from firmware_bundles.sketches.watch import State
 
 if TYPE_CHECKING:
@@ -21,20 +22,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
+    from control_plane.audit import Statement
     from control_plane.store.database import Database
 
 # Word for word as the index has it: with a parameter in it the index would not be used.
 _WAITS: Final = text("segment.kind = 'window' and segment.watched = 0")
 _KEY: Final = ("device_id", "family", "model")
 _SAID: Final = tuple(watch.c[name] for name in Standing._fields)
-
-
-class WatchKey(NamedTuple):
-    """One model on one device."""
-
-    device_id: str
-    family: str
-    model: str
 
 
 class WaitingWindow(NamedTuple):
@@ -65,27 +59,30 @@ class Taken(NamedTuple):
     windows: Sequence[WaitingWindow]
 
 
-class WatchRow(NamedTuple):
-    """A standing, whose it is, and the model's version."""
-
-    key: WatchKey
-    version: str | None
-    standing: Standing
-
-
 class Watches:
     """Reads and writes watches."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def waiting(self, arrived_before: float, limit: int) -> list[WatchKey]:
-        """Return at most `limit` watches that have windows to take in."""
+    def waiting(self, settled_before: float, overdue_before: float, limit: int) -> list[WatchKey]:
+        """Return at most `limit` watches that have windows to take in.
+
+        Those for which nothing came since `settled_before`: of a backlog the newest window comes
+        first. And those of which one has been waiting since `overdue_before`.
+        """
         places = [segment.c[name] for name in _KEY]
-        statement = select(*places).where(_WAITS, segment.c.received <= arrived_before)
+        came = segment.c.received
+        statement = (
+            select(*places)
+            .where(_WAITS)
+            .group_by(*places)
+            .having(or_(func.max(came) <= settled_before, func.min(came) <= overdue_before))
+            .order_by(*places)
+            .limit(limit)
+        )
         with self._database.reading() as connection:
-            rows = connection.execute(statement.distinct().order_by(*places).limit(limit))
-            return [WatchKey._make(row) for row in rows]
+            return [WatchKey._make(row) for row in connection.execute(statement)]
 
     def windows(self, key: WatchKey, arrived_before: float, limit: int) -> list[WaitingWindow]:
         """Return the oldest windows that wait, in order of their time."""
@@ -107,13 +104,17 @@ class Watches:
             row = connection.execute(statement).first()
         return Kept() if row is None else Kept(row.turn, row.body, _standing(row))
 
-    def save(self, taken: Sequence[Taken]) -> int:
+    def save(self, taken: Sequence[Taken], told: Statement | None = None) -> int:
         """Store results and mark their windows, all in one transaction; return how many it took.
 
         One that somebody else changed in the meantime is left as it is, with its windows waiting.
+        What a person did is `told` to the audit log.
         """
         with self._database.transaction() as connection:
-            return sum(_save(connection, each) for each in taken)
+            saved = sum(_save(connection, each) for each in taken)
+            if told is not None:
+                audit.append(connection, told)
+            return saved
 
     def rows(
         self, family: str | None = None, device_ids: Sequence[str] | None = None

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from control_plane.telemetry.drift import Distance, distances
 from control_plane.telemetry.merge import merge
+from control_plane.telemetry.standing import latest
+from firmware_bundles.sketches.skew import Skew, skews
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from control_plane.store.telemetry import Telemetry
+    from control_plane.store.watches import Watches
     from control_plane.telemetry.baselines import Baselines
+    from control_plane.telemetry.standing import WatchRow
+    from firmware_bundles.sketches.baseline import Baseline
 
 WINDOWS_MAX: Final = 2_000  # in one answer; the newest ones
 
 
 class ModelDrift(NamedTuple):
-    """How far one model's merged windows are from its baseline, one distance a column."""
+    """How far one model's merged windows are from its baseline, and how its devices stand.
+
+    Those are the devices that send windows of it now. One distance and one skew a column, in the
+    baseline's order.
+    """
 
     family: str
     model: str
@@ -27,6 +37,8 @@ class ModelDrift(NamedTuple):
     unreadable: int
     baseline_rows: int
     columns: list[Distance]
+    skews: list[Skew]
+    devices: list[WatchRow]
 
 
 class CohortDrift:
@@ -35,11 +47,13 @@ class CohortDrift:
     def __init__(
         self,
         telemetry: Telemetry,
+        watches: Watches,
         baselines: Baselines,
         members: Callable[[str], Sequence[str]],
         clock: Callable[[], float],
     ) -> None:
         self._telemetry = telemetry
+        self._watches = watches
         self._baselines = baselines
         self._members = members
         self._clock = clock
@@ -52,6 +66,9 @@ class CohortDrift:
         """
         devices = None if cohort is None else self._members(cohort)
         since = self._clock() - past_s
+        standing = defaultdict(list)
+        for row in latest(self._watches.rows(family, devices)):
+            standing[row.key.family, row.key.model].append(row)
         found = []
         for group in self._telemetry.windows(family, devices, since, WINDOWS_MAX):
             baseline = self._baselines.find(group.model)
@@ -68,6 +85,13 @@ class CohortDrift:
                     unreadable=merged.unreadable,
                     baseline_rows=baseline.rows,
                     columns=distances(merged.sketch),
+                    skews=_in_order(skews(merged.sketch), baseline),
+                    devices=standing[group.family, group.model],
                 )
             )
         return found
+
+
+def _in_order(found: list[Skew], baseline: Baseline) -> list[Skew]:
+    by_name = {(skew.kind, skew.column): skew for skew in found}
+    return [by_name[column.kind, column.name] for column in baseline.columns]

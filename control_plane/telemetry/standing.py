@@ -6,6 +6,7 @@ until enough tested windows were quiet, so that a change that persists is one ch
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from firmware_bundles.sketches import watch as watching
@@ -51,11 +52,38 @@ class Standing(NamedTuple):
         return self.state is State.CHANGED
 
 
+class WatchKey(NamedTuple):
+    """One model on one device."""
+
+    device_id: str
+    family: str
+    model: str
+
+
+class WatchRow(NamedTuple):
+    """A standing, whose it is, and the model's version."""
+
+    key: WatchKey
+    version: str | None
+    standing: Standing
+
+
 class Watched(NamedTuple):
     """A watch and what it led to."""
 
     watch: Watch = Watch()
     standing: Standing = Standing()
+
+
+def latest(rows: Iterable[WatchRow]) -> list[WatchRow]:
+    """Return the rows of the models that send windows now: the newest of each device and family."""
+    newest: dict[tuple[str, str], WatchRow] = {}
+    for row in rows:
+        place = row.key.device_id, row.key.family
+        known = newest.get(place)
+        if known is None or row.standing.until > known.standing.until:
+            newest[place] = row
+    return list(newest.values())
 
 
 def take(watched: Watched, window: Span, rules: Rules) -> Watched:
@@ -65,7 +93,7 @@ def take(watched: Watched, window: Span, rules: Rules) -> Watched:
     time. Raises ValueError on a window of another model.
     """
     standing = watched.standing
-    if standing.taken and window.ended <= standing.until:
+    if standing.taken and window.ended < standing.until:
         return watched._replace(standing=standing._replace(late=standing.late + 1))
     watch, verdict = watching.advance(watched.watch, window, rules.settings)
     return Watched(watch, _follow(standing, window.ended, watch, verdict, rules))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from control_plane.audit import SERVICE, Statement
 from control_plane.store.watches import Taken
 from control_plane.telemetry import standing
 from control_plane.telemetry.standing import Watched
@@ -20,23 +21,24 @@ from firmware_bundles.sketches.watch_codec import encode_watch, parse_watch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from control_plane.store.watches import Kept, WaitingWindow, Watches, WatchKey
+    from control_plane.store.watches import Kept, WaitingWindow, Watches
     from control_plane.telemetry.baselines import Baselines
-    from control_plane.telemetry.standing import Rules
+    from control_plane.telemetry.standing import Rules, WatchKey
     from firmware_bundles.sketches.baseline import Baseline
 
 _LOG: Final = logging.getLogger(__name__)
 WATCHES_MAX: Final = 64  # in one transaction
 WINDOWS_MAX: Final = 64  # of one watch in one transaction
 _ROUNDS_MAX: Final = 16
+_OVERDUE: Final = 9.0
 SETTLE_S_DEFAULT: Final = 30.0
 
 
 class Watching:
     """Looks after all watches.
 
-    A window is taken `settle_s` after it arrived, so that one that overtook another on its way is
-    not tested before it.
+    Windows are taken when no other of their watch came for `settle_s`, and after ten times as long
+    at the latest: after an outage the newest comes first, and is not to be tested before the rest.
     """
 
     def __init__(
@@ -56,17 +58,19 @@ class Watching:
     def tick(self) -> None:
         """Take in what waits; after some rounds others have their turn."""
         before = self._clock() - self._settle_s
+        overdue = before - _OVERDUE * self._settle_s
         for _ in range(_ROUNDS_MAX):
-            keys = self._watches.waiting(before, WATCHES_MAX)
+            keys = self._watches.waiting(before, overdue, WATCHES_MAX)
             if keys:
                 self._watches.save([self._take(key, before) for key in keys])
             if len(keys) < WATCHES_MAX:
                 return
 
-    def commission_anew(self, device_id: str, family: str) -> int:
+    def commission_anew(self, device_id: str, family: str, by: str = SERVICE) -> int:
         """Forget the references of a device for this family's models; return how many it had.
 
-        For a device whose surroundings changed for good. Raises NotFound if there is none.
+        For a device whose surroundings changed for good; `by` is the actor that asks. Raises
+        NotFound if there is none.
         """
         found = [row.key for row in self._watches.rows(family, [device_id])]
         if not found:
@@ -76,7 +80,10 @@ class Watching:
             kept = self._watches.load(key)
             fresh = standing.anew(kept.standing)
             taken.append(Taken(key, kept.turn, None, fresh.standing, ()))
-        return self._watches.save(taken)
+        told = {"family": family, "watches": len(taken)}
+        subject = f"device/{device_id}"
+        statement = Statement(self._clock(), by, "device.commissioned_anew", subject, told)
+        return self._watches.save(taken, statement)
 
     def _take(self, key: WatchKey, before: float) -> Taken:
         kept = self._watches.load(key)

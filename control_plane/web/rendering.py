@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from math import isnan
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from control_plane.alerts.signals import names
 from control_plane.api.events import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from control_plane.api.rollouts import PhaseCounts
+    from control_plane.telemetry.apart import Apart
+    from control_plane.telemetry.cohort_drift import ModelDrift
     from control_plane.telemetry.drift import Distance
+    from control_plane.telemetry.standing import WatchRow
     from control_plane.web.snapshot import ModelScore, Rates, Snapshot
+    from firmware_bundles.sketches.skew import Skew
 
-PARTS: Final = ("fleet", "models", "rollouts", "drift", "devices")
+PARTS: Final = ("fleet", "alerts", "models", "rollouts", "drift", "beside", "devices")
 CELLS_MAX: Final = 96
 _LARGEST: Final = 5
-# p-values of a cell's colour, each a step; beside them stands the number.
-_LEVELS: Final = (1e-2, 1e-4, 1e-8, 1e-16)
+# By how much a column surely differs (PSI beyond chance, the lower end of its interval): steps of a
+# cell's colour. They say where to look first; beside them stand the numbers.
+_LEVELS: Final = (0.01, 0.05, 0.1, 0.25)
+_SD_SHOWN_MAX: Final = 2.0
+_SD_WIDTH: Final = 40
 # The order of a phase's bar: what went well first, what is to come last.
 _BAR: Final = (
     "committed",
@@ -50,7 +59,16 @@ class Cell(NamedTuple):
     """One column of a heat strip."""
 
     column: Distance
+    skew: Skew
     level: str
+
+
+class Mark(NamedTuple):
+    """A shift with its interval on a scale from -2 to 2 sd, 40 wide each; what is beyond is cut."""
+
+    low: float
+    middle: float
+    high: float
 
 
 def page(name: str, **values: object) -> str:
@@ -80,22 +98,43 @@ def stretches(counts: PhaseCounts) -> list[Stretch]:
     return found
 
 
-def cells(columns: Sequence[Distance]) -> list[Cell]:
+def cells(model: ModelDrift) -> list[Cell]:
     """Return the heat strip of a model: its columns, the last ones always among them."""
-    shown = columns if len(columns) <= CELLS_MAX else (*columns[: CELLS_MAX - 12], *columns[-12:])
-    return [Cell(column, level(column)) for column in shown]
+    found = [
+        Cell(column, skew, level(column, skew))
+        for column, skew in zip(model.columns, model.skews, strict=True)
+    ]
+    return found if len(found) <= CELLS_MAX else [*found[: CELLS_MAX - 12], *found[-12:]]
 
 
-def largest(columns: Sequence[Distance]) -> list[Distance]:
-    """Return the columns that differ most."""
-    return sorted(columns, key=lambda column: (column.p, -column.psi))[:_LARGEST]
+def largest(model: ModelDrift) -> list[Cell]:
+    """Return the columns that surely differ most."""
+    found = [
+        Cell(column, skew, level(column, skew))
+        for column, skew in zip(model.columns, model.skews, strict=True)
+    ]
+    return sorted(found, key=lambda cell: (-cell.skew.excess_low, -cell.column.psi))[:_LARGEST]
 
 
-def level(column: Distance) -> str:
-    """Return the step of a cell's colour: "few" without enough rows, else how small p is."""
+def level(column: Distance, skew: Skew) -> str:
+    """Return the step of a cell's colour: "few" without enough rows, else how much it differs."""
     if not column.is_enough:
         return "few"
-    return str(sum(column.p < bound for bound in _LEVELS))
+    return str(sum(skew.excess_low >= bound for bound in _LEVELS))
+
+
+def changed(model: ModelDrift) -> list[WatchRow]:
+    """Return the model's devices that changed."""
+    return [row for row in model.devices if row.standing.is_changed]
+
+
+def mark(column: Apart) -> Mark | None:
+    """Return where a shift stands on its scale, None where there is none."""
+    places = column.shift_low, column.shift, column.shift_high
+    if any(isnan(place) for place in places):
+        return None
+    cut = [min(_SD_SHOWN_MAX, max(-_SD_SHOWN_MAX, place)) for place in places]
+    return Mark(*((place + _SD_SHOWN_MAX) * _SD_WIDTH for place in cut))
 
 
 def score_of(scores: Sequence[ModelScore], model: str | None) -> ModelScore | None:
@@ -115,8 +154,8 @@ def _number(value: float | None) -> str:
     return "\N{EN DASH}" if value is None else f"{value:.3g}"
 
 
-def _p(value: float) -> str:
-    return "< 1e-16" if value < _LEVELS[-1] else f"{value:.2g}"
+def _shift(value: float) -> str:
+    return "\N{EN DASH}" if isnan(value) else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _utc(value: float) -> datetime:
@@ -149,13 +188,16 @@ def _environment() -> Environment:
     )
     filters: dict[str, Any] = {
         "cells": cells,
+        "changed": changed,
+        "mark": mark,
+        "names": names,
+        "shift": _shift,
         "clock": _clock,
         "count": _count,
         "devices": _devices,
         "iso": _iso,
         "largest": largest,
         "number": _number,
-        "p": _p,
         "score_of": score_of,
         "series": series,
         "slug": _slug,

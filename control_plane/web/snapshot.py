@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from control_plane.alerts.decision import State
 from control_plane.api.rollouts import RolloutDetail, detail
+from control_plane.telemetry.apart import largest
+from control_plane.telemetry.device_drift import Question
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from control_plane.alerts.decision import Alert
     from control_plane.fleet.cohorts import Cohorts
+    from control_plane.store.alerts import Alerts, Counts
     from control_plane.store.overview import Fleet, Overview
     from control_plane.store.rollouts import Rollouts
     from control_plane.store.telemetry import AccuracyRow, Telemetry
     from control_plane.telemetry.cohort_drift import CohortDrift, ModelDrift
+    from control_plane.telemetry.device_drift import DeviceDrift, DeviceDrifts
 
 DEVICES_MAX: Final = 100
 ROLLOUTS_MAX: Final = 6
 COHORTS_MAX: Final = 12
 DRIFT_PAST_S: Final = 900.0
+ALERTS_MAX: Final = 20
+BESIDE_MAX: Final = 16
 _DRIFT_PERIOD_S: Final = 3.0
+_BESIDE_PERIOD_S: Final = 10.0
 _RATE_WIDTH_S: Final = 3.0
 _RATE_POINTS: Final = 100
 _ALL: Final = "all devices"
+ACTIVE: Final = (State.OPEN, State.ACKNOWLEDGED)
 
 
 class Rates(NamedTuple):
@@ -63,6 +73,9 @@ class Snapshot(NamedTuple):
     rollouts_more: int
     drift: list[CohortLine]
     scores: list[ModelScore]
+    alerts: list[Alert]
+    alert_counts: Counts
+    beside: list[DeviceDrift]
 
 
 class Reader:
@@ -76,6 +89,8 @@ class Reader:
         rollouts: Rollouts,
         cohorts: Cohorts,
         drift: CohortDrift,
+        alerts: Alerts,
+        devices: DeviceDrifts,
         clock: Callable[[], float],
     ) -> None:
         self._overview = overview
@@ -83,10 +98,14 @@ class Reader:
         self._rollouts = rollouts
         self._cohorts = cohorts
         self._drift = drift
+        self._alerts = alerts
+        self._devices = devices
         self._clock = clock
         self._drift_lines: list[CohortLine] = []
         self._drift_at = 0.0
         self._drift_window = -1.0
+        self._beside: list[DeviceDrift] = []
+        self._beside_at = 0.0
 
     def read(self) -> Snapshot:
         """Return what there is to see now."""
@@ -99,11 +118,21 @@ class Reader:
             rollouts_more=max(0, len(found) - ROLLOUTS_MAX),
             drift=self._read_drift(now),
             scores=scores(self._telemetry.accuracy()),
+            alerts=self._alerts.find_all(ACTIVE, limit=ALERTS_MAX),
+            alert_counts=self._alerts.counts(),
+            beside=self._read_beside(now),
         )
 
     def _rates(self, now: float) -> Rates:
         since = now - (_RATE_POINTS + 1) * _RATE_WIDTH_S
         return rates(self._telemetry.received_since(since), now, _RATE_WIDTH_S, _RATE_POINTS)
+
+    def _read_beside(self, now: float) -> list[DeviceDrift]:
+        if abs(now - self._beside_at) >= _BESIDE_PERIOD_S:
+            self._beside_at = now
+            question = Question(cohort=None, device=None, family=None, past_s=DRIFT_PAST_S)
+            self._beside = farthest(self._devices.find(question))
+        return self._beside
 
     def _read_drift(self, now: float) -> list[CohortLine]:
         if abs(now - self._drift_at) < _DRIFT_PERIOD_S:
@@ -119,6 +148,18 @@ class Reader:
             self._drift_window = window
         self._drift_at = now
         return self._drift_lines
+
+
+def farthest(found: Sequence[DeviceDrift]) -> list[DeviceDrift]:
+    """Return the devices to look at first: those that changed, then those farthest from theirs."""
+    return sorted(
+        found,
+        key=lambda each: (
+            each.row is None or not each.row.standing.is_changed,
+            -largest(each.columns),
+            each.device_id,
+        ),
+    )[:BESIDE_MAX]
 
 
 def rates(received: Sequence[tuple[float, int]], now: float, width_s: float, points: int) -> Rates:

@@ -12,6 +12,7 @@ _MEDIA_TYPES: Final = {
     "svg": "image/svg+xml",
 }
 NAMES: Final = (
+    "drift.js",
     "page.css",
     "page.js",
     "shoal.svg",

@@ -59,6 +59,7 @@ from firmware_bundles.errors.people import (
     RolloutInvalid,
     SelectorInvalid,
     SubscriptionExceeded,
+    WebhookRefused,
 )
 from firmware_bundles.errors.root import (
     ShoalError,
@@ -162,6 +163,7 @@ __all__ = [
     "TrustError",
     "UnknownMessage",
     "VersionUnsupported",
+    "WebhookRefused",
     "WireError",
     "WorkerUnavailable",
     "from_code",

@@ -45,6 +45,16 @@ class NotFound(InputError):
     code = "input.not_found"
 
 
+class WebhookRefused(InputError):
+    """An address is none that events may be sent to.
+
+    Only https is called, and http on the control plane's own machine.
+    """
+
+    code = "input.webhook_refused"
+    default_hint = "Use https, or allow the host in the setting webhook_hosts."
+
+
 class BackupUnreadable(InputError):
     """A file is no backup, is damaged or cut off, or the passphrase is another."""
 

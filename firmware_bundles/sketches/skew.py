@@ -5,17 +5,17 @@ Devices differ for good reasons, all the time: their difference is shown and ran
 
 from __future__ import annotations
 
-from math import inf, sqrt
+from math import sqrt
 from statistics import NormalDist
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from firmware_bundles.sketches.baseline import Column, ColumnKind
-from firmware_bundles.sketches.distances import jensen_shannon, psi
+from firmware_bundles.sketches.baseline import ColumnKind
+from firmware_bundles.sketches.distances import Counts, Floats, jensen_shannon, psi
 from firmware_bundles.sketches.intervals import ALPHA
 from firmware_bundles.sketches.sketch import Sketch
-from firmware_bundles.sketches.special import ncx2_sf
 
 _BISECTIONS: Final = 60
 
@@ -44,64 +44,99 @@ class Skew(NamedTuple):
 def skews(sketch: Sketch, alpha: float = ALPHA) -> list[Skew]:
     """Return every column's skew, the surest and largest first."""
     held_out = Sketch.of_held_out(sketch.baseline)
+    places = range(len(sketch.baseline.columns))
+    pairs = [(sketch.counts_of(place), held_out.counts_of(place)) for place in places]
+    excesses = _excesses(pairs, alpha)
     found = [
-        _skew(column, place, sketch, held_out, alpha)
-        for place, column in enumerate(sketch.baseline.columns)
+        _skew(place, sketch, held_out, alpha, excess)
+        for place, excess in zip(places, excesses, strict=True)
     ]
     return sorted(found, key=lambda skew: -skew.excess_low)
 
 
-def _skew(column: Column, place: int, sketch: Sketch, held_out: Sketch, alpha: float) -> Skew:
-    c, r = sketch.counts_of(place), held_out.counts_of(place)
-    low, high = excess_interval(psi(c, r), int(c.sum()), int(r.sum()), _bins(c, r), alpha)
+def is_surely_beyond(sketch: Sketch, threshold: float, alpha: float = ALPHA) -> bool:
+    """Return whether the lower end of some column's `excess` is above a threshold."""
+    return any(skew.excess_low > threshold for skew in skews(sketch, alpha))
+
+
+class _Excess(NamedTuple):
+    value: float
+    low: float
+    high: float
+    js: float
+
+
+def _skew(place: int, sketch: Sketch, held_out: Sketch, alpha: float, excess: _Excess) -> Skew:
+    column = sketch.baseline.columns[place]
     shift, half = _shift(place, sketch, held_out, alpha)
     return Skew(
         column=column.name,
         kind=column.kind,
-        n=int(c[1:].sum()),
+        n=int(sketch.counts_of(place)[1:].sum()),
         shift=shift,
         shift_low=shift - half,
         shift_high=shift + half,
-        excess=excess(psi(c, r), int(c.sum()), int(r.sum()), _bins(c, r)),
-        excess_low=low,
-        excess_high=high,
-        js=jensen_shannon(c, r),
+        excess=excess.value,
+        excess_low=excess.low,
+        excess_high=excess.high,
+        js=excess.js,
     )
 
 
-def excess(index: float, n: int, m: int, bins: int) -> float:
-    """A PSI less its mean without drift, (bins - 1)(1/n + 1/m); not below 0."""
-    if not (n and m):
-        return 0.0
-    return max(0.0, index - (bins - 1) * (1 / n + 1 / m))
+def _excesses(pairs: list[tuple[Counts, Counts]], alpha: float) -> list[_Excess]:
+    """A PSI less its mean without drift, (bins - 1)(1/n + 1/m), not below 0, with its interval."""
+    index = np.array([psi(c, r) for c, r in pairs])
+    rows = np.array([[c.sum(), r.sum()] for c, r in pairs], dtype=np.float64)
+    bins = np.array([np.count_nonzero(c + r) for c, r in pairs])
+    unit = (1 / np.maximum(rows, 1)).sum(axis=1)
+    is_known = (rows > 0).all(axis=1)
+    value = np.where(is_known, np.maximum(0.0, index - (bins - 1) * unit), 0.0)
+    low, high = excess_intervals(index, unit, bins, alpha)
+    low, high = np.where(is_known, low, 0.0), np.where(is_known, high, np.inf)
+    js = [jensen_shannon(c, r) for c, r in pairs]
+    return [
+        _Excess(float(value[at]), float(low[at]), float(high[at]), js[at])
+        for at in range(len(pairs))
+    ]
 
 
-def excess_interval(index: float, n: int, m: int, bins: int, alpha: float) -> tuple[float, float]:
-    """Interval of the true PSI: PSI / (1/n + 1/m) is about noncentral chi-square (bins - 1).
+def excess_intervals(
+    index: Floats, unit: Floats, bins: NDArray[np.int64], alpha: float
+) -> tuple[Floats, Floats]:
+    """Intervals of true PSIs: PSI / unit, unit = 1/n + 1/m, is about noncentral chi-square.
 
-    By inverting its tail; about right where bins expect 15 rows and more.
+    Of bins - 1 degrees of freedom, by inverting its tail; about right where bins expect 15 rows and
+    more. With one bin nothing can be compared: 0 to 0.
     """
-    if not (n and m) or bins < 2:  # noqa: PLR2004 - nothing to compare
-        return 0.0, inf if bins > 1 else 0.0
-    unit = 1 / n + 1 / m
-    statistic = index / unit
-    low = _noncentrality(statistic, bins - 1, alpha / 2)
-    high = _noncentrality(statistic, bins - 1, 1 - alpha / 2)
-    return low * unit, high * unit
+    df = np.maximum(1, bins - 1).astype(np.float64)
+    edges = (_noncentralities(index / unit, df, tail) * unit for tail in (alpha / 2, 1 - alpha / 2))
+    low, high = (np.where(bins > 1, edge, 0.0) for edge in edges)
+    return low, high
 
 
-def _noncentrality(statistic: float, df: int, tail: float) -> float:
-    """The noncentrality under which more than the statistic has this chance; 0 if there is none."""
-    low, high = 0.0, statistic + 10 * sqrt(statistic + df) + 50
+def _noncentralities(statistics: Floats, df: Floats, tail: float) -> Floats:
+    """The noncentralities under which more than the statistics has this chance; 0 if none has."""
+    z = NormalDist().inv_cdf(1 - tail)
+    low = np.zeros_like(statistics)
+    high = statistics + 10 * np.sqrt(statistics + df) + 50
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        is_below = float(ncx2_sf(statistic, df, middle)) < tail
-        low, high = (middle, high) if is_below else (low, middle)
+        is_below = _normal_score(statistics, df, middle) > z
+        low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
     return low
 
 
-def _bins(c: np.typing.NDArray[np.int64], r: np.typing.NDArray[np.int64]) -> int:
-    return int(np.count_nonzero(c + r))
+def _normal_score(x: Floats, df: Floats, nc: Floats) -> Floats:
+    """Standard normal deviate of a noncentral chi-square value (Sankaran 1963).
+
+    The noncentrality found with it is within .3 of the exact one, and within .06 from x = 5 on.
+    """
+    mean = df + nc
+    h = 1 - 2 * mean * (df + 3 * nc) / (3 * (df + 2 * nc) ** 2)
+    p = (df + 2 * nc) / mean**2
+    m = (h - 1) * (1 - 3 * h)
+    expected = 1 + h * p * (h - 1 - 0.5 * (2 - h) * m * p)
+    return ((x / mean) ** h - expected) / (h * np.sqrt(2 * p) * (1 + 0.5 * m * p))
 
 
 def _shift(place: int, sketch: Sketch, held_out: Sketch, alpha: float) -> tuple[float, float]:

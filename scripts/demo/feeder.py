@@ -25,6 +25,7 @@ _HEAD = (
     "Content-Type: application/json\r\nContent-Length: {length}"
 )
 _RECONNECT_S = 0.05
+_DARKER = 0.4
 
 
 @dataclass
@@ -40,9 +41,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Images:
-    """Requests made beforehand, and the digit that each image shows."""
+    """Requests made beforehand, also with darker images, and the digit that each image shows."""
 
     bodies: list[bytes]
+    darker: list[bytes]
     labels: list[int]
 
     @classmethod
@@ -50,7 +52,11 @@ class Images:
         """Read the feed rows of the samples."""
         with np.load(path, allow_pickle=False) as stored:
             images, labels = stored["image"].astype(np.float32), stored["label"]
-        return cls([_request(image) for image in images], [int(label) for label in labels])
+        return cls(
+            bodies=[_request(image) for image in images],
+            darker=[_request(image * _DARKER) for image in images],
+            labels=[int(label) for label in labels],
+        )
 
 
 def _request(image: np.ndarray[Any, Any]) -> bytes:
@@ -106,6 +112,7 @@ class Feeder:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.tallies: dict[str, Tally] = {}
+        self._dark: set[str] = set()
 
     def start(self, sockets: dict[str, Path]) -> None:
         """Begin to feed the devices, given by their sockets."""
@@ -114,6 +121,10 @@ class Feeder:
             target=lambda: asyncio.run(self._feed(sockets)), name="feeder"
         )
         self._thread.start()
+
+    def darken(self, device: str) -> None:
+        """Let a device's images be darker from now on, as if its lamp were failing."""
+        self._dark.add(device)
 
     def stop(self) -> None:
         """End after the requests under way."""
@@ -142,7 +153,8 @@ class Feeder:
             due = max(due + self._period_s, loop.time() - 1.0)
             step = (step + 1) % len(self._images.bodies)
             try:
-                await self._predict(connection, tally, later, step, loop.time())
+                images = self._images.darker if device in self._dark else self._images.bodies
+                await self._predict(connection, tally, later, step, images[step], loop.time())
                 await self._label(connection, tally, later, loop.time())
             except (OSError, EOFError):
                 await asyncio.sleep(_RECONNECT_S)
@@ -156,12 +168,11 @@ class Feeder:
         tally: Tally,
         later: deque[tuple[float, str, int]],
         step: int,
+        request: bytes,
         now: float,
     ) -> None:
         try:
-            status, body = await connection.post(
-                "/v2/models/digits/infer", self._images.bodies[step]
-            )
+            status, body = await connection.post("/v2/models/digits/infer", request)
         except (FileNotFoundError, ConnectionRefusedError):
             raise
         except (OSError, EOFError):

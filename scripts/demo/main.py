@@ -88,6 +88,7 @@ def main(words: Sequence[str]) -> int:
     finally:
         story.feeder.stop()
         installation.stop()
+        story.receiver.stop()
         if not given.keep:
             remove(root)
     return 0 if is_fine else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from feeder import Feeder, Images
 from fleet import SAMPLES, Installation, wait_until
 from processes import children_of, command_line, resident_mb
+from receiver import Event, Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +47,15 @@ gates:
 """
 
 
+# Windows of few rows, so that a minute holds some of them; 30 rows to a bin at least.
+_FEW_ROWS = ("--bins", "5", "--window-rows", "150")
+
+
+def _tell_event(event: Event) -> None:
+    alert = event.said["data"]
+    print(f"    event {event.said['type']}: {alert.get('summary', alert)}", flush=True)
+
+
 class Story:
     """The steps of the demonstration over one installation; keeps what the summary tells."""
 
@@ -56,6 +67,14 @@ class Story:
         self.rollouts: list[dict[str, Any]] = []
         self.memory: dict[str, float] = {}
         self.failures: list[str] = []
+        self.receiver = Receiver(_tell_event)
+        self.drift: dict[str, Any] = {}
+        # What is a day's work elsewhere has to fit a minute: a device's normal is learnt from so
+        # many rows, and windows are tested soon after they came.
+        installation.settings |= {
+            "SHOAL_WATCH_REFERENCE_ROWS": "450",
+            "SHOAL_WATCH_SETTLE_S": "1",
+        }
 
     def tell(self) -> None:
         """Do everything once."""
@@ -86,13 +105,15 @@ class Story:
             )
             self.feeder.start(self._sockets())
         with self._step("build, sign and publish model 2, the better one"):
-            self.installation.publish("v2", "2")
+            self.installation.publish("v2", "2", baseline=_FEW_ROWS)
         with self._step("roll model 2 out in phases"):
             self._roll_out("digits-v2", _STAGED % {"version": "2"}, expected="completed")
         with self._step("build, sign and publish model 3, a bad one"):
             self.installation.publish("bad", "3")
         with self._step("start to roll the bad model out"):
             self._roll_out("digits-v3", _STAGED % {"version": "3"}, expected="rolled_back")
+        with self._step("one device's images get darker"):
+            self._darken_one()
         with self._step("count"):
             self._measure_memory()
             self.feeder.stop()
@@ -110,6 +131,43 @@ class Story:
         """Feed the devices again, without counting."""
         self.feeder = Feeder(Images.load(SAMPLES / "feed.npz"))
         self.feeder.start(self._sockets())
+
+    def _darken_one(self) -> None:
+        made = self.installation.shoal(
+            "--output", "json", "webhook", "add", "demonstration", self.receiver.url,
+            "--kind", "change",
+        )  # fmt: skip
+        # A device that never served the bad model has had the better one for longest.
+        tallies = self.feeder.tallies
+        device = next(name for name, tally in tallies.items() if "3" not in tally.by_version)
+        wait_until(lambda: self._standing(device) == "stable", f"{device} has its normal", 60)
+        self.feeder.darken(device)
+        print(f"    from now on the images of {device} are darker")
+        wait_until(lambda: bool(self.receiver.events), "an event tells of the change", 60)
+        print(self.installation.shoal("telemetry", "drift", "--family", "digits", "--columns", "3"))
+        event = self.receiver.events[0]
+        alert = event.said["data"]
+        self.drift = {
+            "darkened": device,
+            "device": alert["device_id"],
+            "columns": [each["column"] for each in alert["details"]["findings"]],
+            "event": event.said["type"],
+            "is_signed": event.is_from(json.loads(made)["secret"]),
+            "changed": [name for name in tallies if self._standing(name) == "changed"],
+        }
+        if self.drift["changed"] != [device] or self.drift["device"] != device:
+            self.failures.append(f"{device} changed, but what is told is {self.drift}")
+
+    def _standing(self, device: str) -> str | None:
+        found = self.installation.get("/telemetry/drift", family="digits")
+        standings = [
+            each["state"]
+            for model in found
+            if model["version"] == "2"
+            for each in model["devices"]
+            if each["device_id"] == device
+        ]
+        return standings[0] if standings else None
 
     def _sockets(self) -> dict[str, Path]:
         return {device.id: device.socket for device in self.installation.devices.values()}
@@ -210,6 +268,7 @@ class Story:
             "broker": self.installation.get("/status").get("broker"),
             "devices": devices,
             "rollouts": self.rollouts,
+            "drift": self.drift,
             "seconds": self.seconds,
             "memory_mb": {name: round(value, 1) for name, value in self.memory.items()},
         }
@@ -228,6 +287,9 @@ def print_summary(result: dict[str, Any]) -> None:
         print(f"    {row['id']}: {row['outcome'].replace('_', ' ')}")
         for reason in row["why"][-1] if row["why"] else ():
             print(f"        {reason}")
+    if result["drift"]:
+        columns = ", ".join(result["drift"]["columns"][:3])
+        print(f"    {result['drift']['device']} changed: {columns} and others")
     for name, value in result["memory_mb"].items():
         print(f"    {name}: {value:.0f} MB")
     print(f"    broker: {result['broker']}, {sum(result['seconds'].values()):.0f} s in all")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.api.auth import Role
 from control_plane.store.database import Database
 from support import fleet_rows, page_world, segments
 from support.browser import Browser
@@ -43,6 +44,32 @@ def test_the_page_follows_the_fleet(world: page_world.PageWorld, tmp_path: Path)
         browser.wait("document.getElementById('device-device-9') !== null")
         assert browser.evaluate("window.here && document.querySelector('.drift details').open")
         assert browser.evaluate("document.getElementById('evil') === null")
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.problems == []
+
+
+def test_a_column_s_histogram_is_drawn_and_an_alert_acknowledged(
+    world: page_world.PageWorld, tmp_path: Path
+) -> None:
+    """A cell of the heat strip opens its histogram; whoever takes notice is named on the page."""
+    fleet_rows.detect(world.database, "device-2", "trust.signature_invalid", 3)
+    world.watching.tick()
+    world.rounds.tick()
+    operator = world.give_token("bea", Role.OPERATOR)
+    with serving(world.app()) as address, Browser(tmp_path) as browser:
+        browser.log_in(address, operator)
+        browser.wait("document.getElementById('link').textContent === 'live'")
+        assert browser.evaluate("document.getElementById('histogram').hidden")
+        browser.evaluate(
+            "document.querySelector('.strip rect[data-column]').dispatchEvent("
+            "new MouseEvent('click', {bubbles: true}))"
+        )
+        browser.wait("document.querySelectorAll('#bars canvas').length === 1")
+        assert "image[0]" in browser.evaluate(
+            "document.getElementById('histogram-title').textContent"
+        )
+        browser.evaluate("document.querySelector('[data-acknowledge]').click()")
+        browser.wait("document.getElementById('alerts').textContent.includes('by bea')")
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert browser.problems == []
 

@@ -106,6 +106,26 @@ def test_an_empty_control_plane_says_what_to_do(reader: httpx.Client) -> None:
         assert words in text
 
 
+def test_alerts_and_changed_devices_stand_on_the_page(
+    world: page_world.PageWorld, reader: httpx.Client
+) -> None:
+    """What is the matter, with a button that viewers do not see; each device beside its fleet."""
+    page_world.fill(world)
+    fleet_rows.detect(world.database, "device-2", "trust.signature_invalid", 3)
+    world.watching.tick()
+    world.rounds.tick()
+    text = reader.get("/").text
+    assert "device device-2 reports 3 refused attempts: trust.signature_invalid" in text
+    assert 'data-acknowledge="1"' in text
+    assert '<body data-role="viewer">' in text
+    beside = text[text.index('id="beside"') : text.index('id="devices"')]
+    assert beside.count('class="interval"') == 8
+    assert "commissioning" in beside
+    drift = text[text.index('id="drift"') : text.index('id="histogram"')]
+    assert 'data-column="image[21]"' in drift
+    assert re.search(r"none<small>of 4 devices watched", drift)
+
+
 def test_a_full_control_plane_is_shown(world: page_world.PageWorld, reader: httpx.Client) -> None:
     """Devices by state and model, phases, gates, why and drift stand on the page."""
     page_world.fill(world)

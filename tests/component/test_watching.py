@@ -6,116 +6,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 from sqlalchemy import text, update
 
 from control_plane.store import watch_schema
 from control_plane.store import watches as stored_watches
 from control_plane.store.arrivals import Sent
-from control_plane.store.database import Database
-from control_plane.store.telemetry import Telemetry
-from control_plane.store.watches import Watches, WatchRow
 from control_plane.telemetry import watching
-from control_plane.telemetry.baselines import Baselines
-from control_plane.telemetry.standing import Rules
-from control_plane.telemetry.watching import Watching
-from firmware_bundles import chunks
 from firmware_bundles.errors import NotFound
-from firmware_bundles.sketches import baseline
-from firmware_bundles.sketches.codec import encode_baseline, encode_sketch
-from firmware_bundles.sketches.sketch import Sketch
-from firmware_bundles.sketches.watch import Settings, State
-from firmware_bundles.wire.messages import Segment, SegmentKey, SegmentKind
+from firmware_bundles.sketches.codec import encode_baseline
+from firmware_bundles.sketches.watch import State
 from support import fleet_rows
-from support.control_planes import Clock
-
-ROWS, HOUR = 300, 3_600.0
-
-
-def _facts() -> baseline.Baseline:
-    rows = np.random.default_rng(1).normal(size=(2_000, 3)).astype(np.float32)
-    return baseline.make({"x": rows}, np.zeros((2_000, 0), dtype=np.float32), ())
-
-
-FACTS = _facts()
-
-
-class World:
-    """A control plane's watching part over a database on disk, which may be opened again."""
-
-    def __init__(self, directory: Path) -> None:
-        self.url = f"sqlite:///{directory / 'shoal.db'}"
-        self.clock = Clock(fleet_rows.NOW)
-        self.database = Database.open(self.url)
-        data = encode_baseline(FACTS)
-        self.chunks = {chunk.digest: chunk.data for chunk in chunks.cut(data)}
-        self.model = fleet_rows.publish(self.database, "1", 1, {"baseline.bin": data})
-        self.open()
-
-    def open(self) -> None:
-        """Begin as a process begins."""
-        self.telemetry, self.watches = Telemetry(self.database), Watches(self.database)
-        baselines = Baselines(self.telemetry.manifest, self.chunks.__getitem__)
-        rules = Rules(Settings(reference_rows=1_500), quiet_windows=4)
-        self.watching = Watching(self.watches, baselines, rules, self.clock, settle_s=10.0)
-
-    def restart(self) -> None:
-        """End the process and begin again."""
-        self.database.close()
-        self.database = Database.open(self.url)
-        self.open()
-
-    def send(self, device: str, *numbers: int, shift: float = 0.0) -> None:
-        """Let windows come, in this order; a number tells the hour of a window."""
-        for number in numbers:
-            with self.telemetry.storing(self.clock()) as intake:
-                intake.add([Sent(device, window(number, self.model, shift))])
-
-    def row(self, device: str = "device-0") -> WatchRow:
-        """How a device stands."""
-        (row,) = self.watches.rows(device_ids=[device])
-        return row
-
-    def tick(self) -> None:
-        """Let windows settle, then look after them."""
-        self.clock.now += 11
-        self.watching.tick()
-
-
-def window(number: int, model: str, shift: float = 0.0, body: bytes | None = None) -> Segment:
-    """A window segment of 300 rows."""
-    random, sketch = np.random.default_rng(number), Sketch(FACTS)
-    values = random.normal(0.1, 1, (ROWS, 3)).astype(np.float32)
-    values[:, 1] += shift
-    sketch.update(values, np.zeros((ROWS, 0), dtype=np.float32))
-    return Segment(
-        key=SegmentKey(
-            incarnation="00000000000000aa",
-            kind=SegmentKind.WINDOW,
-            first=number * ROWS + 1,
-            last=(number + 1) * ROWS,
-        ),
-        family="digits",
-        model=model,
-        rows=ROWS,
-        started=fleet_rows.NOW - 90 * HOUR + number * HOUR,
-        ended=fleet_rows.NOW - 90 * HOUR + (number + 1) * HOUR,
-        body=encode_sketch(sketch) if body is None else body,
-    )
+from support.watch_world import FACTS, HOUR, ROWS, WatchWorld, window
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path) -> Iterator[WatchWorld]:
     """Give a world with three devices."""
-    made = World(tmp_path)
+    made = WatchWorld(tmp_path)
     for number in range(3):
         fleet_rows.enrol(made.database, f"device-{number}")
     yield made
-    made.database.close()
+    made.close()
 
 
-def test_windows_are_taken_in_order_of_time_whatever_order_they_came_in(world: World) -> None:
+def test_windows_are_taken_in_order_of_time_whatever_order_they_came_in(world: WatchWorld) -> None:
     """Devices whose windows overtook each other on the way stand as the others."""
     world.send("device-0", *range(12))
     world.send("device-1", 1, 0, 3, 2, 7, 4, 6, 5, 11, 10, 9, 8)
@@ -125,7 +40,7 @@ def test_windows_are_taken_in_order_of_time_whatever_order_they_came_in(world: W
     assert (world.row().standing.taken, world.row().standing.late) == (12, 0)
 
 
-def test_a_window_waits_until_it_has_settled(world: World) -> None:
+def test_a_window_waits_until_it_has_settled(world: WatchWorld) -> None:
     """What may still be overtaken is not tested yet; what comes later still is counted as late."""
     world.send("device-0", 0, 1)
     world.watching.tick()
@@ -138,7 +53,28 @@ def test_a_window_waits_until_it_has_settled(world: World) -> None:
     assert (world.row().standing.taken, world.row().standing.late) == (3, 1)
 
 
-def test_a_restart_at_any_place_loses_no_window_and_counts_none_twice(world: World) -> None:
+def test_a_backlog_is_tested_when_all_of_it_came(world: WatchWorld) -> None:
+    """After an outage the newest window comes first: nothing is tested while others still come."""
+    for number in (5, 4, 3):
+        world.send("device-0", number)
+        world.clock.now += 8
+        world.watching.tick()
+    assert world.watches.rows() == []
+    world.tick()
+    assert (world.row().standing.taken, world.row().standing.late) == (3, 0)
+
+
+def test_a_device_that_never_rests_is_tested_all_the_same(world: WatchWorld) -> None:
+    """Windows that come more often than they settle wait ten times as long at most."""
+    for number in range(14):
+        world.send("device-0", number)
+        world.clock.now += 9
+        world.watching.tick()
+    assert world.row().standing.taken >= 1
+    assert world.row().standing.late == 0
+
+
+def test_a_restart_at_any_place_loses_no_window_and_counts_none_twice(world: WatchWorld) -> None:
     """Between any two rounds the process may end: the standing is that of one that did not."""
     world.send("device-0", *range(8))
     world.send("device-0", 8, 9, 10, shift=1.5)
@@ -153,7 +89,7 @@ def test_a_restart_at_any_place_loses_no_window_and_counts_none_twice(world: Wor
 
 
 def test_a_crash_before_the_end_of_the_transaction_takes_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: WatchWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """State and marks are stored together, or not at all."""
     world.send("device-0", *range(3))
@@ -175,11 +111,11 @@ def test_a_crash_before_the_end_of_the_transaction_takes_nothing(
     assert world.row().standing.taken == 3
 
 
-def test_two_processes_do_not_take_a_window_twice(world: World) -> None:
+def test_two_processes_do_not_take_a_window_twice(world: WatchWorld) -> None:
     """What another one stored in between is not overwritten; the loser's windows are looked at."""
     world.send("device-0", 0, 1)
     world.clock.now += 11
-    key = world.watches.waiting(world.clock(), 9)[0]
+    key = world.watches.waiting(world.clock(), 0.0, 9)[0]
     slow = world.watching._take(key, world.clock())
     world.watching.tick()
     assert world.watches.save([slow]) == 0
@@ -192,7 +128,7 @@ def test_two_processes_do_not_take_a_window_twice(world: World) -> None:
     assert world.row().standing.taken == 3
 
 
-def test_another_model_is_commissioned_by_itself(world: World) -> None:
+def test_another_model_is_commissioned_by_itself(world: WatchWorld) -> None:
     """After an update a device's normal is learnt anew, and the former model's is kept."""
     world.send("device-0", *range(8))
     data = encode_baseline(FACTS)
@@ -204,7 +140,7 @@ def test_another_model_is_commissioned_by_itself(world: World) -> None:
     assert found == {"1": State.STABLE, "2": State.COMMISSIONING}
 
 
-def test_a_device_can_be_commissioned_anew(world: World) -> None:
+def test_a_device_can_be_commissioned_anew(world: WatchWorld) -> None:
     """After its surroundings changed for good, a device's new normal is learnt."""
     world.send("device-0", *range(8))
     world.tick()
@@ -217,7 +153,7 @@ def test_a_device_can_be_commissioned_anew(world: World) -> None:
         world.watching.commission_anew("device-0", "faces")
 
 
-def test_a_window_that_cannot_be_read_is_counted(world: World) -> None:
+def test_a_window_that_cannot_be_read_is_counted(world: WatchWorld) -> None:
     """Damaged bytes, and windows of a model without a baseline, are marked and shown."""
     with world.telemetry.storing(world.clock()) as intake:
         intake.add([Sent("device-0", window(0, world.model, body=b"\1damaged"))])
@@ -226,10 +162,10 @@ def test_a_window_that_cannot_be_read_is_counted(world: World) -> None:
     world.tick()
     assert (world.row().standing.unreadable, world.row().standing.taken) == (1, 1)
     assert world.row("device-1").standing.unreadable == 1
-    assert world.watches.waiting(world.clock(), 9) == []
+    assert world.watches.waiting(world.clock(), 0.0, 9) == []
 
 
-def test_a_watch_that_cannot_be_read_begins_anew(world: World) -> None:
+def test_a_watch_that_cannot_be_read_begins_anew(world: WatchWorld) -> None:
     """Damage in the store costs the reference, not the service."""
     world.send("device-0", *range(8))
     world.tick()
@@ -241,7 +177,7 @@ def test_a_watch_that_cannot_be_read_begins_anew(world: World) -> None:
     assert world.row().standing.reference_rows == ROWS
 
 
-def test_a_clock_ahead_does_not_stop_a_watch(world: World) -> None:
+def test_a_clock_ahead_does_not_stop_a_watch(world: WatchWorld) -> None:
     """A window that claims to end in ten years ended when it came, at the latest."""
     future = window(0, world.model)
     future = msgspec.structs.replace(future, ended=future.ended + 10 * 365 * 24 * HOUR)
@@ -252,7 +188,15 @@ def test_a_clock_ahead_does_not_stop_a_watch(world: World) -> None:
     assert (world.row().standing.taken, world.row().standing.late) == (2, 0)
 
 
-def test_who_rang_since_a_time_can_be_asked(world: World) -> None:
+def test_windows_of_one_moment_are_all_taken(world: WatchWorld) -> None:
+    """A clock that is ahead makes a backlog end when it came: in the order of its numbers."""
+    for number in (95, 96, 97):
+        world.store("device-0", window(number, world.model))
+    world.tick()
+    assert (world.row().standing.taken, world.row().standing.late) == (3, 0)
+
+
+def test_who_rang_since_a_time_can_be_asked(world: WatchWorld) -> None:
     """For each device with a reference: whether it changed since; others are left out."""
     world.send("device-0", *range(8))
     world.send("device-1", *range(8))
@@ -265,7 +209,9 @@ def test_who_rang_since_a_time_can_be_asked(world: World) -> None:
     assert not any(world.watches.changed_since("digits", world.model, begin + 20 * HOUR).values())
 
 
-def test_many_watches_are_taken_in_rounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_watches_are_taken_in_rounds(
+    world: WatchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One tick takes all that waits, also when that is more than one transaction holds."""
     monkeypatch.setattr(watching, "WATCHES_MAX", 2)
     for number in range(3):
@@ -274,7 +220,7 @@ def test_many_watches_are_taken_in_rounds(world: World, monkeypatch: pytest.Monk
     assert [row.standing.taken for row in world.watches.rows()] == [2, 2, 2]
 
 
-def test_the_list_of_what_waits_is_found_by_its_index(world: World) -> None:
+def test_the_list_of_what_waits_is_found_by_its_index(world: WatchWorld) -> None:
     """However many segments are stored, only those that wait are looked at."""
     with world.database.reading() as connection:
         plan = connection.execute(

@@ -24,6 +24,7 @@ VIEWERS_POSTS = {"POST /api/v1/cohorts/match", "POST /api/v1/rollouts/check"}
 
 # What each route tells the audit log, and those that change nothing that anybody decides.
 TOLD = {
+    "POST /api/v1/alerts/{number}/acknowledge": "alert.acknowledged",
     "POST /api/v1/broker/certificate": "broker.certified",
     "POST /api/v1/cohorts": "cohort.made",
     "PUT /api/v1/cohorts/{name}": "cohort.changed",
@@ -42,14 +43,21 @@ TOLD = {
     "POST /api/v1/rollouts/{rollout_id}/pause": "rollout.decided",
     "POST /api/v1/rollouts/{rollout_id}/resume": "rollout.decided",
     "POST /api/v1/rollouts/{rollout_id}/rollback": "rollout.decided",
+    "POST /api/v1/telemetry/recommission": "device.commissioned_anew",
     "POST /api/v1/tokens": "token.made",
     "DELETE /api/v1/tokens/{prefix}": "token.withdrawn",
     "POST /api/v1/trust/bootstrap": "trust.begun",
     "POST /api/v1/trust/changes": "trust.changed",
     "POST /api/v1/trust/online-keys/{role}/next": "online_key.prepared",
     "POST /api/v1/trust/roles/{family}": "trust.changed",
+    "POST /api/v1/webhooks": "webhook.added",
+    "DELETE /api/v1/webhooks/{name}": "webhook.removed",
 }
-UNTOLD = VIEWERS_POSTS | {"POST /api/v1/chunks/missing", "PUT /api/v1/chunks/{digest}"}
+UNTOLD = VIEWERS_POSTS | {
+    "POST /api/v1/chunks/missing",
+    "PUT /api/v1/chunks/{digest}",
+    "POST /api/v1/webhooks/{name}/test",
+}
 
 
 class Whole:

@@ -28,7 +28,7 @@ _FLAGS: Final = (
     "--remote-debugging-port=0",
 )
 _START_S_MAX: Final = 30.0
-_WAIT_S_MAX: Final = 20.0
+_WAIT_S_MAX: Final = 60.0
 _MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 

@@ -143,6 +143,30 @@ def misbehave(database: Database) -> None:
             )
 
 
+def detect(database: Database, device_id: str, code: str, count: int) -> None:
+    """Let a device have refused something."""
+    row = {"device_id": device_id, "code": code, "message": "why", "count": count, "last": NOW}
+    _insert(database, schema.detection, row)
+
+
+def label(
+    database: Database, device_id: str, model: str, *, labelled: int, wrong: int, first: int = 1
+) -> None:
+    """Let labels of a model of the family digits have been counted now."""
+    row = {
+        "device_id": device_id,
+        "incarnation": "00000000000000aa",
+        "kind": "labels",
+        "first": first,
+        "model": model,
+        "family": "digits",
+        "received": NOW,
+        "labelled": labelled,
+        "wrong": wrong,
+    }
+    _insert(database, schema.label_count, row)
+
+
 def _insert(database: Database, table: Table, row: Mapping[str, Any]) -> None:
     with database.transaction() as connection:
         connection.execute(insert(table), msgspec.to_builtins(row, builtin_types=(bytes,)))

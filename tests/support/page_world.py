@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from control_plane.alerts.decision import Rules as AlertRules
+from control_plane.alerts.rounds import Rounds, Sources
+from control_plane.api import (
+    alerts,
+    assessments,
+    events,
+    stored_telemetry,
+    telemetry,
+    tokens,
+    watches,
+)
 from control_plane.api import app as application
-from control_plane.api import assessments, events, stored_telemetry, telemetry, tokens
 from control_plane.api.auth import Access, Role
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.store.access import AccessTokens
+from control_plane.store.alerts import Alerts
 from control_plane.store.cohorts import CohortRow, CohortRows
+from control_plane.store.concerns import Concerns
 from control_plane.store.database import Database
 from control_plane.store.devices import Devices
 from control_plane.store.outcomes import Outcomes
@@ -23,17 +35,22 @@ from control_plane.store.pruning import Pruning
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.tallies import Tallies
 from control_plane.store.telemetry import Telemetry
+from control_plane.store.watches import Watches
 from control_plane.telemetry.assessments import Assessments
 from control_plane.telemetry.baselines import Baselines
 from control_plane.telemetry.cohort_drift import CohortDrift
+from control_plane.telemetry.device_drift import DeviceDrifts
 from control_plane.telemetry.ingest import Ingest
 from control_plane.telemetry.latency_groups import Latencies
+from control_plane.telemetry.standing import Rules
+from control_plane.telemetry.watching import Watching
 from control_plane.web import pages
 from control_plane.web.snapshot import Reader
 from firmware_bundles import chunks
 from firmware_bundles.sketches.baseline import Value, make
 from firmware_bundles.sketches.codec import encode_baseline, encode_sketch
 from firmware_bundles.sketches.sketch import Sketch
+from firmware_bundles.sketches.watch import Settings
 from firmware_bundles.wire.messages import Segment
 from support import fleet_rows, segments
 
@@ -85,6 +102,7 @@ class PageWorld:
     def __post_init__(self) -> None:
         """Wire the parts."""
         self.telemetry = Telemetry(self.database)
+        self.watches = Watches(self.database)
         self.ingest = Ingest(
             self.telemetry, lambda _: fleet_rows.SECRET, lambda *_: None, self.clock
         )
@@ -93,18 +111,40 @@ class PageWorld:
         self.token = tokens.create(access_tokens, "alice", Role.VIEWER, self.clock()).token
         self.cohorts = Cohorts(CohortRows(self.database), Devices(self.database), self.clock)
         baselines = Baselines(self.telemetry.manifest, self.chunks.__getitem__)
-        self.drift = CohortDrift(self.telemetry, baselines, self.cohorts.members, self.clock)
+        self.drift = CohortDrift(
+            self.telemetry, self.watches, baselines, self.cohorts.members, self.clock
+        )
         self.assessments = Assessments(
             Outcomes(self.database), baselines, self.cohorts.members, self.clock
         )
+        members = self.cohorts.members
+        outcomes = Outcomes(self.database)
+        self.devices = DeviceDrifts(outcomes, self.watches, baselines, members, self.clock)
+        rules = Rules(Settings(reference_rows=400), quiet_windows=4)
+        self.watching = Watching(self.watches, baselines, rules, self.clock, settle_s=0.0)
+        sources = Sources(
+            alerts=Alerts(self.database),
+            watches=self.watches,
+            concerns=Concerns(self.database),
+            telemetry=self.telemetry,
+            baselines=baselines,
+            members=self.cohorts.all_members,
+        )
+        self.rounds = Rounds(sources, AlertRules(), self.clock)
         self.reader = Reader(
             overview=Overview(self.database),
             telemetry=self.telemetry,
             rollouts=Rollouts(self.database),
             cohorts=self.cohorts,
             drift=self.drift,
+            alerts=Alerts(self.database),
+            devices=self.devices,
             clock=self.clock,
         )
+
+    def give_token(self, name: str, role: Role) -> str:
+        """Return a fresh token."""
+        return tokens.create(AccessTokens(self.database), name, role, self.clock()).token
 
     def app(self) -> FastAPI:
         """The page and the routes that it needs."""
@@ -114,6 +154,8 @@ class PageWorld:
                 events.router(self.access, pages.make_feed(self.reader)),
                 telemetry.router(self.access, self.telemetry, self.drift, self.cohorts.members),
                 assessments.router(self.access, self.assessments, self.telemetry.pending_labels),
+                watches.router(self.access, self.watching, self.devices),
+                alerts.router(self.access, Alerts(self.database), self.rounds),
                 stored_telemetry.router(self.access, self._latencies(), Pruning(self.database)),
             ],
             pages=[pages.router(self.access, self.reader, f"{application.API_PREFIX}/events")],

@@ -53,6 +53,10 @@ def test_the_main_job_is_done(broker: str, folder: Path, tmp_path: Path) -> None
     assert seen["broker"] == broker
     assert [row["outcome"] for row in seen["rollouts"]] == ["completed", "completed", "rolled_back"]
     assert all(row["answered"] == row["received"] > 0 for row in seen["devices"])
+    assert seen["drift"]["device"] == seen["drift"]["darkened"]
+    assert seen["drift"]["changed"] == [seen["drift"]["darkened"]]
+    assert seen["drift"]["columns"][0].startswith("image[")
+    assert (seen["drift"]["event"], seen["drift"]["is_signed"]) == ("shoal.alert.raised", True)
     assert {row["reported_version"] for row in seen["devices"]} == {"2"}
     _require_nothing_left(folder)
 

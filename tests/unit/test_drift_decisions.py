@@ -18,6 +18,7 @@ from firmware_bundles.sketches.outcomes import Outcomes
 from firmware_bundles.sketches.performance import Standing
 from firmware_bundles.sketches.significance import cells, rate_p, simes, tolerated_rate
 from firmware_bundles.sketches.sketch import Sketch
+from firmware_bundles.sketches.special import ncx2_sf
 from firmware_bundles.sketches.watch import Settings, Span, State, Verdict, Watch
 
 FEATURES, ROWS, DAY = 5, 300, 86_400.0
@@ -259,3 +260,16 @@ def test_small_segments_are_suppressed_and_named() -> None:
     assert gap.difference == 0.25
     assert 0 < gap.low < 0.25 < gap.high
     assert isnan(fairness.demographic_parity(answers[1:], ("day", "night"), 1).difference)
+
+
+def test_intervals_of_excess_agree_with_the_exact_law() -> None:
+    """The noncentrality found by an approximate law is within .3 of that of the exact one."""
+    for df in (1, 4, 9, 22):
+        for statistic in (2.0, 10.0, 40.0, 300.0):
+            for tail in (0.025, 0.975):
+                found = skew._noncentralities(np.array([statistic]), np.array([float(df)]), tail)
+                exact = float(ncx2_sf(statistic, df, float(found[0])))
+                beside = [
+                    float(ncx2_sf(statistic, df, max(0.0, found[0] + d))) for d in (-0.3, 0.3)
+                ]
+                assert beside[0] <= tail <= beside[1] or (found[0] == 0 and exact >= tail)
