@@ -112,8 +112,11 @@ def build(settings: Settings, out: Path, run: Run | None = None) -> Bundle:
     classification = _classification(settings, facts, labels)
     vectors = _golden(settings.golden, facts)
     promise = Golden(file=GOLDEN_FILE, rows=vectors.rows, runtime=settings.runtime)
+    memory_bytes = 0
     if run is not None:
-        conversion.check_golden(vectors, run(settings.model, vectors), facts.outputs, promise)
+        answered = run(settings.model, vectors)
+        memory_bytes = conversion.memory_needed(answered)
+        conversion.check_golden(vectors, answered, facts.outputs, promise)
         _check_accuracy(settings, facts, classification, run)
     files = {MODEL_FILE: model, GOLDEN_FILE: golden.encode(vectors)}
     if settings.labels is not None:
@@ -132,7 +135,7 @@ def build(settings: Settings, out: Path, run: Run | None = None) -> Bundle:
         golden=promise,
         baseline=BASELINE_FILE if BASELINE_FILE in files else None,
         classification=classification,
-        needs=Needs(operations=facts.operations),
+        needs=Needs(operations=facts.operations, memory_bytes=memory_bytes),
         lineage=dict(settings.lineage),
     )
     data = manifest.encode(document)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from firmware_bundles import capabilities, operations
 from firmware_bundles.errors import ConversionFaulty, InputError, RuntimeUnsupported, SelfTestFailed
@@ -26,15 +27,31 @@ if TYPE_CHECKING:
     from firmware_bundles.model_facts import ModelFacts
 
 ACCURACY_DROP_MAX: Final = 0.02
+_MEMORY_STEP_BYTES: Final = 32 * 1024 * 1024
 _LSB_SLACK: Final = 0.01  # for the float32 arithmetic of the steps themselves
 _RELATIVE: Final = 1e-5  # what float kernels of different runtimes may differ by
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model answers, in real values by output, and the runtime that ran it."""
+    """What a model answers, in real values by output, and the runtime that ran it.
+
+    `memory_bytes` is the most that it took beyond the runtime itself.
+    """
 
     runtime: str
+    memory_bytes: Annotated[int, Meta(ge=0)] = 0
     outputs: dict[str, RealArray]
+
+
+def memory_needed(answered: Answered) -> int:
+    """Return how much memory a device must have for a model.
+
+    Twice what was measured and some: other processors and kernels take other amounts, and a
+    self-test on a device that measures more refuses the model. In large steps, so that the next
+    build of the same files comes to the same.
+    """
+    bytes_needed = 2 * answered.memory_bytes + _MEMORY_STEP_BYTES // 2
+    return -(-bytes_needed // _MEMORY_STEP_BYTES) * _MEMORY_STEP_BYTES
 
 
 def parse(data: bytes) -> Answered:

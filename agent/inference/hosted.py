@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agent.inference import probe
+from agent.inference import children, probe
 from agent.inference.control import Refusal
 from agent.inference.delegates import Delegate
 from agent.inference.exchange import Exchange
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 _MESSAGE_BYTES_MAX: Final = 64 * 1024
 _END_S_MAX: Final = 1.0
-# What tells a process which sockets and whose heartbeat are its own: not the child's.
-_NOT_INHERITED: Final = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET")
 
 
 class Hosted:
@@ -56,8 +54,7 @@ class Hosted:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # drivers print
                 pass_fds=(theirs.fileno(), memory),
-                # The rest is what the accelerator needs.
-                env={name: text for name, text in os.environ.items() if name not in _NOT_INHERITED},
+                env=children.own_environment(),
             )
         except OSError as error:
             self._socket.close()

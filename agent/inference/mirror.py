@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.deployment.slots import Slot
-from agent.inference import ring, served, shadow
+from agent.inference import children, ring, served, shadow
 from agent.inference.control import Refusal, ShadowReady, ShadowStatus, parse_line
 from agent.inference.quantization import Reals
 from agent.inference.ring import Ring, Shape
@@ -29,7 +29,6 @@ from firmware_bundles.errors import Malformed, SelfTestFailed, from_code
 
 _COLLECT_S: Final = 0.1
 _START_S_MAX: Final = 60.0
-_KINDEST: Final = {"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Mirror:
@@ -67,7 +66,7 @@ class Mirror:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             pass_fds=(self._descriptor,),
-            env=_KINDEST,
+            env=children.BARE_ENVIRONMENT,
         )
         assert child.stdout is not None
         try:

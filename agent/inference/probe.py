@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from agent.deployment import slots
-from agent.inference import delegates
+from agent.inference import children, delegates
 from agent.inference.control import Refusal
 from agent.inference.delegates import Compiled, Delegate
 from agent.inference.verdicts import Probe
@@ -31,7 +31,6 @@ from firmware_bundles.errors import (
     ConfigInvalid,
     Malformed,
     ModelUnusable,
-    SelfTestFailed,
     ShoalError,
 )
 
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from agent.inference.served import Agreement, ServedModel
     from agent.inference.threaded import Threaded
 
-COMMAND: Final = (sys.executable, "-I", "-m", "agent.inference.probe")
+COMMAND: Final = children.command("probe")
 RUN: Final = b"run"
 DONE: Final = b"done"
 
@@ -190,10 +189,8 @@ def _main() -> None:
     probed = None
     try:
         said, probed = _measure(Path(state_dir), family, name, chosen, memory)
-    except ShoalError as error:
-        said = Refusal(code=error.code, message=error.message, hint=error.hint)
-    except (MemoryError, ValueError) as error:
-        said = Refusal(code=SelfTestFailed.code, message=f"the probe failed: {error!r:.200}")
+    except (ShoalError, MemoryError, ValueError) as error:
+        said = children.refusal(error, "the probe")
     with suppress(OSError):  # the parent has gone
         line.send(msgspec.json.encode(said))
         if probed is not None:

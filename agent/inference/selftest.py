@@ -7,7 +7,6 @@ The child prints one JSON line. A crash or a hang of it is a clean refusal of th
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import sys
@@ -18,11 +17,12 @@ from typing import Final
 import msgspec
 
 from agent.deployment import slots
+from agent.inference import children
 from agent.inference.control import Line, Refusal, SelfTest, SelfTestAnswer, parse_line
 from firmware_bundles.errors import Malformed, SelfTestFailed, ShoalError, from_code
 from firmware_bundles.manifest import Needs
 
-COMMAND: Final = (sys.executable, "-I", "-m", "agent.inference.selftest")
+COMMAND: Final = children.command("selftest")
 # Address space, beside what the manifest says that the model needs (reference: a half-truncated
 # file took 22.6 GB without a limit).
 MEMORY_BYTES_MAX: Final = 1024**3
@@ -50,7 +50,7 @@ async def run(state_dir: Path, request: SelfTest) -> SelfTestAnswer:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"},
+        env=children.BARE_ENVIRONMENT,
     )
     try:
         async with asyncio.timeout(request.deadline_s):
@@ -94,7 +94,7 @@ def measure(state_dir: Path, family: str, name: str) -> SelfTestAnswer:
 
     slot = slots.slot(state_dir / "slots", family, name)
     backends.load_runtime()  # what the interpreter itself weighs is not the model's
-    before = _memory_bytes_peak()
+    before = memory_bytes_peak()
     model = served.load(slot)
     agreement = model.prove()
     answer = SelfTestAnswer(
@@ -105,7 +105,7 @@ def measure(state_dir: Path, family: str, name: str) -> SelfTestAnswer:
         difference_absolute_max=agreement.difference_absolute_max,
         latency_us_p50=float(np.median(agreement.latency_us)),
         latency_us_max=float(agreement.latency_us.max()),
-        memory_bytes_peak=max(0, _memory_bytes_peak() - before),
+        memory_bytes_peak=max(0, memory_bytes_peak() - before),
     )
     check_budgets(answer, model.manifest.needs)
     return answer
@@ -129,8 +129,13 @@ def check_budgets(answer: SelfTestAnswer, needs: Needs) -> None:
         )
 
 
-def _memory_bytes_peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def memory_bytes_peak() -> int:
+    """Return the most that this process ever held (proc(5), VmHWM).
+
+    Not getrusage(2): its figure begins with what the parent held.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
 
 
 def limit(deadline_s: float, memory_bytes: int) -> None:
@@ -158,10 +163,8 @@ def _main() -> None:
         needs = slots.read(slots.slot(Path(state_dir) / "slots", family, name)).needs
         limit(float(deadline_s), needs.memory_bytes)
         line = measure(Path(state_dir), family, name)
-    except ShoalError as error:
-        line = Refusal(code=error.code, message=error.message, hint=error.hint)
-    except (MemoryError, ValueError) as error:
-        line = Refusal(code=SelfTestFailed.code, message=f"the self-test failed: {error!r:.200}")
+    except (ShoalError, MemoryError, ValueError) as error:
+        line = children.refusal(error, "the self-test")
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
 
 

@@ -20,14 +20,14 @@ import msgspec
 import numpy as np
 
 from agent.deployment import slots
-from agent.inference import answers, served
-from agent.inference.control import Line, Refusal, ShadowReady
+from agent.inference import answers, children, served
+from agent.inference.control import Line, ShadowReady
 from agent.inference.ring import Ring, Shape
 from agent.inference.selftest import MEMORY_BYTES_MAX
 from agent.inference.served import ServedModel
-from firmware_bundles.errors import ModelUnusable, SelfTestFailed, ShoalError
+from firmware_bundles.errors import ModelUnusable, ShoalError
 
-COMMAND: Final = (sys.executable, "-I", "-m", "agent.inference.shadow")
+COMMAND: Final = children.command("shadow")
 FAILED: Final = -2  # in place of a class: the model could not answer
 CPU_SHARE_MAX: Final = 0.25  # of one core
 
@@ -88,10 +88,8 @@ def _main() -> None:
         _confine(slots.read(slot).needs.memory_bytes)
         model = served.load(slot)
         line = ShadowReady(digest=model.bundle.digest)
-    except ShoalError as error:
-        line = Refusal(code=error.code, message=error.message, hint=error.hint)
-    except (MemoryError, ValueError) as error:
-        line = Refusal(code=SelfTestFailed.code, message=f"the shadow failed: {error!r:.200}")
+    except (ShoalError, MemoryError, ValueError) as error:
+        line = children.refusal(error, "the shadow")
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.flush()
     if isinstance(line, ShadowReady):

@@ -15,13 +15,13 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from agent.inference import selftest
+from agent.inference import backends, children, selftest
 from agent.inference.backends import LiteRtBackend
 from agent.inference.control import Refusal
 from agent.inference.quantization import Port, Reals
 from firmware_bundles import golden, model_facts
 from firmware_bundles.conversion import Answered
-from firmware_bundles.errors import ModelUnusable, SelfTestFailed, ShoalError
+from firmware_bundles.errors import ModelUnusable, ShoalError
 from firmware_bundles.golden import GoldenVectors, RealArray
 
 REFUSED: Final = 3
@@ -32,6 +32,8 @@ _FLOAT32_BYTES: Final = 4
 def answers(model: Path, vectors: GoldenVectors) -> Answered:
     """Return the model's answers row by row. Raises ModelUnusable, RuntimeUnsupported."""
     facts = model_facts.read(model.read_bytes())
+    backends.load_runtime()  # what the interpreter itself weighs is not the model's
+    before = selftest.memory_bytes_peak()
     backend = LiteRtBackend(model, facts)
     inputs, outputs = [Port(each) for each in facts.inputs], [Port(each) for each in facts.outputs]
     columns = [_column(vectors, port) for port in inputs]
@@ -46,6 +48,7 @@ def answers(model: Path, vectors: GoldenVectors) -> Answered:
     parts = np.split(found, ends, axis=1)
     return Answered(
         runtime=backend.runtime,
+        memory_bytes=max(0, selftest.memory_bytes_peak() - before),
         outputs={
             port.name: RealArray(shape=part.shape, data=part.tobytes())
             for port, part in zip(outputs, parts, strict=True)
@@ -70,10 +73,8 @@ def main() -> None:
         data = Path(vectors).read_bytes()
         selftest.limit(float(seconds), _COPIES * len(data))
         answered = answers(Path(model), golden.parse(data))
-    except ShoalError as error:
-        _refuse(Refusal(code=error.code, message=error.message, hint=error.hint))
-    except MemoryError:
-        _refuse(Refusal(code=SelfTestFailed.code, message="the model takes too much memory"))
+    except (ShoalError, MemoryError) as error:
+        _refuse(children.refusal(error, "the trial"))
     sys.stdout.buffer.write(msgspec.msgpack.encode(answered))
 
 

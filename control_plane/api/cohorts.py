@@ -46,6 +46,22 @@ class Match(BaseModel):
     examples: list[str]
 
 
+class Runtime(BaseModel):
+    """What `devices` devices offer, `example` among them; nothing where it is not known."""
+
+    runtime: str
+    operations: dict[str, int]
+    memory_bytes: int
+    devices: int
+    example: str
+
+
+class RuntimeList(BaseModel):
+    """Devices by what they offer to a model."""
+
+    runtimes: list[Runtime]
+
+
 def router(access: Access, cohorts: domain.Cohorts) -> APIRouter:
     """Return the routes under /cohorts."""
     viewer, operator = Depends(access.require(Role.VIEWER)), access.require(Role.OPERATOR)
@@ -80,12 +96,29 @@ def router(access: Access, cohorts: domain.Cohorts) -> APIRouter:
         """Show one cohort."""
         return _shown(cohorts.get(name))
 
+    @routes.post("/runtimes", dependencies=[viewer])
+    def list_runtimes(selector: str = "") -> RuntimeList:
+        """Count the devices that a selector matches, by what they offer to a model."""
+        kinds = cohorts.kinds(selectors.parse(selector))
+        return RuntimeList(runtimes=[_offered(each) for each in kinds])
+
     @routes.post("/match", dependencies=[viewer])
     def match_selector(selector: str = "") -> Match:
         """Count the devices that a selector matches, without naming it."""
         return Match.model_validate(cohorts.preview(selectors.parse(selector))._asdict())
 
     return routes
+
+
+def _offered(kind: domain.Kind) -> Runtime:
+    offered = kind.capabilities
+    return Runtime(
+        runtime=offered.runtime,
+        operations=dict(offered.operations),
+        memory_bytes=offered.memory_bytes,
+        devices=kind.devices,
+        example=kind.example,
+    )
 
 
 def _shown(cohort: domain.Cohort) -> Cohort:

@@ -1,4 +1,4 @@
-"""`shoal bundle`: from a model to a bundle folder, without a server."""
+"""`shoal bundle`: from a model to a bundle folder; a server only tells what its fleet can run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from control_plane.cli import baseline as baselines
-from control_plane.cli import output, trial
+from control_plane.cli import output, runtimes, trial
 from firmware_bundles import build, conversion
 from firmware_bundles.errors import InputError, RuntimeUnsupported
 from firmware_bundles.manifest import Tensor
@@ -24,7 +24,10 @@ AccuracyDropMax = Annotated[
 ]
 FleetRuntimes = Annotated[
     list[str] | None,
-    typer.Option(help="A runtime of the fleet that has to run it; may be repeated."),
+    typer.Option(
+        help="A runtime of the fleet that has to run it; may be repeated. Without it and with a "
+        "token the server is asked which devices cannot."
+    ),
 ]
 BaselineFile = Annotated[
     Path | None, typer.Option(help="A file of `shoal bundle baseline`, instead of --heldout.")
@@ -100,7 +103,10 @@ def build_bundle(
         accuracy_drop_max=accuracy_drop_max,
         runtimes=tuple(fleet_runtime or ()),
     )
-    output.show_one(_facts(_built(settings, out)))
+    built = _built(settings, out)
+    if not settings.runtimes:
+        runtimes.tell(built.manifest.needs)
+    output.show_one(_facts(built))
 
 
 @app.command()
@@ -153,6 +159,7 @@ def _facts(bundle: build.Bundle) -> dict[str, object]:
         "inputs": [_tensor(tensor) for tensor in document.inputs],
         "outputs": [_tensor(tensor) for tensor in document.outputs],
         "operations": document.needs.operations,
+        "memory_bytes": document.needs.memory_bytes,
         "golden_rows": document.golden.rows,
         "has_baseline": document.baseline is not None,
         "lineage": document.lineage,

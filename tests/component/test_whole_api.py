@@ -20,7 +20,11 @@ from support.http import AppTransport
 
 NOW = 1_760_000_000.0
 OPEN = {"GET /healthz", "POST /api/v1/enrol", "GET /api/v1/chunks/{digest}"}
-VIEWERS_POSTS = {"POST /api/v1/cohorts/match", "POST /api/v1/rollouts/check"}
+VIEWERS_POSTS = {
+    "POST /api/v1/cohorts/match",
+    "POST /api/v1/cohorts/runtimes",
+    "POST /api/v1/rollouts/check",
+}
 
 # What each route tells the audit log, and those that change nothing that anybody decides.
 TOLD = {
