@@ -18,6 +18,7 @@ _ELSEWHERE = {Path(__file__).name, "test_protocol_clients.py"}
 
 
 @pytest.mark.needs(programs.TFLITE_PYTHON)
+@pytest.mark.needs("gcc")
 @pytest.mark.timeout(2_400)
 def test_the_other_runtime_passes_the_same_tests(
     record_property: Callable[[str, object], None],

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 import httpx
 import numpy as np
@@ -20,59 +18,13 @@ from agent.inference.worker import SPOOL
 from firmware_bundles import golden
 from support import delegates, float_models, workers
 from support.bundles import SAMPLES, Reals, Sample, images
+from support.delegate_faults import FAULTS
 from support.workers import Device, infer
 
 INFER = "/v2/models/digits/infer"
 COUNT = 10
 
 pytestmark = pytest.mark.needs("gcc")
-
-
-class Fault(NamedTuple):
-    """What an accelerator does wrong in its probe, and what is said of it."""
-
-    name: str
-    options: dict[str, object]
-    said: str
-    settings: Mapping[str, object] = MappingProxyType({})
-
-
-FAULTS = (
-    Fault("takes-nothing", {"take": "none"}, "it took none of 8 operations"),
-    Fault("load-fails", {"fault": "error", "at": "load"}, "told to fail at load"),
-    # The older runtime dies of it.
-    Fault("take-fails", {"fault": "error", "at": "take"}, "(delegate application failure|SIGSEGV)"),
-    Fault("allocate-fails", {"fault": "error", "at": "allocate"}, "failed to prepare"),
-    Fault("invoke-fails", {"fault": "error", "at": "invoke"}, "failed to invoke"),
-    Fault("load-crashes", {"fault": "crash", "at": "load"}, "died by SIGSEGV"),
-    Fault("take-crashes", {"fault": "crash", "at": "take"}, "died by SIGSEGV"),
-    Fault("allocate-crashes", {"fault": "crash", "at": "allocate"}, "died by SIGSEGV"),
-    Fault("invoke-crashes", {"fault": "crash", "at": "invoke"}, "died by SIGSEGV"),
-    Fault(
-        "load-hangs",
-        {"fault": "hang", "at": "load"},
-        "the probe did not end within 2 seconds",
-        {"probe_s_max": 2},
-    ),
-    Fault("take-hangs", {"fault": "hang", "at": "take"}, "within 2 seconds", {"probe_s_max": 2}),
-    Fault(
-        "allocate-hangs",
-        {"fault": "hang", "at": "allocate"},
-        "within 2 seconds",
-        {"probe_s_max": 2},
-    ),
-    Fault(
-        "invoke-hangs",
-        {"fault": "hang", "at": "invoke"},
-        "it did not answer within 0.5 seconds",
-        {"invoke_s_max": 0.5},
-    ),
-    Fault("wrong", {"fault": "wrong"}, "golden vector 0: output 'probs' is off by"),
-    Fault(
-        "slow", {"delay_us": 2000}, "it is no faster: .* us on the CPU", {"may_be_slower": False}
-    ),
-    Fault("not-there", {}, "cannot open shared object file", {"library": "/nowhere/lib.so"}),
-)
 
 
 @pytest.fixture
