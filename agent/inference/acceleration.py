@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from agent.inference import delegates, losses, probe, verdicts
+from agent.inference import breadcrumbs, delegates, losses, probe, verdicts
 from agent.inference.cpu_backed import CpuBacked
 from agent.inference.delegates import Delegate
 from agent.inference.hosted import Hosted
@@ -43,7 +43,8 @@ class Acceleration:
         self._registry = registry
         self._on_event = on_event
         found = losses.load(spool)
-        self._note = losses.after_death(found, time.time())
+        self._boot = breadcrumbs.boot_id()
+        self._note = losses.after_death(found, time.time(), self._boot)
         if found.in_use:  # else the next death would be the accelerator's, too
             with suppress(OSError):
                 losses.store(spool, self._note)
@@ -180,7 +181,7 @@ class Acceleration:
     ) -> tuple[CpuBacked, Probe]:
         """Build it in this process: only one may open it, and it may have several models."""
         key = _key(family, delegate)
-        self._write(losses.used(self._note, key))
+        self._write(losses.used(self._note, key, self._boot))
         try:
             examined = await asyncio.to_thread(probe.examine, model, delegate)
             _require(examined.probe, may_be_slower=delegate.may_be_slower)

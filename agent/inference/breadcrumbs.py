@@ -103,7 +103,7 @@ class Breadcrumbs:
         """Read what is left, and begin anew; on a full disk, in memory that nobody reads after."""
         size = _HEAD_BYTES + _LANES * _LANE_BYTES
         self._map = _mapped(path, size)
-        head = _MAGIC + _BOOT_ID.read_bytes().strip()
+        head = _MAGIC + boot_id().encode()
         is_ours = self._map[: len(head)] == head
         self.left = list(_crumbs(bytes(self._map))) if is_ours else []
         self._map[:] = head.ljust(size, b"\0")
@@ -156,6 +156,11 @@ class Breadcrumbs:
         """Forget all: this process ends in order."""
         for lane in self._taken.copy().values():
             lane.end()
+
+
+def boot_id() -> str:
+    """Return what is another after each boot."""
+    return _BOOT_ID.read_text().strip()
 
 
 def _mapped(path: Path, size: int) -> mmap.mmap:

@@ -34,10 +34,11 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 class Losses(msgspec.Struct, frozen=True):
-    """The note: what is in use now, and what was lost."""
+    """The note: what is in use now, since the `boot` of this id, and what was lost."""
 
     in_use: frozenset[str] = frozenset()
     lost: dict[str, Loss] = {}
+    boot: Annotated[str, Meta(max_length=64)] = ""
 
 
 def lose(loss: Loss | None, reason: str, now: float) -> Loss:
@@ -57,9 +58,9 @@ def wait_s(loss: Loss | None, retry_s: float, now: float) -> float:
     return min(pause_s, max(0.0, loss.at + pause_s - now))
 
 
-def used(note: Losses, key: str) -> Losses:
+def used(note: Losses, key: str, boot: str) -> Losses:
     """Return the note with `key` in use."""
-    return replace(note, in_use=note.in_use | {key})
+    return replace(note, in_use=note.in_use | {key}, boot=boot)
 
 
 def released(note: Losses, key: str) -> Losses:
@@ -73,8 +74,13 @@ def lost(note: Losses, key: str, reason: str, now: float) -> Losses:
     return replace(after, lost={**note.lost, key: lose(note.lost.get(key), reason, now)})
 
 
-def after_death(note: Losses, now: float) -> Losses:
-    """Return the note for a new worker: what was in use at the end of the last one was lost."""
+def after_death(note: Losses, now: float, boot: str) -> Losses:
+    """Return the note for a new worker: what was in use at the end of the last one was lost.
+
+    Unless that was before this boot: power that goes is no fault of an accelerator.
+    """
+    if note.boot != boot:
+        return replace(note, in_use=frozenset())
     for key in sorted(note.in_use):
         note = lost(note, key, DIED, now)
     return note

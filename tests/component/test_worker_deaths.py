@@ -11,7 +11,7 @@ import pytest
 
 from agent.deployment import slots
 from agent.deployment.seals import Mark
-from agent.inference import losses
+from agent.inference import breadcrumbs, losses
 from agent.inference.control import FamilyStatus, Swap
 from agent.inference.deaths import Register
 from firmware_bundles.errors import ModelUnusable, SelfTestFailed, WorkerUnavailable
@@ -68,7 +68,7 @@ def test_a_death_with_an_accelerator_in_use_is_the_accelerators_once(device: Dev
     spool = device.state_dir / "spool"
     with device.running():
         device.status()
-        losses.store(spool, losses.used(losses.Losses(), "digits/npu"))
+        losses.store(spool, losses.used(losses.Losses(), "digits/npu", breadcrumbs.boot_id()))
         assert _is_lost(device, poisonous.CRASH)
         assert _family(device).killers == 0
         note = losses.load(spool)

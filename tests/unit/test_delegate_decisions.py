@@ -124,11 +124,12 @@ def test_a_clock_that_went_back_holds_nothing_off_for_ever() -> None:
 
 
 def test_what_was_in_use_when_the_worker_died_was_lost(tmp_path: Path) -> None:
-    """The next worker knows; after an orderly end there is nothing to know."""
-    note = losses.used(losses.used(Losses(), "a/x"), "b/x")
+    """The next worker knows; after an orderly end or a power cut there is nothing to know."""
+    note = losses.used(losses.used(Losses(), "a/x", "boot 1"), "b/x", "boot 1")
     losses.store(tmp_path, losses.released(note, "b/x"))
-    found = losses.after_death(losses.load(tmp_path), 5.0)
-    assert found == Losses(lost={"a/x": Loss(1, 5.0, losses.DIED)})
+    found = losses.after_death(losses.load(tmp_path), 5.0, "boot 1")
+    assert found == Losses(lost={"a/x": Loss(1, 5.0, losses.DIED)}, boot="boot 1")
+    assert losses.after_death(note, 5.0, "boot 2") == Losses(boot="boot 1")
     assert losses.lost(found, "a/x", "y", 6.0).lost["a/x"] == Loss(2, 6.0, "y")
 
 
