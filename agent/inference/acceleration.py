@@ -137,7 +137,7 @@ class Acceleration:
         except ShoalError as error:
             reason = error.message
         except OSError as error:
-            reason = f"its use cannot be noted down: {error.strerror}"
+            reason = f"it cannot be started, or its use noted down: {error.strerror}"
         else:
             return ""
         place = (family, model.bundle.digest, delegate.name)

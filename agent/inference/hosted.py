@@ -124,6 +124,10 @@ def _end(process: subprocess.Popen[bytes], line: socket.socket) -> None:
     """Kill the child, and let it be reaped when it is gone: one in its driver may take a while."""
     with suppress(OSError):  # wakes whoever waits for an answer
         line.shutdown(socket.SHUT_RDWR)
-    line.close()
     process.kill()
-    threading.Thread(target=process.wait, name="reaper", daemon=True).start()
+
+    def reap() -> None:
+        process.wait()
+        line.close()  # not sooner: its number would be another file's while somebody still reads
+
+    threading.Thread(target=reap, name="reaper", daemon=True).start()
