@@ -103,10 +103,7 @@ def build_bundle(
         accuracy_drop_max=accuracy_drop_max,
         runtimes=tuple(fleet_runtime or ()),
     )
-    built = _built(settings, out)
-    if not settings.runtimes:
-        runtimes.tell(built.manifest.needs)
-    output.show_one(_facts(built))
+    output.show_one(_facts(_built(settings, out)))
 
 
 @app.command()
@@ -132,6 +129,14 @@ def verify(folder: BundleFolder) -> None:
 
 
 def _built(settings: build.Settings, out: Path) -> build.Bundle:
+    """Build, and say which devices cannot run it unless the runtimes were named."""
+    made = _tried(settings, out)
+    if not settings.runtimes:
+        runtimes.tell(made.manifest.needs)
+    return made
+
+
+def _tried(settings: build.Settings, out: Path) -> build.Bundle:
     """Build with a trial run; where no interpreter is installed, say that there was none."""
     if trial.is_possible():
         return build.build(settings, out, trial.run)
