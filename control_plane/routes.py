@@ -238,7 +238,13 @@ def _watching(parts: Parts) -> tuple[list[APIRouter], APIRouter]:
         telemetry_routes.router(parts.access, stores.telemetry, drift, members),
         assessment_routes.router(
             parts.access,
-            Assessments(stores.outcomes, parts.baselines, members, parts.clock),
+            Assessments(
+                stores.outcomes,
+                parts.baselines,
+                members,
+                parts.clock,
+                stores.watches.changed_since,
+            ),
             stores.telemetry.pending_labels,
         ),
         stored_routes.router(parts.access, _latencies(parts), stores.pruning),

@@ -71,8 +71,13 @@ class Rows(NamedTuple):
         return whole
 
 
-def read(path: Path, declared: Declared, *, is_training: bool = False) -> Rows:
-    """Read one file; of training data inputs alone are wanted. Raises InputError, OSError."""
+def read(
+    path: Path, declared: Declared, *, is_training: bool = False, has_scores: bool = True
+) -> Rows:
+    """Read one file; of training data inputs alone are wanted. Raises InputError, OSError.
+
+    Without `has_scores` there are none yet: the model is asked later.
+    """
     found = tables.read(path)
     _check_names(found, declared, path, is_training=is_training)
     beside = {declared.truth, declared.time, *declared.scores}
@@ -89,7 +94,7 @@ def read(path: Path, declared: Declared, *, is_training: bool = False) -> Rows:
     scores = np.zeros((rows, 0), dtype=np.float32)
     truth = time = None
     if not is_training:
-        scores = _scores(found, declared, rows, path)
+        scores = _scores(found, declared, rows, path) if has_scores else scores
         truth = _truth(found, declared, path) if declared.truth in found else None
         time = _numbers(found[declared.time], declared.time, path) if declared.time else None
     parts = [*inputs.values(), scores, *(each for each in (truth, time) if each is not None)]
@@ -151,7 +156,7 @@ def _scores(found: Mapping[str, NDArray[Any]], declared: Declared, rows: int, pa
     if not declared.scores:
         raise InputError(
             f"the model names {len(declared.labels)} classes, and no scores are named",
-            hint="Name the array, or a column for each class, with --scores.",
+            hint="Name the array, or a column for each class, with --scores; or give --model.",
         )
     parts = [_numbers(found[name], name, path) for name in declared.scores]
     scores = parts[0] if len(parts) == 1 else np.stack(parts, axis=1)

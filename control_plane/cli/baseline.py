@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from control_plane.cli import output
+from control_plane.cli.answering import Asked, with_scores
 from firmware_bundles import baselining, durable, held_out
 from firmware_bundles.errors import InputError
 from firmware_bundles.held_out import Declared
@@ -30,6 +31,10 @@ Inputs = Annotated[
 ]
 Scores = Annotated[
     str | None, typer.Option(help="Array, or a column for each class, comma-separated.")
+]
+Model = Annotated[Path | None, typer.Option(help="The .tflite file: it is asked for the scores.")]
+Activation = Annotated[
+    str, typer.Option(help="What makes scores of its output: softmax or sigmoid.")
 ]
 Training = Annotated[
     list[Path] | None, typer.Option(help="Data that it was trained on, to be told from these.")
@@ -53,6 +58,8 @@ def baseline(
     scores: Scores = None,
     truth: Annotated[str | None, typer.Option(help="Array or column of the true class.")] = None,
     time: Annotated[str | None, typer.Option(help="Column of seconds: the order of rows.")] = None,
+    model: Model = None,
+    activation: Activation = "",
     training: Training = None,
     segment: Segment = None,
     value: BusinessValue = None,
@@ -77,16 +84,15 @@ def baseline(
       shoal bundle baseline berlin.csv oslo.csv --scores p_no,p_yes --truth y --time t \\
           --cycle-s 86400 --labels labels.txt --segment night --value revenue=500 \\
           --training train.csv --dry-run
+      shoal bundle baseline rows.parquet --model model.tflite --truth y --labels labels.txt \\
+          --out baseline.msgpack
     """
-    if out is None and not dry_run:
-        raise InputError("--out is missing", hint="Name the file to write, or add --dry-run.")
-    if out is not None and out.exists():
-        raise InputError(f"{out} exists already", hint="Name another file, or remove this one.")
+    _check_out(out, is_needed=not dry_run)
     said = {
         "labels": None if labels is None else _lines(labels),
         "tensor": tensor,
         "inputs": _listed(inputs),
-        "scores": _listed(scores),
+        "scores": None if model else _listed(scores),
         "truth": truth,
         "time": time,
         "bins": bins,
@@ -97,7 +103,8 @@ def baseline(
         "cycle_s": cycle_s,
     }
     declared = parse(_read_settings(settings) | {k: v for k, v in said.items() if v is not None})
-    streams = [_told(path, held_out.read(path, declared)) for path in data]
+    asked = None if model is None else Asked(model, scores, activation)
+    streams = [_told(path, _read(path, declared, asked)) for path in data]
     trained = [
         _told(path, held_out.read(path, declared, is_training=True)) for path in training or ()
     ]
@@ -138,6 +145,18 @@ def _read_settings(path: Path | None) -> dict[str, Any]:
     if len(text) > _SETTINGS_BYTES_MAX:
         raise InputError(f"{path} has more than {_SETTINGS_BYTES_MAX} bytes")
     return read_settings(text)
+
+
+def _check_out(out: Path | None, *, is_needed: bool) -> None:
+    if out is None and is_needed:
+        raise InputError("--out is missing", hint="Name the file to write, or add --dry-run.")
+    if out is not None and out.exists():
+        raise InputError(f"{out} exists already", hint="Name another file, or remove this one.")
+
+
+def _read(path: Path, declared: Declared, asked: Asked | None) -> held_out.Rows:
+    rows = held_out.read(path, declared, has_scores=asked is None)
+    return rows if asked is None else with_scores(rows, asked, declared.labels)
 
 
 def _told(path: Path, rows: held_out.Rows) -> held_out.Rows:

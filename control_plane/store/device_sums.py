@@ -1,7 +1,8 @@
 """What devices of a rollout add up to since a time and before it: what gates on averages compare.
 
-Business values and the logarithm of latency, by device and arm, as pure values. A device where the
-candidate was offered counts with the candidate's predictions, another with those of other models.
+Business values, the logarithm of latency and wrong answers, by device and arm, as pure values. A
+device where the candidate was offered counts with the candidate's predictions, another with those
+of other models.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from sqlalchemy import and_, case, func, select
 
 from control_plane.rollouts.statistics import Arm as Sums
 from control_plane.store.label_sums import HISTORY_S
-from control_plane.store.schema import deployment, release, rollout, segment, value_sum
+from control_plane.store.schema import (
+    deployment,
+    label_count,
+    release,
+    rollout,
+    segment,
+    value_sum,
+)
 from firmware_bundles.wire.messages import Arm
 from firmware_bundles.wire.totals import LOG_SCALE
 
@@ -72,6 +80,21 @@ def log_latencies(
         segment,
         (said.answered, said.log_latency / LOG_SCALE, said.log_latency2 / LOG_SCALE**2),
         said.answered.is_not(None),
+        (since, first),
+    )
+
+
+def label_errors(
+    connection: Connection, wanted: Rollout, since: float, first: float
+) -> list[DeviceSums]:
+    """Return the moments of wrong answers (1) among labelled ones by device; see `values`."""
+    said = label_count.c
+    return _by_device(
+        connection,
+        wanted,
+        label_count,
+        (said.labelled, said.wrong, said.wrong),
+        said.labelled > 0,
         (since, first),
     )
 

@@ -15,7 +15,7 @@ from firmware_bundles.sketches import fairness as gaps
 from firmware_bundles.sketches.intervals import Rate, confidence_sequence
 from firmware_bundles.sketches.outcomes import Outcomes
 from firmware_bundles.sketches.performance import LabelFree, label_free, performance
-from firmware_bundles.sketches.skew import skews
+from firmware_bundles.sketches.skew import is_surely_beyond
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,7 +30,10 @@ _CLASSES: Final = 2  # the favourable one, and the rest
 
 
 class Material(NamedTuple):
-    """What is known of one model in one group of so many devices."""
+    """What is known of one model in one group of so many devices.
+
+    `has_rung` says whether the watch over one of them found a change in the last day.
+    """
 
     devices: int
     labels: Sequence[LabelRow]
@@ -38,6 +41,7 @@ class Material(NamedTuple):
     values: Sequence[ValueRow]
     baseline: Baseline | None
     windows: Sketch | None
+    has_rung: bool = False
 
 
 class NamedRate(NamedTuple):
@@ -103,7 +107,7 @@ def assess(material: Material) -> Assessment:
         segments=_named(names, rates.segments),
         recall=_named(classes, rates.recall),
         precision=_named(classes, rates.precision),
-        estimate=_estimate(material.windows),
+        estimate=_estimate(material.windows, has_rung=material.has_rung),
         values=tuple(summaries(material.values, material.baseline)),
     )
 
@@ -170,10 +174,10 @@ def _named(names: Sequence[str], rates: Sequence[Rate]) -> tuple[NamedRate, ...]
     return tuple(NamedRate(*each) for each in zip(names, rates, strict=True) if each[1].n)
 
 
-def _estimate(windows: Sketch | None) -> LabelFree | None:
+def _estimate(windows: Sketch | None, *, has_rung: bool) -> LabelFree | None:
     if windows is None:
         return None
-    is_drifting = any(skew.excess_low > SKEW_FLAGGED for skew in skews(windows))
+    is_drifting = has_rung or is_surely_beyond(windows, SKEW_FLAGGED)
     return label_free(windows, is_drifting=is_drifting)
 
 

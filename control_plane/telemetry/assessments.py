@@ -12,12 +12,13 @@ from control_plane.telemetry.merge import merge
 from firmware_bundles.errors import InputError, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from control_plane.store.outcomes import LabelRow, OutcomeRow, Outcomes, Place, ValueRow
     from control_plane.telemetry.baselines import Baselines
 
 WINDOWS_MAX: Final = 2_000
+_RECENT_S: Final = 86_400.0
 
 
 class Question(NamedTuple):
@@ -51,7 +52,10 @@ class _Rows:
 
 
 class Assessments:
-    """Answers questions about models."""
+    """Answers questions about models.
+
+    `changed_since` says which devices' watch over a family's model rang since a time.
+    """
 
     def __init__(
         self,
@@ -59,11 +63,13 @@ class Assessments:
         baselines: Baselines,
         members: Callable[[str], Sequence[str]],
         clock: Callable[[], float],
+        changed_since: Callable[[str, str, float], Mapping[str, bool]],
     ) -> None:
         self._outcomes = outcomes
         self._baselines = baselines
         self._members = members
         self._clock = clock
+        self._changed_since = changed_since
 
     def accuracy(self, question: Question) -> list[tuple[Group, Assessment]]:
         """Return how well each model does. Raises NotFound."""
@@ -106,13 +112,20 @@ class Assessments:
         for window in self._outcomes.windows(asked, WINDOWS_MAX):
             rows_of(window.place).windows.append(window.body)
         by_name = sorted(found, key=lambda each: tuple(map(str, each)))
-        return {each: self._material(each.model, found[each]) for each in by_name}
+        return {each: self._material(each, found[each]) for each in by_name}
 
-    def _material(self, model: str, rows: _Rows) -> Material:
-        baseline = self._baselines.find(model)
+    def _material(self, group: Group, rows: _Rows) -> Material:
+        baseline = self._baselines.find(group.model)
+        rang = self._changed_since(group.family, group.model, self._clock() - _RECENT_S)
         windows = merge(baseline, rows.windows).sketch if baseline and rows.windows else None
         return Material(
-            len(rows.devices), rows.labels, rows.outcomes, rows.values, baseline, windows
+            len(rows.devices),
+            rows.labels,
+            rows.outcomes,
+            rows.values,
+            baseline,
+            windows,
+            has_rung=any(rang.get(device_id, False) for device_id in rows.devices),
         )
 
     def _asked(self, question: Question) -> tuple[Asked, dict[str, str]]:

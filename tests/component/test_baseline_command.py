@@ -75,6 +75,23 @@ def test_arrays_become_a_baseline_with_its_calibration(
     assert again == {}
 
 
+def test_the_model_is_asked_for_scores(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, labels: Path
+) -> None:
+    """What devices will answer is what the baseline counts, and gives the same as given scores."""
+    out, other = tmp_path / "asked", tmp_path / "given"
+    with np.load(HELD_OUT) as arrays:
+        np.savez(tmp_path / "bare.npz", image=arrays["image"], label=arrays["label"])
+    model = ("--model", SAMPLES / "v2" / "model.tflite", "--labels", labels, "--truth", "label")
+    run(capsys, tmp_path / "bare.npz", *model, "--out", out)
+    run(capsys, HELD_OUT, *OF_DIGITS, "--labels", labels, "--out", other)
+    asked, given = (parse_baseline(path.read_bytes()) for path in (out, other))
+    assert asked.columns[-1].counts == given.columns[-1].counts
+    assert asked.right == given.right
+    _, remarks = run(capsys, HELD_OUT, *model, "--scores", "logits", "--dry-run", status=2)
+    assert "the model has the outputs ['probs']" in remarks
+
+
 def test_tables_become_a_baseline_by_their_columns(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

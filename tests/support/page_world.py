@@ -98,6 +98,7 @@ class PageWorld:
     database: Database
     clock: Callable[[], float] = lambda: fleet_rows.NOW
     chunks: dict[str, bytes] = field(default_factory=dict)
+    rang: dict[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Wire the parts."""
@@ -115,7 +116,11 @@ class PageWorld:
             self.telemetry, self.watches, baselines, self.cohorts.members, self.clock
         )
         self.assessments = Assessments(
-            Outcomes(self.database), baselines, self.cohorts.members, self.clock
+            Outcomes(self.database),
+            baselines,
+            self.cohorts.members,
+            self.clock,
+            lambda _family, _model, _since: self.rang,
         )
         members = self.cohorts.members
         outcomes = Outcomes(self.database)

@@ -203,6 +203,17 @@ def test_skews_are_ranked() -> None:
     assert found[0].excess_low > found[1].excess_high
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.2, 0.4, 0.6, 0.8])
+def test_what_is_surely_beyond_is_what_the_intervals_say(shift: float) -> None:
+    """The quick answer is the same as that of the lower ends."""
+    for seed in range(3):
+        sketch = _window(seed, rows=1_000, x1=shift)
+        lowest = max(each.excess_low for each in skew.skews(sketch))
+        for threshold in (0.01, 0.05, 0.1, 0.3):
+            assert skew.is_surely_beyond(sketch, threshold) is (lowest > threshold)
+    assert not skew.is_surely_beyond(Sketch(FACTS), 0.1)
+
+
 def test_skew_without_rows_says_nothing() -> None:
     """An empty sketch has no shift and any excess."""
     first = skew.skews(Sketch(FACTS))[0]
