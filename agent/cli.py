@@ -165,8 +165,10 @@ def _parser() -> argparse.ArgumentParser:
     usage = _verb(verbs, "usage", _usage, "bytes by day, link and purpose; budgets and what waits")
     usage.add_argument("--days", type=int, default=7, metavar="N", help="newest days (default 7)")
     usage.add_argument("--output", choices=("text", "json"), default="text")
+    content = _verb(verbs, "buffer", _buffer, "what waits to be delivered, what was dropped, why")
+    content.add_argument("--output", choices=("text", "json"), default="text")
     _verb(verbs, _TRUST, _trust, "check any TUF repository: 'shoal-agent trust --help'")
-    for each in (run, status, slots, mark, back, usage, doctor):
+    for each in (run, status, slots, mark, back, usage, content, doctor):
         each.add_argument("--run-dir", type=Path, metavar="DIR", help="where the sockets are")
         each.add_argument(
             "--set",
@@ -317,6 +319,18 @@ def _usage(options: argparse.Namespace) -> int:
         _print_json(facts)
     else:
         print("\n".join(usage.lines(facts)))
+    return DONE
+
+
+def _buffer(options: argparse.Namespace) -> int:
+    from agent import buffer_text
+    from agent.store import buffer_facts
+
+    facts = buffer_facts.read(_settings(options).config.state_dir / "spool" / "buffer.db")
+    if options.output == "json":
+        _print_json(facts)
+    else:
+        print("\n".join(buffer_text.lines(facts)))
     return DONE
 
 

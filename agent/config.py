@@ -61,6 +61,8 @@ class Config:
     telemetry_in_flight_max: int = 8
     telemetry_retry_s: float = 10.0
     samples_on_metered: bool = False
+    telemetry_bytes_per_s_max: int | None = None
+    telemetry_bytes_per_day_max: int | None = None
 
     def conditions(self) -> Conditions:
         """Return when an update may use this device, whatever a rollout allows."""
@@ -101,6 +103,8 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "task_s_max": (1, 600),
     "telemetry_in_flight_max": (1, 64),
     "telemetry_retry_s": (0.5, 3600),
+    "telemetry_bytes_per_s_max": (64, 2**40),
+    "telemetry_bytes_per_day_max": (0, 2**50),
     "download_bytes_max": (64 * 1024, 2**50),
     "model_bytes_per_day_max": (0, 2**50),
     "metered_bytes_per_day_max": (0, 2**50),
@@ -114,6 +118,8 @@ _WHOLE: Final = frozenset(
         "keepalive_s",
         "chunk_window",
         "telemetry_in_flight_max",
+        "telemetry_bytes_per_s_max",
+        "telemetry_bytes_per_day_max",
         "download_bytes_max",
         "model_bytes_per_day_max",
         "metered_bytes_per_day_max",

@@ -38,6 +38,7 @@ from agent.reports import DETECTION_PAUSE_S, Reports
 from agent.store import damage
 from agent.store.state import State
 from agent.task_messages import Prepared, PrepareState
+from agent.telemetry.allowance import Allowance, UploadLimits
 from agent.telemetry.forwarder import Forwarder
 from firmware_bundles import chunks
 from firmware_bundles.errors import (
@@ -50,7 +51,7 @@ from firmware_bundles.errors import (
     TransferError,
 )
 from firmware_bundles.wire import topics
-from firmware_bundles.wire.messages import DeploymentState, Erasure
+from firmware_bundles.wire.messages import DeploymentState, Erasure, Uploading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,7 @@ class Core:
         notifier: Notifier,
     ) -> None:
         self._identity, self._notifier, self._worker = identity, notifier, worker
+        self._config = config
         self._state = state
         self._clock = clock = Clock(state.time_floor())
         incarnation = secrets.token_hex(8)
@@ -137,13 +139,29 @@ class Core:
             in_flight_max=config.telemetry_in_flight_max,
             retry_s=config.telemetry_retry_s,
             detect=self._detect,
-            may_send_samples=lambda: config.samples_on_metered or not meter.is_metered(),
+            allowance=self._allowance(config, meter),
         )
         actions = LocalActions(identity, self._updater, state, children, slots_root)
         self._local = LocalControl(config.run_dir / SOCKET_NAME, actions)
         self._renewal = Renewal(config, children, clock)
         self._arriving: set[asyncio.Task[None]] = set()
         log.event("started", device=identity.device, incarnation=incarnation)
+
+    def _allowance(self, config: Config, meter: Meter) -> Allowance:
+        return Allowance(
+            self._upload_limits,
+            meter.telemetry_sent_today,
+            lambda: config.samples_on_metered or not meter.is_metered(),
+        )
+
+    def _upload_limits(self) -> UploadLimits:
+        """Return the device's own limits, or those of its families' orders if they are smaller."""
+        days = [self._config.telemetry_bytes_per_day_max]
+        for record in self._updater.records.values():
+            upload = record.policy.upload or Uploading()
+            days.append(upload.bytes_per_day_max)
+        smallest = min((day for day in days if day is not None), default=None)
+        return UploadLimits(self._config.telemetry_bytes_per_s_max, smallest)
 
     def _verifying(self, identity: Identity, children: Children) -> Verification:
         return Verification(

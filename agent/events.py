@@ -62,6 +62,7 @@ CATALOGUE: Final[dict[str, str]] = {
     "failed": "The worker cannot run; `code` and `why` say why.",
     "hello": "The device asked for its assignment.",
     "identity-damaged": "The identity cannot be used; the worker serves meanwhile.",
+    "journal-damaged": "What an earlier worker wrote cannot be read to its end; it is set aside.",
     "left": "The control plane knows of the erasure; the identity is gone, and the agent ends.",
     "local-not-listening": "The socket for people at this device could not be made.",
     "local-refused": "A request of somebody at this device was refused.",

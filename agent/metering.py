@@ -131,6 +131,12 @@ class Meter:
         """Return whether bytes cost on the link that is in use."""
         return self._is_metered(self._current_link())
 
+    def telemetry_sent_today(self) -> int:
+        """Return the bytes of telemetry that went in this local day. Any thread."""
+        today = _day(time.localtime(self._clock.now()))
+        rows = self._usage.rows(1)
+        return sum(r.sent for r in rows if r.day == today and r.purpose is Purpose.TELEMETRY)
+
     def _is_metered(self, link: str) -> bool:
         return sensors.is_metered(link, self._metered_links)
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from agent import log
-from agent.deployment import captures, probation, shadowing, slots
+from agent.deployment import captures, probation, shadowing, slots, upload_policy
 from agent.deployment.lifecycle import Event, Record
 from agent.deployment.seals import Mark
 from agent.inference.control import (
@@ -35,6 +35,7 @@ from firmware_bundles.errors import (
     SlotBroken,
     WorkerUnavailable,
 )
+from firmware_bundles.wire.messages import Uploading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,6 +168,8 @@ class Steps:
         """Move the pointer, then let the worker follow it."""
         await self._keep_capture(record, self._slot(record))
         await self._point_to(self._slot(record))
+        upload = record.policy.upload or Uploading()
+        await asyncio.to_thread(upload_policy.write, self.root, record.family, upload)
         answer = await self._swap(record.family, record.policy.self_test_s_max)
         if not isinstance(answer, Done) or answer.family.digest != record.model.digest:
             raise SlotBroken("the worker serves another model than the pointer names")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.deployment import captures, slots
+from agent.deployment import captures, slots, upload_policy
 from agent.deployment.slots import Slot
 from agent.inference import apart, mirror, served
 from agent.inference.breadcrumbs import Act
@@ -218,6 +218,8 @@ class Registry:
         bundle = model.bundle
         recording = self._recorder.use(family, bundle.digest, bundle.baseline_file, bundle.baseline)
         recording.capture = self._rules(model)
+        share = upload_policy.read(self._root, family).predictions_share
+        self._recorder.set_share(family, share)
         self.serving[family] = Serving(model, recording)
         self.reasons.pop(family, None)
         self.changed.set()

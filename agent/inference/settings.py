@@ -24,6 +24,7 @@ class Settings:
     flush_ms: float = 200.0
     segment_age_s: float = 10.0
     window_age_s: float = 3600.0
+    predictions_share: float = 1.0
     buffer_bytes_max: int = 64 * 1024 * 1024
     journal_bytes_max: int = 64 * 1024 * 1024
     memory_bytes_max: int = 0
@@ -43,6 +44,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "flush_ms": (1, 60_000),
     "segment_age_s": (0.05, 86_400),
     "window_age_s": (0.05, 30 * 86_400),
+    "predictions_share": (0, 1),
     "buffer_bytes_max": (256 * 1024, 2**40),
     "journal_bytes_max": (64 * 1024, 2**32),
     "memory_bytes_max": (0, 2**44),

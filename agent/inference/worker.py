@@ -113,9 +113,7 @@ async def serve(
     lock = locks.hold(spool / LOCK, "worker", patience_s=_LOCK_S_MAX)
     if (spool / ERASE).exists():
         event("spool_erased", files=empty(spool))
-    if buffer.ensure(spool / BUFFER_NAME):
-        event("buffer_damaged", kept=f"{BUFFER_NAME}.damaged")
-    sealing, reading = (Buffer(spool / BUFFER_NAME, settings.buffer_bytes_max) for _ in range(2))
+    sealing, reading = _open_buffer(spool / BUFFER_NAME, settings.buffer_bytes_max)
     recorder = Recorder(spool, sealing, os.urandom(8).hex(), _pace(settings), event)
     guard = Guard(spool, event)
     guard.listen()
@@ -181,12 +179,22 @@ def empty(spool: Path) -> int:
     return len(recorded)
 
 
+def _open_buffer(path: Path, bytes_max: int) -> tuple[Buffer, Buffer]:
+    """Return a connection for the sealing thread and one for the loop's."""
+    if buffer.ensure(path):
+        event("buffer_damaged", kept=f"{BUFFER_NAME}.damaged")
+    sealing, reading = (Buffer(path, bytes_max) for _ in range(2))
+    sealing.set_quota(bytes_max)
+    return sealing, reading
+
+
 def _pace(settings: Settings) -> Pace:
     return Pace(
         flush_s=settings.flush_ms / 1000,
         segment_age_s=settings.segment_age_s,
         window_age_s=settings.window_age_s,
         journal_bytes_max=settings.journal_bytes_max,
+        predictions_share=settings.predictions_share,
     )
 
 

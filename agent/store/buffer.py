@@ -1,8 +1,8 @@
 """The buffer of sealed segments: every statement on `buffer.db`.
 
 The worker seals into it, the core's forwarder empties it; each has a connection of its own. WAL
-with synchronous=FULL: a commit survives a power cut. When the quota of pages is used up, the oldest
-predictions go, counted. Tables: `buffer_schema`.
+with synchronous=FULL: a commit survives a power cut. When the quota of pages is used up, or the
+disk is full, the oldest goes, and is counted (`eviction`). Tables: `buffer_schema`.
 """
 
 from __future__ import annotations
@@ -10,22 +10,46 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from msgspec import UNSET
 
-from agent.store import damage
+from agent.store import ballast, damage, eviction
+from agent.store.eviction import add, transaction
 from agent.store.journal import Position
 from firmware_bundles.errors import StateDamaged, StorageFull
 from firmware_bundles.wire.messages import BufferFacts, SegmentKey, SegmentKind
 
+# In which order they leave: how things are, what was right, then every single answer.
+SENT_FIRST: Final = (
+    SegmentKind.WINDOW,
+    SegmentKind.LABELS,
+    SegmentKind.SHADOW,
+    SegmentKind.PREDICTIONS,
+    SegmentKind.SAMPLES,
+)
+_PREDICTIONS: Final = (
+    "SELECT id, body FROM segment WHERE fault IS NULL AND kind = ? ORDER BY id LIMIT ?"
+)
+# The terms of the index stand in the query: otherwise it would not be used.
+_OLDEST: Final = (
+    "SELECT id, body FROM segment WHERE fault IS NULL AND kind != 'predictions' AND kind = ?"
+    " ORDER BY id LIMIT ?"
+)
+_NEWEST: Final = _OLDEST.replace("ORDER BY id", "ORDER BY id DESC")
+_QUERIES: Final = {SegmentKind.PREDICTIONS: _PREDICTIONS, SegmentKind.WINDOW: _NEWEST}
+_CURSOR: Final = (
+    "INSERT INTO cursor VALUES (?, ?, ?) ON CONFLICT (incarnation)"
+    " DO UPDATE SET number = excluded.number, offset = excluded.offset"
+)
 # What any statement here may raise, for callers that know nothing of SQL.
 DatabaseError = sqlite3.Error
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+# What the forwarder needs has been there since: it does not wait for a worker of its own release.
+FORWARDED_VERSION: Final = 1
 BYTES_MAX_DEFAULT: Final = 64 * 1024 * 1024
 
 _PAGE_BYTES: Final = 4096
@@ -63,6 +87,15 @@ class Dropped(NamedTuple):
 
 
 _NONE_DROPPED: Final = Dropped()
+
+
+class Kept(NamedTuple):
+    """Answers of predictions that are not delivered, for labels that come late."""
+
+    first: int
+    last: int
+    rows: int
+    body: bytes
 
 
 class OpenWindow(NamedTuple):
@@ -104,8 +137,8 @@ def ensure(path: Path) -> bool:
     return is_damaged
 
 
-def is_ready(path: Path) -> bool:
-    """Return whether there is a buffer of the present version at `path`. Raises DatabaseError."""
+def is_ready(path: Path, version_min: int = SCHEMA_VERSION) -> bool:
+    """Return whether there is a buffer of this version at least at `path`. Raises DatabaseError."""
     if not path.exists():
         return False
     connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000)
@@ -113,7 +146,7 @@ def is_ready(path: Path) -> bool:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     finally:
         connection.close()
-    return bool(version >= SCHEMA_VERSION)
+    return bool(version >= version_min)
 
 
 def _is_damaged(path: Path) -> bool:
@@ -137,13 +170,16 @@ class Buffer:
 
     def __init__(self, path: Path, bytes_max: int = BYTES_MAX_DEFAULT) -> None:
         self.path = path
+        self._windowless: set[str] = set()  # incarnations that have no open window for sure
+        self._pages_max = max(64, bytes_max // _PAGE_BYTES)
+        ballast.lay(path)
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000
         )
         for pragma in (
             "journal_mode = WAL",
             "synchronous = FULL",
-            f"max_page_count = {max(64, bytes_max // _PAGE_BYTES)}",
+            f"max_page_count = {self._pages_max}",
             f"wal_autocheckpoint = {_WAL_PAGES}",
             f"journal_size_limit = {_WAL_BYTES_MAX}",
             f"cache_size = -{_CACHE_BYTES_MAX // 1024}",
@@ -184,27 +220,30 @@ class Buffer:
         segments: Sequence[Sealed],
         windows: Sequence[OpenWindow],
         *,
+        kept: Sequence[Kept] = (),
         dropped: Dropped = _NONE_DROPPED,
         captured: Sequence[tuple[str, int, int]] = (),
     ) -> None:
         """Add segments, the open windows and the journal's cursor in one transaction.
 
-        `captured` is by family and day what samples count in its budget. Where the quota does not
-        suffice, the oldest samples go first, then predictions, and are counted. Raises StorageFull
+        `captured` is by family and day what samples count in its budget. Where quota or disk do not
+        suffice, the oldest go first, kind by kind, and are counted. Raises StorageFull
         when even that does not help; then nothing has changed.
         """
         for _ in range(_EVICTED_ROUNDS_MAX):
             try:
-                with self._transaction():
+                with transaction(self._connection):
                     self._insert(incarnation, cursor, segments, windows)
                     self._count_dropped(dropped)
                     self._count_captured(captured)
+                    self._keep(incarnation, kept)
+                self._note_windows(incarnation, windows)
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                if not eviction.is_full(error):
                     raise
             wanted = sum(len(segment.body) for segment in segments)
-            if not self._evict(wanted):
+            if not eviction.make_room(self._connection, self.path, wanted, self._pages_max):
                 break
         raise StorageFull("the buffer is full, and nothing in it can be dropped")
 
@@ -221,28 +260,53 @@ class Buffer:
         kind = SegmentKind.PREDICTIONS.value
         rows = self._connection.execute(query, (incarnation, kind, sequence))
         # Segments of several models may overlap; the newest ones that begin before are few.
-        return [body for body, last in rows if last >= sequence]
+        found = [body for body, last in rows if last >= sequence]
+        query = (
+            "SELECT body, last FROM answer WHERE incarnation = ? AND first <= ?"
+            " ORDER BY first DESC LIMIT 16"
+        )
+        kept = self._connection.execute(query, (incarnation, sequence))
+        return found + [body for body, last in kept if last >= sequence]
 
     def facts(self) -> BufferFacts:
         """Return how full the buffer is."""
         segments, size = self._connection.execute(
             "SELECT count(*), coalesce(sum(length(body)), 0) FROM segment"
         ).fetchone()
+        parked, windows = self.count("segments_parked"), self.count("dropped_window_segments")
         return BufferFacts(
             segments=segments,
             bytes=size,
             rows_dropped=self.count("rows_dropped"),
             samples_dropped=self.count("samples_dropped") or UNSET,
+            segments_parked=parked or UNSET,
+            windows_dropped=windows or UNSET,
         )
 
     def waiting(self, limit: int, *, with_samples: bool = True) -> list[Stored]:
-        """Return the oldest segments that are not parked, samples after all others."""
-        query = "SELECT id, body FROM segment WHERE fault IS NULL AND kind {} ? ORDER BY id LIMIT ?"
-        kind = SegmentKind.SAMPLES.value
-        found = self._connection.execute(query.format("!="), (kind, limit)).fetchall()
-        if with_samples and len(found) < limit:
-            found += self._connection.execute(query.format("="), (kind, limit - len(found)))
-        return [Stored(*row) for row in found]
+        """Return segments that are not parked: windows first, then by kind in order of sealing.
+
+        Of windows the newest come first: after an outage they tell how things are now. Samples come
+        last.
+        """
+        found: list[Stored] = []
+        for kind in SENT_FIRST if with_samples else SENT_FIRST[:-1]:
+            query = _QUERIES.get(kind, _OLDEST)
+            rows = self._connection.execute(query, (kind.value, limit - len(found)))
+            found += [Stored(*row) for row in rows]
+            if len(found) >= limit:
+                break
+        return found
+
+    def count_lost(self, journal_bytes: int) -> None:
+        """Count bytes of a journal that could not be read, and lie beside it."""
+        with transaction(self._connection):
+            add(self._connection, "journal_bytes_lost", journal_bytes)
+
+    def set_quota(self, bytes_max: int) -> None:
+        """Write down how large the file may become, for who looks at it from outside."""
+        query = "INSERT OR REPLACE INTO counter VALUES ('quota_bytes', ?)"
+        self._connection.execute(query, (bytes_max,))
 
     def captured(self) -> dict[str, tuple[int, int]]:
         """Return by family the latest day with samples, and what they count in its budget."""
@@ -271,28 +335,17 @@ class Buffer:
 
     def park_number(self, number: int, fault: str) -> None:
         """Park the segment with this number; see `park`."""
-        with self._transaction():
+        with transaction(self._connection):
             parked = self._connection.execute(
                 "UPDATE segment SET fault = ? WHERE id = ? AND fault IS NULL", (fault, number)
             ).rowcount
-            self._count("segments_parked", parked)
+            add(self._connection, "segments_parked", parked)
 
     def count(self, name: str) -> int:
         """Return a counter that survives restarts, 0 if nothing was counted."""
         query = "SELECT value FROM counter WHERE name = ?"
         row = self._connection.execute(query, (name,)).fetchone()
         return int(row[0]) if row else 0
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
 
     def _insert(
         self,
@@ -310,51 +363,36 @@ class Buffer:
                 for key, rows, body in segments
             ],
         )
-        execute("DELETE FROM window WHERE incarnation = ?", (incarnation,))
+        if windows or incarnation not in self._windowless:
+            execute("DELETE FROM window WHERE incarnation = ?", (incarnation,))
         self._connection.executemany(
             "INSERT INTO window VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(incarnation, window.model, window.family, *window[2:]) for window in windows],
         )
-        execute("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)", (incarnation, *cursor))
+        execute(_CURSOR, (incarnation, *cursor))
 
-    def _evict(self, bytes_wanted: int) -> bool:
-        """Drop the oldest samples, then predictions, then of all, of about so many bytes."""
-        query = (
-            "SELECT id, kind, rows, length(body) FROM segment"
-            " ORDER BY kind != ?, kind != ?, id LIMIT 256"
+    def _note_windows(self, incarnation: str, windows: Sequence[OpenWindow]) -> None:
+        if windows:
+            self._windowless.discard(incarnation)
+        else:
+            self._windowless.add(incarnation)
+
+    def _keep(self, incarnation: str, kept: Sequence[Kept]) -> None:
+        self._connection.executemany(
+            "INSERT INTO answer (incarnation, first, last, rows, body) VALUES (?, ?, ?, ?, ?)",
+            [(incarnation, *each) for each in kept],
         )
-        kinds = SegmentKind.SAMPLES.value, SegmentKind.PREDICTIONS.value
-        dropped, freed = Dropped(), 0
-        victims = []
-        for number, kind, rows, size in self._connection.execute(query, kinds).fetchall():
-            if freed >= bytes_wanted + _PAGE_BYTES:
-                break
-            victims.append((number,))
-            dropped = dropped.plus(SegmentKind(kind), rows)
-            freed += size
-        with self._transaction():
-            self._connection.executemany("DELETE FROM segment WHERE id = ?", victims)
-            self._count_dropped(dropped)
-        return bool(victims)
 
     def _count_dropped(self, dropped: Dropped) -> None:
-        self._count("rows_dropped", dropped.rows)
-        self._count("samples_dropped", dropped.samples)
+        add(self._connection, "rows_dropped", dropped.rows)
+        add(self._connection, "samples_dropped", dropped.samples)
 
     def _count_captured(self, captured: Sequence[tuple[str, int, int]]) -> None:
         """Add to the budgets of days; of a family only the latest two are kept."""
         for family, day, size in captured:
-            self._count(f"{_CAPTURED} {family} {day}", size)
+            add(self._connection, f"{_CAPTURED} {family} {day}", size)
             self._connection.execute(
                 "DELETE FROM counter WHERE name LIKE ? AND name NOT IN ("
                 "SELECT name FROM counter WHERE name LIKE ? ORDER BY name DESC LIMIT 2)",
                 (f"{_CAPTURED} {family} %", f"{_CAPTURED} {family} %"),
-            )
-
-    def _count(self, name: str, more: int) -> None:
-        if more:
-            self._connection.execute(
-                "INSERT INTO counter VALUES (?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-                (name, more),
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlite_utils
 
-VERSION = 1
+VERSION = 2
 _MODE = 0o660
 
 
@@ -27,10 +27,11 @@ def migrate(path: Path) -> None:
     database.conn.execute("PRAGMA auto_vacuum = NONE")
     database.enable_wal()
     (version,) = database.conn.execute("PRAGMA user_version").fetchone()
-    if version < 1:
-        with database.conn:
-            _first(database)
-            database.conn.execute(f"PRAGMA user_version = {VERSION}")
+    for number, step in enumerate((_first, _second), start=1):
+        if version < number:
+            with database.conn:
+                step(database)
+                database.conn.execute(f"PRAGMA user_version = {number}")
     database.close()
 
 
@@ -71,6 +72,33 @@ def _first(database: sqlite_utils.Database) -> None:
         {"incarnation": str, "number": int, "offset": int}, pk="incarnation", if_not_exists=True
     )
     database.table("counter").create({"name": str, "value": int}, pk="name", if_not_exists=True)
+
+
+def _second(database: sqlite_utils.Database) -> None:
+    """What was sampled out stays for late labels; what waits is found by kind."""
+    answer = database.table("answer")
+    answer.create(
+        {
+            "id": int,
+            "incarnation": str,
+            "first": int,
+            "last": int,
+            "rows": int,
+            "body": bytes,
+        },
+        pk="id",
+        not_null={"incarnation", "first", "last", "rows", "body"},
+        if_not_exists=True,
+    )
+    answer.create_index(["incarnation", "first"], if_not_exists=True)
+    # Predictions are nearly all there is: they are found without it, and sealed without its page.
+    database.conn.execute(
+        "CREATE INDEX IF NOT EXISTS idx_segment_waiting ON segment (kind, id)"
+        " WHERE fault IS NULL AND kind != 'predictions'"
+    )
+    database.conn.execute(
+        "CREATE INDEX IF NOT EXISTS idx_segment_parked ON segment (id) WHERE fault IS NOT NULL"
+    )
 
 
 if __name__ == "__main__":

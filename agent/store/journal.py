@@ -23,6 +23,8 @@ RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
 
 _FRAME: Final = struct.Struct("<II")
 _NAME: Final = re.compile(r"journal-([0-9a-f]{16})-([0-9]{6,12})\.log")
+_DAMAGED: Final = ".damaged"
+_DAMAGED_MAX: Final = 4
 
 
 class Position(NamedTuple):
@@ -106,6 +108,24 @@ class Journal:
         """Sync, and close for good."""
         self.sync()
         os.close(self._descriptor)
+
+
+def set_aside(file: JournalFile) -> int:
+    """Rename a complete file that cannot be read to its end; return the bytes behind the last row.
+
+    0 where it is whole, and nothing was done. Only the newest ones set aside are kept.
+    """
+    end = max((record.end.offset for record in read(file)), default=0)
+    lost = file.path.stat().st_size - end
+    if lost <= 0:
+        return 0
+    file.path.replace(file.path.with_name(file.path.name + _DAMAGED))
+    kept = sorted(
+        file.path.parent.glob(f"journal-*{_DAMAGED}"), key=lambda each: each.stat().st_mtime
+    )
+    for old in kept[:-_DAMAGED_MAX]:
+        old.unlink(missing_ok=True)
+    return lost
 
 
 def files(directory: Path) -> list[JournalFile]:

@@ -17,15 +17,19 @@ from typing import Final
 from agent import log
 from agent.store import buffer
 from agent.store.buffer import Buffer, Stored
+from agent.telemetry.allowance import Allowance, UploadLimits
 from firmware_bundles.errors import ShoalError
 from firmware_bundles.wire import codec, topics
-from firmware_bundles.wire.messages import Acknowledgement, Segment, SegmentKey
+from firmware_bundles.wire.messages import Acknowledgement, Segment, SegmentKey, SegmentKind
 from firmware_bundles.wire.topics import Down, Up
 
 _POLL_S: Final = 0.5
 # A change that the files do not show is found this late.
 _LOOK_S_MAX: Final = 10.0
 _ACKNOWLEDGEMENTS_MAX: Final = 1024
+_SINGLE_ANSWERS: Final = frozenset(
+    {SegmentKind.PREDICTIONS, SegmentKind.SHADOW, SegmentKind.SAMPLES}
+)
 
 
 class Forwarder:
@@ -34,7 +38,7 @@ class Forwarder:
     What is not acknowledged within `retry_s` is sent again. `acknowledged` and
     `connection_changed` may be called from any thread. Counted: `sent`, `delivered`, `parked`, and
     `forged`, acknowledgements that were not understood or carried a wrong tag; `detect` hears of
-    these, in the loop's thread. Samples go last, and while `may_send_samples` says so.
+    these, in the loop's thread. Single answers and samples leave as far as the `allowance` permits.
     """
 
     def __init__(
@@ -46,8 +50,9 @@ class Forwarder:
         in_flight_max: int = 8,
         retry_s: float = 10.0,
         detect: Callable[[ShoalError], None] = lambda _error: None,
-        may_send_samples: Callable[[], bool] = lambda: True,
+        allowance: Allowance | None = None,
     ) -> None:
+        self._allowance = allowance or Allowance(UploadLimits, lambda: 0)
         self.sent = self.delivered = self.parked = self.forged = 0
         self._path = buffer_path
         self._key = key
@@ -57,7 +62,6 @@ class Forwarder:
         self._in_flight_max = in_flight_max
         self._retry_s = retry_s
         self._detect = detect
-        self._may_send_samples = may_send_samples
         self._is_up = False
         # Insertion order is the order of sending: segment key -> when it was sent.
         self._in_flight: dict[SegmentKey, float] = {}
@@ -130,7 +134,7 @@ class Forwarder:
     def _open(self) -> Buffer | None:
         if self._buffer is not None and self._file != _file(self._path):
             self._close()
-        if self._buffer is None and buffer.is_ready(self._path):
+        if self._buffer is None and buffer.is_ready(self._path, buffer.FORWARDED_VERSION):
             self._file = _file(self._path)
             self._buffer = Buffer(self._path)
         return self._buffer
@@ -159,16 +163,24 @@ class Forwarder:
     def _send_waiting(self, store: Buffer) -> None:
         in_flight = self._in_flight  # replaced when the connection changes
         now = time.monotonic()
-        for stored in store.waiting(self._in_flight_max, with_samples=self._may_send_samples()):
+        for stored in store.waiting(
+            self._in_flight_max, with_samples=self._allowance.may_send_samples()
+        ):
             segment = _parse(store, stored)
             if segment is None:
                 continue
             sent = in_flight.get(segment.key)
             if sent is not None and now - sent < self._retry_s:
                 continue
-            if not self._send(self._topic, codec.seal(self._key, self._topic, segment)):
+            payload = codec.seal(self._key, self._topic, segment)
+            is_single = segment.key.kind in _SINGLE_ANSWERS
+            if is_single and not self._allowance.permits(len(payload), now):
                 self._looked = float("-inf")  # the next round tries again
                 return
+            if not self._send(self._topic, payload):
+                self._looked = float("-inf")
+                return
+            self._allowance.sent(len(payload), now)
             in_flight[segment.key] = now
             self.sent += 1
 

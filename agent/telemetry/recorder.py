@@ -51,12 +51,16 @@ _NOTHING: Final = np.zeros(0, dtype=np.float32)
 
 
 class Pace(NamedTuple):
-    """How long rows may wait: for the disk, for a segment, for a window; and how many bytes."""
+    """How long rows may wait: for the disk, for a segment, for a window; and how many bytes.
+
+    At most `predictions_share` of single predictions leave the device.
+    """
 
     flush_s: float = 0.2
     segment_age_s: float = 10.0
     window_age_s: float = 3600.0
     journal_bytes_max: int = 64 * 1024 * 1024
+    predictions_share: float = 1.0
 
 
 class Told(NamedTuple):
@@ -117,7 +121,8 @@ class Recorder:
         self._journal = Journal(directory, incarnation)
         self._directory = directory
         self._buffer = buffer
-        self._sealer = Sealer(directory, buffer, incarnation)
+        self._shares: dict[str, float] = {}  # by family; sealers look into it
+        self._sealer = Sealer(directory, buffer, incarnation, self._share)
         self._pace = pace
         self._on_event = on_event
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sealer")
@@ -158,6 +163,13 @@ class Recorder:
         recording = Recording(row, baseline)
         self._recordings[family, digest] = recording
         return recording
+
+    def set_share(self, family: str, share: float) -> None:
+        """Let this share of a family's single predictions leave, from the next sealing on."""
+        self._shares[family] = share
+
+    def _share(self, family: str) -> float:
+        return min(self._shares.get(family, 1.0), self._pace.predictions_share)
 
     def recording(self, index: int) -> Recording:
         """Return the recording of the model with this number in the journal."""
@@ -350,12 +362,14 @@ class Recorder:
 
     def _recover_one(self, incarnation: str) -> bool:
         try:
-            rows = Sealer(self._directory, self._buffer, incarnation).finish()
+            found = Sealer(self._directory, self._buffer, incarnation, self._share).finish()
         except Exception as error:  # noqa: BLE001 - as in `_in_thread`
             self._on_event("recovery_failed", incarnation=incarnation, error=repr(error))
             return False
-        if rows:
-            self._on_event("recovered", incarnation=incarnation, rows=rows)
+        if found.rows:
+            self._on_event("recovered", incarnation=incarnation, rows=found.rows)
+        if found.bytes_lost:
+            self._on_event("journal_damaged", incarnation=incarnation, bytes=found.bytes_lost)
         return True
 
     def _rotate(self) -> None:

@@ -7,14 +7,14 @@ nothing but sealing what is left. Runs in one thread at a time, apart from the a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.store import journal
-from agent.store.buffer import Buffer, Dropped, OpenWindow, Sealed
+from agent.store.buffer import Buffer, Dropped, Kept, OpenWindow, Sealed
 from agent.store.journal import JournalFile, Position, Record
 from agent.telemetry import rows, sample_sealing, sealing
 from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow, SampleRow, ShadowRow
@@ -55,10 +55,27 @@ class _Found:
                 self.samples[row.model].append(row)
 
 
-class Sealer:
-    """Seals the journal of one incarnation; its state is what the buffer and the journal say."""
+class Finished(NamedTuple):
+    """How many rows of a dead incarnation were sealed, and how many bytes could not be read."""
 
-    def __init__(self, directory: Path, buffer: Buffer, incarnation: str) -> None:
+    rows: int
+    bytes_lost: int
+
+
+class Sealer:
+    """Seals the journal of one incarnation; its state is what the buffer and the journal say.
+
+    `share` says how much of a family's single predictions leaves the device.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        buffer: Buffer,
+        incarnation: str,
+        share: Callable[[str], float] = lambda _family: 1.0,
+    ) -> None:
+        self._share = share
         self._directory = directory
         self._buffer = buffer
         self._incarnation = incarnation
@@ -94,14 +111,23 @@ class Sealer:
         """When the oldest open window started, in Unix seconds."""
         return min((each.started for each in self._windows.values()), default=None)
 
-    def finish(self) -> int:
-        """Seal the rest of a dead incarnation, its open windows too, and remove its journal."""
+    def finish(self) -> Finished:
+        """Seal the rest of a dead incarnation, its open windows too, and remove its journal.
+
+        What of it cannot be read is set aside and counted.
+        """
         count = self.seal(windows_before=float("inf"))
+        lost = 0
         for file in self._files():
-            file.path.unlink()
+            if damaged := journal.set_aside(file):
+                lost += damaged
+            else:
+                file.path.unlink()
         durable.sync_directory(self._directory)
+        if lost:
+            self._buffer.count_lost(lost)
         self._buffer.forget(self._incarnation)
-        return count
+        return Finished(count, lost)
 
     def _load(self) -> None:
         """Begin where the last commit ended: models from the journal, windows from the buffer."""
@@ -135,25 +161,28 @@ class Sealer:
             else:
                 found.add(row)
         cursor = part[-1].end if part else self._cursor
-        segments = self._segments(found)
+        segments, kept = self._segments(found)
         captured = self._samples(found)
         segments += captured.segments
         dropped = dropped._replace(samples=dropped.samples + captured.dropped)
         segments += self._close_windows(windows_before)
         if cursor != self._cursor or segments or any(dropped):
-            self._commit(cursor, segments, dropped, self._days(found))
+            self._commit(cursor, segments, kept, dropped, self._days(found))
         return found.count
 
-    def _segments(self, found: _Found) -> list[Segment]:
-        segments: list[Segment] = []
+    def _segments(self, found: _Found) -> sealing.Split:
+        segments, kept = sealing.Split([], [])
         for index, answered in found.predictions.items():
-            segments += sealing.predictions(self._incarnation, self._models[index], answered)
-            segments += self._count(self._models[index], answered)
+            model = self._models[index]
+            share = self._share(model.family)
+            split = sealing.predictions(self._incarnation, model, answered, share)
+            segments += [*split.sent, *self._count(model, answered)]
+            kept += split.kept
         for index, told in found.labels.items():
             segments += sealing.labels(self._incarnation, self._models[index], told)
         for index, mirrored in found.shadows.items():
             segments += sealing.shadows(self._incarnation, self._models[index], mirrored)
-        return segments
+        return sealing.Split(segments, kept)
 
     def _samples(self, found: _Found) -> sample_sealing.Sealed:
         made = [
@@ -187,17 +216,28 @@ class Sealer:
         return sealing.window_segment(self._incarnation, sealing.checkpoint(window))
 
     def _commit(
-        self, cursor: Position, segments: list[Segment], dropped: Dropped, days: list[Day]
+        self,
+        cursor: Position,
+        segments: list[Segment],
+        kept: list[Segment],
+        dropped: Dropped,
+        days: list[Day],
     ) -> None:
         sealed: list[Sealed] = []
         for each in segments:
+            rows = sealing.stands_for(each)
             try:
-                sealed.append(Sealed(each.key, each.rows, codec.encode(each)))
+                sealed.append(Sealed(each.key, rows, codec.encode(each)))
             except MessageTooLarge:  # it would never leave, and all behind it neither
-                dropped = dropped.plus(each.key.kind, each.rows)
-        checkpoints = [sealing.checkpoint(window) for window in self._windows.values()]
+                dropped = dropped.plus(each.key.kind, rows)
         self._buffer.seal(
-            self._incarnation, cursor, sealed, checkpoints, dropped=dropped, captured=days
+            self._incarnation,
+            cursor,
+            sealed,
+            [sealing.checkpoint(window) for window in self._windows.values()],
+            kept=[Kept(e.key.first, e.key.last, e.rows, codec.encode(e)) for e in kept],
+            dropped=dropped,
+            captured=days,
         )
         self._cursor = cursor
         self._orphans = []

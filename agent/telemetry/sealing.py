@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from agent.store.buffer import OpenWindow
@@ -20,9 +22,13 @@ from firmware_bundles.sketches.sketch import Sketch
 from firmware_bundles.wire import columns
 from firmware_bundles.wire.messages import Segment, SegmentKey, SegmentKind
 from firmware_bundles.wire.told_values import Values
+from firmware_bundles.wire.totals import totals
 
 _US: Final = 1_000_000
 _SPAN_MS_MAX: Final = 2**32
+_GOLDEN_RATIO: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2: Final = np.uint64(0x94D049BB133111EB)
 
 RowT = TypeVar("RowT")
 Rows = Sequence[PredictionRow] | Sequence[LabelRow] | Sequence[SampleRow]
@@ -54,9 +60,57 @@ class Windows(NamedTuple):
     open: Window | None
 
 
-def predictions(incarnation: str, model: Model, rows: Sequence[PredictionRow]) -> list[Segment]:
-    """Return the segments of these rows of one model, in order of sequence."""
-    return [_predictions(incarnation, model, part) for part in _parts(rows)]
+class Split(NamedTuple):
+    """Segments that leave the device, and such as are kept here for late labels only."""
+
+    sent: list[Segment]
+    kept: list[Segment]
+
+
+def predictions(
+    incarnation: str, model: Model, rows: Sequence[PredictionRow], share: float = 1.0
+) -> Split:
+    """Return the segments of these rows of one model, in order of sequence.
+
+    Of each a share leaves, one row at least, and stands for all of them.
+    """
+    split = Split([], [])
+    for part in _parts(rows):
+        if share >= 1:
+            split.sent.append(_predictions(incarnation, model, part))
+            continue
+        is_sent = sampled(incarnation, np.array([row.sequence for row in part]), share).tolist()
+        some = [row for row, is_chosen in zip(part, is_sent, strict=True) if is_chosen]
+        rest = [row for row, is_chosen in zip(part, is_sent, strict=True) if not is_chosen]
+        sample = _predictions(incarnation, model, some)
+        key = _key(incarnation, SegmentKind.PREDICTIONS, part[0].sequence, part[-1].sequence)
+        adds_up = totals(np.array([row.latency_us for row in part]))
+        split.sent.append(msgspec.structs.replace(sample, key=key, totals=adds_up))
+        if rest:
+            bare = [row._replace(scores=row.scores[:0], latency_us=0) for row in rest]
+            split.kept.append(_predictions(incarnation, model, bare))
+    return split
+
+
+def sampled(incarnation: str, sequence: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Return which predictions are in the sample: a share of them, at least one.
+
+    By a hash of their identity (splitmix64), so that sealing again chooses the same.
+    """
+    with np.errstate(over="ignore"):
+        mixed = sequence.astype(np.uint64) * _GOLDEN_RATIO + np.uint64(int(incarnation, 16))
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2
+        mixed ^= mixed >> np.uint64(31)
+    chance = (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
+    is_in: NDArray[np.bool_] = chance < share
+    is_in[np.argmin(chance)] = True
+    return is_in
+
+
+def stands_for(segment: Segment) -> int:
+    """Return how many rows a segment stands for."""
+    return segment.rows if segment.totals is UNSET else segment.totals.answered
 
 
 def shadows(incarnation: str, model: Model, rows: Sequence[PredictionRow]) -> list[Segment]:
@@ -132,14 +186,19 @@ def _predictions(
     rows: Sequence[PredictionRow],
     kind: SegmentKind = SegmentKind.PREDICTIONS,
 ) -> Segment:
+    numbers = np.array(
+        [(row.sequence, row.time_us, row.predicted, row.latency_us, row.segment) for row in rows]
+    ).T
+    sequence, time_us, classes, latency_us, segments = numbers
+    scores = np.frombuffer(b"".join([row.scores.tobytes() for row in rows]), dtype=np.float32)
     body = columns.encode_predictions(
         columns.Predictions(
-            sequence=np.array([row.sequence for row in rows]),
-            time_ms=time_ms_of(rows),
-            classes=np.array([min(row.predicted, columns.CLASS_MAX) for row in rows]),
-            latency_us=np.array([row.latency_us for row in rows]),
-            scores=_coarse(np.stack([row.scores for row in rows])),
-            segments=np.array([row.segment for row in rows]),
+            sequence=sequence,
+            time_ms=_time_ms(time_us),
+            classes=np.minimum(classes, columns.CLASS_MAX),
+            latency_us=latency_us,
+            scores=_coarse(scores.reshape(len(rows), len(rows[0].scores))),
+            segments=segments,
         )
     )
     return segment_of(incarnation, kind, model, rows, body)
@@ -210,15 +269,19 @@ def _key(incarnation: str, kind: SegmentKind, first: int, last: int) -> SegmentK
 
 def time_ms_of(rows: Rows) -> NDArray[np.int64]:
     """Return the times of rows since the first of them, in milliseconds, never falling."""
-    times_us = np.array([row.time_us for row in rows])
+    return _time_ms(np.array([row.time_us for row in rows]))
+
+
+def _time_ms(time_us: NDArray[np.int64]) -> NDArray[np.int64]:
     # A clock that is set right in the middle must not make a segment of fifty years.
-    offsets: NDArray[np.int64] = np.maximum.accumulate(times_us - times_us[0])
+    offsets: NDArray[np.int64] = np.maximum.accumulate(time_us - time_us[0])
     return np.minimum(offsets // 1000, _SPAN_MS_MAX)
 
 
 def _coarse(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return rint(255 * score); of very many scores only the largest."""
-    known = np.clip(np.nan_to_num(scores), 0.0, 1.0)
+    known: NDArray[np.float32] = np.where(np.isnan(scores), np.float32(0), scores)
+    known = np.clip(known, 0.0, 1.0)
     if known.shape[1] > columns.SCORES_PER_ROW_MAX:
         known = known.max(axis=1, keepdims=True)
     return np.rint(known * 255).astype(np.uint8)

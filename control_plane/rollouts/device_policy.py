@@ -17,6 +17,7 @@ from firmware_bundles.wire.messages import (
     Delivery,
     FieldName,
     Shadowing,
+    Uploading,
 )
 
 
@@ -67,7 +68,8 @@ class DevicePolicy(Part, frozen=True, kw_only=True):
     """Limits for the device's own part of a deployment, beside its probation.
 
     `latency_ms_max` (the mean of all answers) and `memory_bytes_max` (of the worker) end a
-    probation that exceeds them; 0 sets no limit.
+    probation that exceeds them; 0 sets no limit. Of single predictions `predictions_share` leave
+    the device, as long as all telemetry of a day stays within `telemetry_bytes_per_day_max`.
     """
 
     self_test_s_max: Annotated[float, Meta(gt=0, le=3_600)] = 30.0
@@ -79,6 +81,8 @@ class DevicePolicy(Part, frozen=True, kw_only=True):
     conditions: DeviceConditions = DeviceConditions()
     shadow: DeviceShadow | None = None
     capture: DeviceCapture | None = None
+    predictions_share: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    telemetry_bytes_per_day_max: Bytes | None = None
 
     def captured(self) -> Capture | msgspec.UnsetType:
         """Return what assignments say of samples; nothing if none are wanted."""
@@ -98,6 +102,14 @@ class DevicePolicy(Part, frozen=True, kw_only=True):
             conditions=msgspec.structs.replace(conditions, window=window or conditions.window),
         )
         return msgspec.UNSET if delivery == Delivery() else delivery
+
+    def uploading(self) -> Uploading | msgspec.UnsetType:
+        """Return what assignments say of uploads; nothing if nothing was chosen."""
+        upload = Uploading(
+            predictions_share=self.predictions_share,
+            bytes_per_day_max=self.telemetry_bytes_per_day_max,
+        )
+        return msgspec.UNSET if upload == Uploading() else upload
 
     def shadowing(self, *, is_held: bool) -> Shadowing | msgspec.UnsetType:
         """Return what assignments say of shadows; nothing if none is wanted."""

@@ -101,4 +101,5 @@ class RolloutSpec(Part, frozen=True, kw_only=True):
             budgets=budgets if budgets != Budgets() else msgspec.UNSET,
             shadow=self.policy.shadowing(is_held=phase is not None and phase.mode == "shadow"),
             capture=self.policy.captured(),
+            upload=self.policy.uploading(),
         )

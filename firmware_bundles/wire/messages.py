@@ -165,6 +165,17 @@ class Capture(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_day_max: Count = 1024 * 1024
 
 
+class Uploading(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a family's predictions leaves a device; windows and labels always do.
+
+    Single predictions are sampled by `predictions_share`, and what they stand for is counted.
+    `bytes_per_day_max` is of all telemetry in one local day; None sets no limit.
+    """
+
+    predictions_share: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    bytes_per_day_max: Count | None = None
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How a device carries a deployment out; copied into its record when it begins."""
 
@@ -175,6 +186,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     budgets: Budgets | UnsetType = UNSET
     shadow: Shadowing | UnsetType = UNSET
     capture: Capture | UnsetType = UNSET
+    upload: Uploading | UnsetType = UNSET
 
 
 class ModelReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -325,15 +337,18 @@ class ChunkRequest(Message, frozen=True, kw_only=True):
 
 
 class BufferFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """How full the device's buffer is, and what it had to drop.
+    """How full the device's buffer is, what was refused for ever, and what it had to drop.
 
-    `samples_dropped` counts inputs that were to be captured, and were not kept or not sent.
+    `rows_dropped` counts predictions and labels, `windows_dropped` whole windows, `samples_dropped`
+    inputs that were to be captured, and were not kept or not sent.
     """
 
     segments: Count = 0
     bytes: Count = 0
     rows_dropped: Count = 0
     samples_dropped: Count | UnsetType = UNSET
+    segments_parked: Count | UnsetType = UNSET
+    windows_dropped: Count | UnsetType = UNSET
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):

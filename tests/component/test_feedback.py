@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from agent.store.buffer import Buffer
+from control_plane.store.database import Database
+from control_plane.store.outcomes import Asked, Outcomes
+from control_plane.store.telemetry import Telemetry
+from control_plane.telemetry.ingest import Ingest
 from firmware_bundles.sketches import codec as sketches
 from firmware_bundles.wire import codec, columns
 from firmware_bundles.wire.messages import Segment, SegmentKind
-from support import workers
+from support import fleet_rows, segments, workers
 from support.bundles import Sample, images
 from support.workers import Device, infer
 
@@ -124,3 +129,32 @@ def test_undeclared_values_are_refused(
     """A name that the baseline does not declare, no number, or nothing at all."""
     answer = client.post(FEEDBACK, json={"id": f"{'0' * 16}-1"} | said)
     assert (answer.status_code, sentence in answer.json()["error"]) == (400, True), answer.text
+
+
+def test_what_a_device_was_told_is_counted_once_at_the_control_plane(
+    device: Device, client: httpx.Client, tmp_path: Path
+) -> None:
+    """From the request to the sums by segment, however often the segments are delivered."""
+    prediction = ask(client, "night")
+    answer = {"id": prediction, "label": "3", "values": {"revenue": 4.25}}
+    assert client.post(FEEDBACK, json=answer).json()["recorded"]
+    number = int(prediction.partition("-")[2])
+    workers.wait_until(lambda: number in _told(device))
+    database = Database.open(f"sqlite:///{tmp_path / 'shoal.db'}")
+    fleet_rows.enrol(database, "ant")
+    telemetry = Telemetry(database)
+    ingest = Ingest(telemetry, lambda _: fleet_rows.SECRET, lambda *_: None, lambda: 100.0)
+    answered = sealed(device, SegmentKind.PREDICTIONS)
+    sent = answered + sealed(device, SegmentKind.LABELS)
+    for batch in (sent, sent[::-1]):
+        payloads = [segments.seal("ant", fleet_rows.SECRET, each) for each in batch]
+        ingest.ingest([("ant", payload) for payload in payloads])
+    stored, everything = Outcomes(database), Asked(None, None, 0.0)
+    told = _told(device)
+    labelled = sum(label != -1 for label, _, _ in told.values())
+    assert sum(row.rows for row in stored.outcomes(everything)) == labelled
+    (night,) = [e for e in stored.values(everything) if (e.name, e.segment) == ("revenue", 1)]
+    assert (night.n, night.total, night.exponent) == (1, 4.25 * 256, 8)
+    (row,) = telemetry.predictions()
+    assert row.received == sum(each.rows for each in answered)
+    database.close()

@@ -8,11 +8,17 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
 from agent.store import damage
 from agent.store.buffer import Sealed
 from agent.store.journal import Position
+from agent.telemetry.allowance import Allowance, UploadLimits
 from agent.telemetry.forwarder import Forwarder
 from firmware_bundles.errors import ShoalError
+from firmware_bundles.limits import TELEMETRY_BYTES_MAX
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import (
     Acknowledgement,
@@ -124,6 +130,47 @@ def test_a_refused_segment_is_parked_and_the_rest_goes_on(tmp_path: Path) -> Non
         assert [stored.number for stored in line.store.waiting(10)] == [2, 3]
 
     _play(Line(tmp_path), script)
+
+
+def test_single_answers_wait_for_their_budget_and_windows_do_not(tmp_path: Path) -> None:
+    """With the day's bytes used up windows and labels go on; what waits goes when there is more."""
+    line, limits = Line(tmp_path), [UploadLimits(bytes_per_day_max=0)]
+    kinds = (SegmentKind.LABELS, SegmentKind.WINDOW)
+    for kind in kinds:
+        key = SegmentKey(incarnation=INCARNATION, kind=kind, first=1, last=1)
+        other = msgspec.structs.replace(_segment(0), key=key)
+        line.store.seal(INCARNATION, Position(), [Sealed(key, 1, codec.encode(other))], [])
+    line.forwarder = Forwarder(
+        tmp_path / "buffer.db",
+        DEVICE,
+        KEY,
+        line._send,
+        allowance=Allowance(lambda: limits[0], lambda: 0),
+    )
+
+    async def script(line: Line) -> None:
+        line.forwarder.connection_changed(is_up=True)
+        await _until(lambda: len(line.sent) == 2)
+        await asyncio.sleep(0.2)
+        assert [each.key.kind for each in line.sent] == [SegmentKind.WINDOW, SegmentKind.LABELS]
+        limits[0] = UploadLimits()
+        await _until(lambda: len(line.sent) == 5)
+
+    _play(line, script)
+
+
+@given(st.lists(st.tuples(st.integers(1, 60_000), st.floats(0, 30)), max_size=60))
+def test_the_rate_holds_over_any_time(sent: list[tuple[int, float]]) -> None:
+    """Whatever is wanted when, no more leaves than the rate allows beyond the bucket."""
+    rate = 1_000.0
+    allowance = Allowance(lambda: UploadLimits(bytes_per_s_max=rate), lambda: 0)
+    now, total = 100.0, 0
+    for size, pause in sent:
+        now += pause
+        if allowance.permits(size, now):
+            allowance.sent(size, now)
+            total += size
+    assert total <= 2 * TELEMETRY_BYTES_MAX + rate * (now - 100.0) + 1
 
 
 def test_nothing_is_sent_while_the_connection_is_down(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from control_plane.rollouts.phase_specs import PhaseSpec
 from control_plane.rollouts.schema import json_schema
 from control_plane.rollouts.spec import RolloutSpec
 from firmware_bundles.errors import RolloutInvalid
-from firmware_bundles.wire.messages import Policy, Shadowing
+from firmware_bundles.wire.messages import Policy, Shadowing, Uploading
 
 GOOD = """\
 family: digits
@@ -53,6 +53,16 @@ def test_shadows_are_part_of_the_policy_where_they_are_wanted() -> None:
     assert parse(GOOD).device_policy().shadow is msgspec.UNSET
     with pytest.raises(RolloutInvalid, match=r"policy\.shadow"):
         parse(wanted.replace("0.1, rows", "1.5, rows"))
+
+
+def test_uploads_are_part_of_the_policy_where_they_are_limited() -> None:
+    """A share of single predictions, and bytes a day; otherwise assignments say nothing of it."""
+    wanted = GOOD.replace(
+        "attempts_max: 2", "predictions_share: 0.01, telemetry_bytes_per_day_max: 1000000"
+    )
+    upload = Uploading(predictions_share=0.01, bytes_per_day_max=1_000_000)
+    assert parse(wanted).device_policy() == Policy(probation_s=1.0, upload=upload)
+    assert parse(GOOD).device_policy().upload is msgspec.UNSET
 
 
 def test_phases_in_shadow_nest_in_those_that_serve() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from agent.store import journal
 from agent.store.buffer import Buffer
@@ -22,8 +23,12 @@ from agent.telemetry.sealer import Sealer, dead
 from agent.telemetry.sealing import Model
 from firmware_bundles import limits
 from firmware_bundles.sketches import baseline, codec
-from firmware_bundles.wire.messages import SegmentKind
+from firmware_bundles.wire import codec as wire
+from firmware_bundles.wire import columns
+from firmware_bundles.wire.messages import Segment, SegmentKind
 from support import spool
+
+INCARNATION = "0123456789abcdef"
 
 
 class Life:
@@ -173,7 +178,7 @@ def test_a_clock_set_right_does_not_stretch_a_segment() -> None:
     model = Model("digits", "d" * 64, None)
     first, second, third = (spool.prediction(n) for n in (1, 2, 3))
     jumped = [first._replace(time_us=0), second, third._replace(time_us=5)]
-    (segment,) = sealing.predictions("0" * 16, model, jumped)
+    (segment,) = sealing.predictions("0" * 16, model, jumped).sent
     assert spool.sealed_rows([segment], SegmentKind.PREDICTIONS).total() == 3
     assert segment.started <= segment.ended
 
@@ -182,7 +187,83 @@ def test_many_rows_are_cut_into_segments() -> None:
     """A segment has at most 1,024 rows."""
     model = Model("digits", "d" * 64, None)
     found = sealing.predictions("0" * 16, model, [spool.prediction(n) for n in range(1, 1101)])
-    assert [segment.rows for segment in found] == [1024, 76]
+    assert [segment.rows for segment in found.sent] == [1024, 76]
+    assert found.kept == []
+
+
+@given(st.sets(st.integers(1, 5000), min_size=1, max_size=300), st.floats(0, 1, exclude_max=True))
+def test_a_sample_stands_for_all_and_the_rest_is_kept(numbers: set[int], share: float) -> None:
+    """Sent and kept rows are all rows, each once; totals count all; sealing again chooses alike."""
+    model = Model("digits", "d" * 64, None)
+    answered = [spool.prediction(number) for number in sorted(numbers)]
+    split = sealing.predictions(INCARNATION, model, answered, share)
+    sequences = [
+        columns.decode_predictions(each.body).sequence.tolist()
+        for each in (*split.sent, *split.kept)
+    ]
+    assert sorted(number for some in sequences for number in some) == sorted(numbers)
+    assert sum(sealing.stands_for(each) for each in split.sent) == len(numbers)
+    for segment in split.sent:
+        assert segment.totals is not UNSET
+        assert segment.key.first <= sequences[0][0] <= sequences[0][-1] <= segment.key.last
+        assert segment.totals.latency_us == 40 * len(numbers)
+    assert sealing.predictions(INCARNATION, model, answered, share) == split
+
+
+def test_a_damaged_journal_is_set_aside_and_counted(tmp_path: Path) -> None:
+    """Rows before the damage are sealed; what is behind it lies in a file, and is told once."""
+    buffer = spool.make(tmp_path)
+    life = Life(tmp_path, buffer, 0)
+    life.answer(4)
+    (file,) = journal.files(tmp_path)
+    body = bytearray(file.path.read_bytes())
+    whole = [record.end.offset for record in journal.read(file)]
+    body[whole[-2] + 20] ^= 1
+    file.path.write_bytes(body)
+    finished = Sealer(tmp_path, buffer, life.incarnation).finish()
+    assert finished == (4, len(body) - whole[-2])
+    assert spool.sealed_rows(spool.segments(buffer), SegmentKind.PREDICTIONS).total() == 3
+    assert buffer.count("journal_bytes_lost") == finished.bytes_lost
+    (aside,) = tmp_path.glob("*.damaged")
+    assert aside.read_bytes() == bytes(body)
+    assert journal.files(tmp_path) == []
+    _close(buffer, [life])
+
+
+def test_a_model_without_classes_is_sealed() -> None:
+    """Rows without scores make a segment, too."""
+    model = Model("digits", "d" * 64, None)
+    bare = spool.prediction(1)
+    bare = bare._replace(scores=bare.scores[:0], predicted=-1)
+    (segment,) = sealing.predictions("0" * 16, model, [bare, bare._replace(sequence=2)]).sent
+    assert columns.decode_predictions(segment.body).scores.shape == (2, 0)
+
+
+def test_a_sample_has_about_its_share() -> None:
+    """A tenth of many rows, whatever the incarnation."""
+    for incarnation in (INCARNATION, "f" * 16):
+        chosen = sealing.sampled(incarnation, np.arange(1, 20_001), 0.1)
+        assert chosen.sum() == pytest.approx(2000, rel=0.1)
+
+
+def test_what_was_sampled_out_is_found_for_a_late_label(tmp_path: Path) -> None:
+    """A share leaves, all are counted, and each answer can still be looked up on the device."""
+    buffer = spool.make(tmp_path)
+    writing = Journal(tmp_path, INCARNATION)
+    writing.append(rows.encode_model(spool.MODEL))
+    for number in range(1, 101):
+        writing.append(rows.encode_prediction(spool.prediction(number)))
+    Sealer(tmp_path, buffer, INCARNATION, lambda _family: 0.1).seal()
+    (sent,) = [e for e in spool.segments(buffer) if e.key.kind is SegmentKind.PREDICTIONS]
+    assert sent.totals is not UNSET
+    assert (sent.totals.answered, sent.key.first, sent.key.last) == (100, 1, 100)
+    assert 1 <= sent.rows < 30
+    for number in (1, 50, 100):
+        found = [wire.decode(Segment, body) for body in buffer.find(INCARNATION, number)]
+        bodies = [columns.decode_predictions(each.body) for each in found]
+        assert [number in body.sequence for body in bodies].count(True) == 1
+    writing.close()
+    buffer.close()
 
 
 def test_a_window_that_no_message_can_carry_holds_nothing_up(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from agent import config, enrolment, identity, local_control, task, task_messages
-from agent.deployment import captures, slots
+from agent.deployment import captures, slots, upload_policy
 from agent.deployment.lifecycle import Record
 from agent.inference import (
     breadcrumbs,
@@ -144,6 +144,11 @@ def _converse(data: bytes) -> object:
         return seen
 
     return asyncio.run(run())
+
+
+def _upload_policy(folder: Path, data: bytes) -> object:
+    (folder / upload_policy.NAME).write_bytes(data)
+    return upload_policy.read(folder, ".")
 
 
 def _told(data: bytes) -> object:
@@ -360,6 +365,13 @@ def _loaded_key(path: Path) -> object:
 
 
 PARSERS: Final = (
+    Parser(
+        name="upload policy",
+        parse=in_folder(_upload_policy),
+        make_seeds=lambda: [b'{"predictions_share":0.5,"bytes_per_day_max":1000}'],
+        form=Form.JSON,
+        cost=4,
+    ),
     _json(
         "inference request",
         lambda data: tensors.take(data, _PORTS, _OUTPUTS),
