@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 SILENT_S: Final = 900.0
+KEPT_S: Final = 400 * 86_400.0  # that an alert stays after it was over
+_PRUNE_S: Final = 3_600.0
 WINDOWS_MAX: Final = 500  # of a model that the label-free estimate is made from
 
 
@@ -61,10 +63,14 @@ class Rounds:
         self._silent_s = silent_s
         self._cohort = cohort
         self._started = clock()
+        self._pruned = 0.0
 
     def tick(self) -> None:
-        """Look once."""
+        """Look once; each hour forget what has long been over."""
         now = self._clock()
+        if now - self._pruned >= _PRUNE_S:
+            self._pruned = now
+            self._sources.alerts.prune(now - KEPT_S)
         found = {signal.key: signal for signal in self._look(now)}
         known = self._sources.alerts.latest()
         steps = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from control_plane.alerts import events
 from control_plane.alerts.decision import Action, Alert, State
@@ -89,6 +89,20 @@ class Alerts:
                 if each is not None and step.action is Action.ACKNOWLEDGED:
                     audit.append(connection, _acknowledged(each, now, by))
         return saved
+
+    def prune(self, before: float) -> int:
+        """Delete what was over before then, but the newest of each key; return how many.
+
+        The newest one tells how far a count had come.
+        """
+        newest = select(func.max(alert.c.number)).group_by(alert.c.key)
+        old = delete(alert).where(
+            alert.c.state == State.RESOLVED.value,
+            alert.c.resolved < before,
+            alert.c.number.not_in(newest),
+        )
+        with self._database.transaction() as connection:
+            return connection.execute(old).rowcount
 
 
 def _save(connection: Connection, step: Step, now: float) -> Alert | None:

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from control_plane.alerts.decision import Kind, State
+from control_plane.alerts.rounds import KEPT_S
 from control_plane.api.auth import Role
 from control_plane.cli.main import main
 from control_plane.store import schema
@@ -166,6 +167,22 @@ def test_an_operator_lets_a_device_be_commissioned_anew(
     assert _kinds(world, State.RESOLVED) == [Kind.CHANGE]
     told = world.stores.audit.after(0, 9, action="device.commissioned")
     assert [each.subject for each in told] == ["device/device-0"]
+
+
+def test_what_has_long_been_over_is_forgotten_but_how_far_a_count_had_come(
+    world: WatchWorld,
+) -> None:
+    """The newest alert of a count stays, or old drops would be told as new ones."""
+    for rows in (4, 7):
+        with world.database.transaction() as connection:
+            connection.execute(update(schema.device).values(buffer={"rows_dropped": rows}))
+        world.tick()
+        world.clock.now += 200
+        world.tick()
+    assert len(_kinds(world, State.RESOLVED)) == 8
+    world.clock.now += KEPT_S
+    world.tick()
+    assert len(_kinds(world, *ALL)) == 4
 
 
 def test_two_who_take_notice_at_once_are_told_apart(world: WatchWorld) -> None:

@@ -11,6 +11,7 @@ import pytest
 from control_plane.alerts import retraining
 from control_plane.alerts.decision import Kind
 from control_plane.alerts.retraining import Case, Labels
+from control_plane.cli.main import main
 from control_plane.telemetry.standing import Standing, WatchKey, WatchRow
 from firmware_bundles.sketches import baseline
 from firmware_bundles.sketches.baseline import ColumnKind
@@ -60,6 +61,17 @@ def test_labels_that_show_it_worse_are_the_evidence() -> None:
     assert found.details["command"] == (
         "shoal samples export --family digits --version 2 --since 1000 --out samples.parquet"
     )
+
+
+def test_the_command_of_an_event_is_one_that_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """A person, or a pipeline, types it as it stands: every option is known."""
+    found = retraining.trigger(_case(500, 150), FACTS)
+    assert found is not None
+    _, *words = found.details["command"].split()
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    assert "Parquet" in capsys.readouterr().out
 
 
 def test_an_estimate_from_confidence_is_called_weak() -> None:
