@@ -134,7 +134,7 @@ _DEVICES: Final[_Columns] = {
     "state": _text,
     "since": _time,
     "changed in": _text,
-    "score": _number,
+    "rings": _text,
     "tested": _text,
     "reference_rows": _text,
 }

@@ -74,6 +74,7 @@ class Story:
         installation.settings |= {
             "SHOAL_WATCH_REFERENCE_ROWS": "450",
             "SHOAL_WATCH_SETTLE_S": "1",
+            "SHOAL_TICK_S": "0.25",
         }
 
     def tell(self) -> None:
