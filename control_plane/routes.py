@@ -22,6 +22,7 @@ from control_plane.api import releases as release_routes
 from control_plane.api import rollouts as rollout_routes
 from control_plane.api import samples as sample_routes
 from control_plane.api import schemas as schema_routes
+from control_plane.api import simulation as simulation_routes
 from control_plane.api import status as status_routes
 from control_plane.api import stored_telemetry as stored_routes
 from control_plane.api import strangers as stranger_routes
@@ -39,6 +40,7 @@ from control_plane.telemetry.device_drift import DeviceDrifts
 from control_plane.telemetry.latency_groups import Latencies
 from control_plane.telemetry.samples import LabelledSamples, ModelFacts, facts_of
 from control_plane.web import pages
+from control_plane.web.rollout_view import RolloutReader
 from control_plane.web.snapshot import Reader
 
 if TYPE_CHECKING:
@@ -177,6 +179,7 @@ def _releases(parts: Parts) -> list[APIRouter]:
             parts.cohorts,
             parts.clock,
         ),
+        simulation_routes.router(parts.access, parts.registry, parts.cohorts, parts.clock),
     ]
 
 
@@ -251,7 +254,12 @@ def _watching(parts: Parts) -> tuple[list[APIRouter], APIRouter]:
         _samples(parts),
         event_routes.router(parts.access, pages.make_feed(reader)),
     ]
-    return watching, pages.router(parts.access, reader, f"{application.API_PREFIX}/events")
+    return watching, pages.router(
+        parts.access,
+        reader,
+        RolloutReader(stores.rollouts, parts.clock),
+        f"{application.API_PREFIX}/events",
+    )
 
 
 def _latencies(parts: Parts) -> Latencies:

@@ -8,32 +8,30 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Body, Depends, Query
 from pydantic import BaseModel, Field
 
+from control_plane.api import rollout_file
 from control_plane.api.auth import Access, Caller, Role
+from control_plane.api.rollout_acts import approve_phase, decide
 from control_plane.rollouts import approvals
+from control_plane.rollouts.checks import Severity
 from control_plane.rollouts.draft import Draft, Releases, draft
 from control_plane.rollouts.model import (
     FleetView,
-    Plan,
     Rollout,
     phase_ends,
     phase_ranges,
     phase_states,
 )
-from control_plane.rollouts.parsing import ROLLOUT_BYTES_MAX
 from control_plane.rollouts.planner import plan
 from control_plane.rollouts.selection import Fleet
 from control_plane.rollouts.spec import PHASES_MAX
 from control_plane.rollouts.verbs import VERBS, Verb
 from control_plane.store.rollouts import Decision, Rollouts
-from firmware_bundles.errors import ConflictError, RolloutInvalid
+from firmware_bundles.errors import RolloutDoubtful
 
-_ATTEMPTS_MAX: Final = 5
 _ID_SUFFIX_BYTES: Final = 3
-_FILE_FORMATS: Final[dict[str, Any]] = {"application/yaml": {}, "application/json": {}}
-_FILE_BODY: Final = {"requestBody": {"required": True, "content": _FILE_FORMATS}}
 
 
 class RolloutSummary(BaseModel):
@@ -93,6 +91,15 @@ class GateFinding(BaseModel):
     left_s: float | None = None
 
 
+class Note(BaseModel):
+    """Something doubtful about a rollout before it starts, and the field that it is about."""
+
+    code: str
+    severity: str
+    field: str
+    sentence: str
+
+
 class DecisionDetail(BaseModel):
     """One decision with its reasons."""
 
@@ -133,6 +140,12 @@ class RolloutDetail(RolloutSummary):
     spec: dict[str, Any]
 
 
+class RolloutStarted(RolloutDetail):
+    """A rollout that was just started, and what was doubtful about it."""
+
+    notes: list[Note]
+
+
 class RolloutPreview(BaseModel):
     """What a rollout file would start: how many devices each phase reaches, and who is left out."""
 
@@ -141,6 +154,7 @@ class RolloutPreview(BaseModel):
     members: int
     left_out: list[str]
     phase_ends: list[int]
+    notes: list[Note]
     spec: dict[str, Any]
 
 
@@ -172,20 +186,27 @@ def router(
         suffix = secrets.token_hex(_ID_SUFFIX_BYTES)
         return draft(body, releases, fleet, now=clock(), by=caller.name, suffix=suffix)
 
-    @routes.post("", status_code=201, openapi_extra=_FILE_BODY)
+    @routes.post("", status_code=201, openapi_extra=rollout_file.FORMATS)
     def start(
-        caller: Annotated[Caller, Depends(operator)], body: Annotated[bytes, Depends(_body)]
-    ) -> RolloutDetail:
+        caller: Annotated[Caller, Depends(operator)],
+        body: Annotated[bytes, Depends(rollout_file.read)],
+        strict: Annotated[bool, Query(description="Refuse it if there is a warning")] = False,  # noqa: FBT002 a query
+    ) -> RolloutStarted:
         """Start a rollout as a YAML or JSON file describes it."""
-        wanted, chosen = read(body, caller)
+        drafted = read(body, caller)
+        if strict:
+            _refuse_warnings(drafted)
+        wanted, chosen = drafted.rollout, drafted.chosen
         rollouts.create(wanted, chosen.members, caller.actor, chosen.left_out)
-        return detail(rollouts, wanted, clock())
+        found = detail(rollouts, wanted, clock())
+        return RolloutStarted(**found.model_dump(), notes=_notes(drafted))
 
-    @routes.post("/check", openapi_extra=_FILE_BODY)
+    @routes.post("/check", openapi_extra=rollout_file.FORMATS)
     def check(
-        caller: Annotated[Caller, Depends(viewer)], body: Annotated[bytes, Depends(_body)]
+        caller: Annotated[Caller, Depends(viewer)],
+        body: Annotated[bytes, Depends(rollout_file.read)],
     ) -> RolloutPreview:
-        """Check a rollout file and say what it would start; nothing is stored."""
+        """Check a rollout file and say what it would start, and what is doubtful about it."""
         return _preview(read(body, caller))
 
     @routes.get("", dependencies=[Depends(viewer)])
@@ -212,7 +233,7 @@ def router(
     ) -> RolloutDetail:
         """Let a phase begin that asks for an approval. Who started the rollout may not."""
         phase = None if wanted is None else wanted.phase
-        approved = _approve(rollouts, rollout_id, phase, caller, clock)
+        approved = approve_phase(rollouts, rollout_id, phase, caller, clock)
         return detail(rollouts, approved, clock())
 
     for name, verb in VERBS.items():
@@ -229,58 +250,23 @@ def _verb(
     clock: Callable[[], float],
 ) -> Callable[..., RolloutDetail]:
     def act(rollout_id: str, caller: Annotated[Caller, Depends(operator)]) -> RolloutDetail:
-        changed = _decide(rollouts, rollout_id, partial(verb, by=caller.name), clock, caller.actor)
+        changed = decide(rollouts, rollout_id, partial(verb, by=caller.name), clock, caller.actor)
         return detail(rollouts, changed, clock())
 
     act.__doc__ = verb.__doc__
     return act
 
 
-def _decide(
-    rollouts: Rollouts,
-    rollout_id: str,
-    verb: Callable[[Rollout, FleetView, float], Plan],
-    clock: Callable[[], float],
-    by: str,
-) -> Rollout:
-    """Store what a person decided; if the executor decided meanwhile, ask the verb again."""
-    for attempt in range(1, _ATTEMPTS_MAX + 1):
-        rollout, now = rollouts.get(rollout_id), clock()
-        decided = verb(rollout, rollouts.view(rollout), now)
-        try:
-            return rollouts.save(rollout, decided, now, by)
-        except ConflictError:
-            if attempt == _ATTEMPTS_MAX:
-                raise
-    raise AssertionError
+def _refuse_warnings(drafted: Draft) -> None:
+    warnings = [note for note in drafted.notes if note.severity is Severity.WARNING]
+    if warnings:
+        first = f"{warnings[0].field}: {warnings[0].sentence} ({warnings[0].code})"
+        more = f", and {len(warnings) - 1} more" if len(warnings) > 1 else ""
+        raise RolloutDoubtful(f"{first}{more}")
 
 
-def _approve(
-    rollouts: Rollouts,
-    rollout_id: str,
-    phase: int | None,
-    caller: Caller,
-    clock: Callable[[], float],
-) -> Rollout:
-    """Store an approval; if somebody decided meanwhile, ask again whether there is one to give."""
-    for attempt in range(1, _ATTEMPTS_MAX + 1):
-        rollout = rollouts.get(rollout_id)
-        given = approvals.approve(rollout, clock(), caller.name, phase)
-        try:
-            return rollouts.approve(rollout, given.plan, given.approval, caller.actor)
-        except ConflictError:
-            if attempt == _ATTEMPTS_MAX:
-                raise
-    raise AssertionError
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > ROLLOUT_BYTES_MAX:
-            raise RolloutInvalid(f"the rollout has more than {ROLLOUT_BYTES_MAX} bytes")
-    return body
+def _notes(drafted: Draft) -> list[Note]:
+    return [Note.model_validate(msgspec.to_builtins(note)) for note in drafted.notes]
 
 
 def _summary(rollout: Rollout) -> dict[str, Any]:
@@ -346,12 +332,13 @@ def _phases(rollout: Rollout, view: FleetView) -> list[PhaseDetail]:
 
 
 def _preview(drafted: Draft) -> RolloutPreview:
-    rollout, chosen = drafted
+    rollout, chosen = drafted.rollout, drafted.chosen
     return RolloutPreview(
         id=rollout.id,
         release_path=rollout.release_path,
         members=chosen.devices,
         left_out=[str(each) for each in chosen.left_out],
         phase_ends=list(phase_ends(rollout.spec, chosen.devices)),
+        notes=_notes(drafted),
         spec=msgspec.to_builtins(rollout.spec),
     )

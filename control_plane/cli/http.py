@@ -73,7 +73,12 @@ class Api:
         return self._send("GET", path).content
 
     def post(
-        self, path: str, *, json: Json = None, content: bytes | None = None, **query: str
+        self,
+        path: str,
+        *,
+        json: Json = None,
+        content: bytes | None = None,
+        **query: str | int | None,
     ) -> Json:
         """Create or do something; returns the JSON of the answer."""
         return _json(self._send("POST", path, query=query, json=json, content=content))

@@ -18,6 +18,7 @@ from control_plane.cli.options import CURRENT, SERVER_DEFAULT, Format, Options
 from firmware_bundles.errors import (
     AccessError,
     InputError,
+    RolloutDoubtful,
     ShoalError,
     TransferError,
     TrustError,
@@ -56,6 +57,7 @@ NOUNS: Final[dict[str, str]] = {
 _SINGLE: Final = frozenset({"apply", "diff", "restore", "serve"})
 _GLOBAL_OPTIONS: Final = ("--server", "--token", "--ca", "--output")
 _EXIT_CODES: Final[tuple[tuple[type[ShoalError], int], ...]] = (
+    (RolloutDoubtful, 3),
     (InputError, 2),
     (WireError, 2),
     (TrustError, 3),

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import typer
 
-from control_plane.cli import http, output, rollout_text
+from control_plane.cli import http, output, rollout_text, simulation_text
 from firmware_bundles.errors import InputError, ServerUnreachable
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ _LIST_COLUMNS: Final[dict[str, Callable[[Any], str]]] = {
 }
 _DEVICE_COLUMNS: Final = ("position", "device_id", "status", "fault_code", "fault_message")
 
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse it, with exit status 3, if there is a warning.")
+]
 RolloutId = Annotated[str, typer.Argument(metavar="ROLLOUT", show_default=False)]
 
 
@@ -52,23 +55,49 @@ def start(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check it and say what it would start; start nothing.")
     ] = False,
+    strict: Strict = False,
 ) -> None:
     """Start a rollout as a file describes it, and print its id.
 
     \b
     Examples:
       shoal rollout start digits-2.yaml --dry-run
+      shoal rollout start digits-2.yaml --strict
       shoal rollout watch "$(shoal rollout start digits-2.yaml)"
     """
-    content = _read(file)
+    if dry_run:
+        _check(file, strict=strict)
+        return
     with http.connect() as api:
-        document = api.post("rollouts/check" if dry_run else "rollouts", content=content)
+        wanted = "true" if strict else None
+        document = api.post("rollouts", content=_read(file), strict=wanted)
     if output.is_json():
         output.show_json(document)
-    elif dry_run:
-        output.show_one(document, ("release_path", "members", "left_out", "phase_ends"))
-    else:
-        print(document["id"])
+        return
+    for line in rollout_text.notes(document["notes"]):
+        output.note(line)
+    print(document["id"])
+
+
+@app.command()
+def check(
+    file: Annotated[
+        Path,
+        typer.Option("--file", "-f", help="A rollout file; - reads it from standard input."),
+    ],
+    *,
+    strict: Strict = False,
+) -> None:
+    """Check a rollout file: what it would start, and what is doubtful about it.
+
+    Exit status: 0 it can start, 2 it cannot, 3 there is a warning and --strict was asked for.
+
+    \b
+    Examples:
+      shoal rollout check -f digits-2.yaml
+      shoal rollout check -f digits-2.yaml --strict --output json
+    """
+    _check(file, strict=strict)
 
 
 @app.command()
@@ -243,6 +272,70 @@ def watch(
     if code == _EXIT_LATE:
         output.note(f"rollout {rollout} is still {last['state']}")
     raise typer.Exit(code)
+
+
+@app.command()
+def simulate(
+    file: Annotated[
+        Path,
+        typer.Option("--file", "-f", help="A rollout file; - reads it from standard input."),
+    ],
+    *,
+    devices: Annotated[
+        int | None, typer.Option(help="A made-up fleet of so many, instead of the file's cohort.")
+    ] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--assume",
+            "-a",
+            metavar="NAME=VALUE",
+            help="An assumption, such as failed=0.02; may be repeated.",
+        ),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="How often to run it.")] = 10,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same runs.")] = 1,
+    transcript: Annotated[
+        bool, typer.Option("--transcript", help="Tell each decision of the first run.")
+    ] = False,
+) -> None:
+    """Run a rollout file over a simulated fleet: how long, how many bytes, what is found.
+
+    The planner and the gates are those that decide for real. Assumptions are described in
+    docs/how-to/simulate-a-rollout.md.
+
+    \b
+    Examples:
+      shoal rollout simulate -f digits-2.yaml
+      shoal rollout simulate -f digits-2.yaml --devices 1000 -a failed=0.02 -a labels_per_h=20
+      shoal rollout simulate -f digits-2.yaml --devices 1000 --transcript --runs 1
+    """
+    query: dict[str, str | int | None] = dict(_assumption(each) for each in assume or ())
+    query |= {"devices": devices, "runs": runs, "seed": seed}
+    query["transcript"] = "true" if transcript else None
+    with http.connect() as api:
+        document = api.post("rollouts/simulate", content=_read(file), **query)
+    _print(document, simulation_text.report)
+
+
+def _assumption(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"{text!r:.80} is no assumption", hint="Write it as failed=0.02.")
+    return name.strip().replace("-", "_"), value.strip()
+
+
+def _check(file: Path, *, strict: bool) -> None:
+    with http.connect() as api:
+        document = api.post("rollouts/check", content=_read(file))
+    if output.is_json():
+        output.show_json(document)
+    else:
+        output.show_one(document, ("release_path", "members", "left_out", "phase_ends"))
+        for line in rollout_text.notes(document["notes"]):
+            print(output.clean(line))
+    if strict and any(note["severity"] == "warning" for note in document["notes"]):
+        raise typer.Exit(_EXIT_HALTED)
 
 
 def _follow(rollout: str, deadline: float | None) -> Iterator[dict[str, Any]]:

@@ -51,6 +51,14 @@ def decision(found: dict[str, Any], phase_count: int) -> list[str]:
     return [head, *(f"    {sentence}" for sentence in found["why"])]
 
 
+def notes(found: list[dict[str, Any]]) -> list[str]:
+    """Return what is doubtful about a rollout, a line each."""
+    return [
+        f"{note['severity']:<7}  {note['field']}: {note['sentence']} ({note['code']})"
+        for note in found
+    ]
+
+
 def _phase(index: int, phase: dict[str, Any]) -> str:
     counts: dict[str, int] = phase["counts"]
     size = phase["end"] - phase["first"]

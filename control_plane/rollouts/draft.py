@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
+from control_plane.rollouts import checks
 from control_plane.rollouts.model import PhaseState, Rollout, Standing
 from control_plane.rollouts.parsing import parse
 from control_plane.rollouts.selection import Chosen, Fleet, choose
@@ -48,10 +49,12 @@ class Releases(Protocol):
 
 
 class Draft(NamedTuple):
-    """A rollout that can start, and the devices it is for."""
+    """A rollout that can start, the devices it is for, what each fetches, and what is doubtful."""
 
     rollout: Rollout
     chosen: Chosen
+    model_bytes: int
+    notes: tuple[checks.Note, ...] = ()
 
 
 def draft(
@@ -72,7 +75,8 @@ def draft(
         release = releases.find(spec.family, spec.release)
         if release.is_withdrawn:
             raise RolloutInvalid(f"release: the owners withdrew {release.path}")
-        chosen = choose(spec, releases.manifest(release.digest).needs, fleet)
+        manifest = releases.manifest(release.digest)
+        chosen = choose(spec, manifest.needs, fleet)
     except (NotFound, SelectorInvalid) as error:
         raise RolloutInvalid(error.message, hint=error.hint) from error
     _check_any(spec, chosen)
@@ -85,7 +89,12 @@ def draft(
         created=now,
         created_by=by,
     )
-    return Draft(rollout, chosen)
+    facts = checks.Fleet(
+        members=chosen.devices,
+        model_bytes=sum(entry.length for entry in manifest.files),
+        unknown=chosen.unknown,
+    )
+    return Draft(rollout, chosen, facts.model_bytes, checks.check(rollout.spec, facts))
 
 
 def _check_any(spec: RolloutSpec, chosen: Chosen) -> None:

@@ -69,11 +69,15 @@ class LeftOut(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The devices that a rollout is for, how many there are now, and those that are left out."""
+    """The devices that a rollout is for, how many there are now, and those that are left out.
+
+    Of them `unknown` do not say what their interpreter can do.
+    """
 
     members: Selector
     devices: int
     left_out: tuple[LeftOut, ...] = ()
+    unknown: int = 0
 
 
 def choose(spec: RolloutSpec, needs: Needs, fleet: Fleet) -> Chosen:
@@ -98,7 +102,8 @@ def choose(spec: RolloutSpec, needs: Needs, fleet: Fleet) -> Chosen:
         values = frozenset(kind.facts for kind, _ in unfit)
         members = allowed.where(Without(Selector((OfKinds(capabilities.FACTS, values),))))
     devices = sum(kind.devices for kind in kinds) - sum(kind.devices for kind, _ in unfit)
-    return Chosen(members, devices, tuple(left_out))
+    unknown = sum(kind.devices for kind in kinds if not kind.capabilities.operations)
+    return Chosen(members, devices, tuple(left_out), unknown)
 
 
 def _exclusions(exclude: Exclusions, fleet: Fleet) -> list[Without]:

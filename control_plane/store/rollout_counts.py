@@ -137,7 +137,7 @@ def _offered(connection: Connection, wanted: Rollout, runs: Runs) -> Sequence[Ro
     fetched = func.coalesce(said.chunk_bytes, 0) + func.coalesce(said.patch_bytes, 0)
     # These labels are no column's name: GROUP BY would prefer the column.
     query = (
-        _from_deployments(
+        from_deployments(
             wanted,
             _status(wanted, runs).label("status"),
             _phase(runs).label("in_phase"),
@@ -162,7 +162,7 @@ def _offsets(
         return ()
     offset = device.c.inventory[UTC_OFFSET].as_integer()
     query = (
-        _from_deployments(wanted, offset.label("ahead"), func.count().label("devices"))
+        from_deployments(wanted, offset.label("ahead"), func.count().label("devices"))
         .join(device, device.c.id == deployment.c.device_id)
         .where(
             _phase(runs) == wanted.standing.phase,
@@ -177,7 +177,7 @@ def _offsets(
 def deployments(connection: Connection, wanted: Rollout) -> list[DeploymentRow]:
     """Return where each device stands, by position."""
     runs = stretches(wanted, _members(connection, wanted))
-    query = _from_deployments(
+    query = from_deployments(
         wanted,
         deployment.c.device_id,
         deployment.c.position,
@@ -193,8 +193,8 @@ def deployments(connection: Connection, wanted: Rollout) -> list[DeploymentRow]:
 
 def broken(connection: Connection, wanted: Rollout) -> list[str]:
     """Return the devices whose offer stands, and that do not serve what they were offered."""
-    status = _status(wanted, stretches(wanted, _members(connection, wanted)))
-    query = _from_deployments(wanted, deployment.c.device_id).where(status.in_(_BROKEN))
+    status = standing(connection, wanted)
+    query = from_deployments(wanted, deployment.c.device_id).where(status.in_(_BROKEN))
     return list(connection.execute(query.order_by(deployment.c.position)).scalars())
 
 
@@ -204,7 +204,7 @@ def silent(connection: Connection, wanted: Rollout) -> list[str]:
         (deployment.c.revert_generation > 0, deployment.c.revert_generation),
         else_=deployment.c.generation,
     )
-    every = _from_deployments(wanted, deployment.c.device_id)
+    every = from_deployments(wanted, deployment.c.device_id)
     query = every.join(device, device.c.id == deployment.c.device_id).where(
         device.c.is_online,
         deployment.c.generation > 0,
@@ -214,7 +214,7 @@ def silent(connection: Connection, wanted: Rollout) -> list[str]:
     return list(connection.execute(query.order_by(deployment.c.position)).scalars())
 
 
-def _from_deployments(wanted: Rollout, *columns: Any) -> Select[Any]:  # noqa: ANN401 - columns
+def from_deployments(wanted: Rollout, *columns: Any) -> Select[Any]:  # noqa: ANN401 - columns
     """Select from the rollout's deployments, each with all that is known of its device."""
     return (
         select(*columns)
@@ -226,6 +226,11 @@ def _from_deployments(wanted: Rollout, *columns: Any) -> Select[Any]:  # noqa: A
         .outerjoin(reported, _of_device(reported))
         .where(deployment.c.rollout_id == wanted.id)
     )
+
+
+def standing(connection: Connection, wanted: Rollout) -> ColumnElement[str]:
+    """Say where a device of a rollout stands; for queries made by `from_deployments`."""
+    return _status(wanted, stretches(wanted, _members(connection, wanted)))
 
 
 def _of_device(table: Any) -> ColumnElement[bool]:  # noqa: ANN401 - a table

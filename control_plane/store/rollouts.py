@@ -32,6 +32,7 @@ from control_plane.store import (
     rollout_joining,
     rollout_members,
     rollout_orders,
+    rollout_reasons,
     rollout_rivals,
 )
 from control_plane.store.rollout_counts import DeploymentRow
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from control_plane.fleet.selectors import Selector
     from control_plane.rollouts.selection import LeftOut
     from control_plane.store.database import Database
+    from control_plane.store.rollout_reasons import Interval, Reason
     from control_plane.store.rollout_rivals import Rival
 
 
@@ -164,6 +166,16 @@ class Rollouts:
         """Return where each device of a rollout stands, by position."""
         with self._database.reading() as connection:
             return rollout_counts.deployments(connection, wanted)
+
+    def reasons(self, wanted: Rollout) -> list[Reason]:
+        """Return why devices of a rollout failed, the most frequent reason first."""
+        with self._database.reading() as connection:
+            return rollout_reasons.reasons(connection, wanted)
+
+    def labels_over_time(self, wanted: Rollout, since: float, width_s: float) -> list[Interval]:
+        """Return what labels said of both arms in each interval since then."""
+        with self._database.reading() as connection:
+            return rollout_reasons.labels_over_time(connection, wanted, since, width_s)
 
     def silent(self, wanted: Rollout) -> list[str]:
         """Return the devices online that said nothing since they were told what to run."""

@@ -14,20 +14,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from control_plane.api.auth import SESSION_COOKIE, SESSION_S, Access
 from control_plane.api.events import Feed
-from control_plane.web import rendering, static_files
+from control_plane.web import rendering, rollout_pages, static_files
+from control_plane.web.policy import HEADERS
+from control_plane.web.rollout_view import RolloutReader
 from control_plane.web.snapshot import Reader, Snapshot
 from firmware_bundles.errors import NotAuthenticated
 
-_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-_HEADERS: Final = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 _TOKEN_CHARS_MAX: Final = 256
 
 
@@ -36,9 +28,10 @@ def make_feed(reader: Reader) -> Feed:
     return Feed(lambda: rendering.messages(reader.read()))
 
 
-def router(access: Access, reader: Reader, events_path: str) -> APIRouter:
+def router(access: Access, reader: Reader, rollouts: RolloutReader, events_path: str) -> APIRouter:
     """Return the browser's routes. `events_path` is where the feed is served."""
     routes = APIRouter()
+    routes.include_router(rollout_pages.router(access, rollouts))
     _add_page(routes, access, reader.read, events_path)
     _add_login(routes, access)
     _add_files(routes)
@@ -54,7 +47,7 @@ def _add_page(
         try:
             caller = access.identify(request, None)
         except NotAuthenticated:
-            return RedirectResponse("/login", 303, headers=_HEADERS)
+            return RedirectResponse("/login", 303, headers=HEADERS)
         return _html(
             rendering.page(
                 "page.html",
@@ -82,7 +75,7 @@ def _add_login(routes: APIRouter, access: Access) -> None:
             session = access.open_session(token.strip())
         except NotAuthenticated as error:
             return _html(rendering.page("login.html", refusal=error.message), 401)
-        answer = RedirectResponse("/", 303, headers=_HEADERS)
+        answer = RedirectResponse("/", 303, headers=HEADERS)
         answer.set_cookie(
             SESSION_COOKIE,
             session,
@@ -96,7 +89,7 @@ def _add_login(routes: APIRouter, access: Access) -> None:
     @routes.post("/logout")
     def log_out(request: Request) -> Response:
         """Forget the session in this browser."""
-        answer = RedirectResponse("/login", 303, headers=_HEADERS)
+        answer = RedirectResponse("/login", 303, headers=HEADERS)
         try:
             _check_origin(request)
         except NotAuthenticated:
@@ -113,8 +106,8 @@ def _add_files(routes: APIRouter) -> None:
         """Return one of the page's files."""
         found = known.get(name)
         if found is None:
-            return Response("there is no such file", 404, headers=_HEADERS)
-        headers = {**_HEADERS, "Cache-Control": "no-cache", "ETag": found.tag}
+            return Response("there is no such file", 404, headers=HEADERS)
+        headers = {**HEADERS, "Cache-Control": "no-cache", "ETag": found.tag}
         if request.headers.get("if-none-match") == found.tag:
             return Response(status_code=304, headers=headers)
         return Response(found.data, headers=headers, media_type=found.media_type)
@@ -128,4 +121,4 @@ def _check_origin(request: Request) -> None:
 
 
 def _html(text: str, status: int = 200) -> HTMLResponse:
-    return HTMLResponse(text, status, headers=_HEADERS)
+    return HTMLResponse(text, status, headers=HEADERS)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from control_plane.telemetry.cohort_drift import ModelDrift
     from control_plane.telemetry.drift import Distance
     from control_plane.telemetry.standing import WatchRow
+    from control_plane.web.rollout_view import Trend
     from control_plane.web.snapshot import ModelScore, Rates, Snapshot
     from firmware_bundles.sketches.skew import Skew
 
@@ -85,6 +86,21 @@ def messages(shown: Snapshot) -> dict[str, Message]:
 def series(rates: Rates) -> str:
     """Return the chart's data as JSON."""
     return json.dumps([rates.times, rates.values], separators=(",", ":"))
+
+
+def trend(found: Trend) -> str:
+    """Return the chart of a rollout's labels as JSON."""
+    return json.dumps([found.times, found.candidate, found.control], separators=(",", ":"))
+
+
+def span(seconds: float | None) -> str:
+    """Return how long something may take; a dash if nothing is known of it."""
+    if seconds is None:
+        return "\N{EN DASH}"
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def stretches(counts: PhaseCounts) -> list[Stretch]:
@@ -201,7 +217,9 @@ def _environment() -> Environment:
         "score_of": score_of,
         "series": series,
         "slug": _slug,
+        "span": span,
         "stretches": stretches,
+        "trend": trend,
         "words": _words,
     }
     made.filters.update(filters)

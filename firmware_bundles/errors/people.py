@@ -33,6 +33,15 @@ class FileInvalid(InputError):
     code = "input.file_invalid"
 
 
+class RolloutDoubtful(InputError):
+    """A rollout was to start without a warning, and there are some; the message is the first.
+
+    Mend the file (docs/reference/checks.md says how), or start it without `--strict`.
+    """
+
+    code = "input.rollout_doubtful"
+
+
 class ConfigInvalid(InputError):
     """A setting is unknown, out of range or does not fit this machine."""
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.api import tokens
 from control_plane.api.auth import Role
+from control_plane.store.access import AccessTokens
 from control_plane.store.database import Database
 from support import fleet_rows, page_world, segments
 from support.browser import Browser
@@ -84,3 +86,23 @@ def test_a_wrong_token_keeps_the_door_shut(world: page_world.PageWorld, tmp_path
         )
         browser.wait("document.querySelector('[role=alert]') !== null")
         assert browser.evaluate("location.pathname") == "/login"
+
+
+def test_a_rollout_is_watched_and_paused(world: page_world.PageWorld, tmp_path: Path) -> None:
+    """Its page follows by itself, asks back before what is drastic, and its buttons work."""
+    row = AccessTokens(world.database)
+    token = tokens.create(row, "olga", Role.OPERATOR, fleet_rows.NOW).token
+    with serving(world.app()) as address, Browser(tmp_path) as browser:
+        browser.log_in(address, token)
+        browser.open(f"{address}/rollouts/better-4d5e6f")
+        browser.wait("document.getElementById('link').textContent === 'live'")
+        browser.evaluate("window.here = true; window.confirm = () => false")
+        browser.evaluate("document.querySelector('form[action$=abort] button').click()")
+        fleet_rows.decide(world.database, "better-4d5e6f", "somebody <i id=evil>looked</i>")
+        browser.wait("document.body.textContent.includes('somebody <i id=evil>looked</i>')")
+        assert browser.evaluate("window.here && document.getElementById('evil') === null")
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        browser.evaluate("document.querySelector('form[action$=pause] button').click()")
+        browser.wait("document.querySelector('form[action$=resume]') !== null")
+        assert browser.evaluate("document.body.textContent.includes('paused by olga')")
+        assert browser.problems == []

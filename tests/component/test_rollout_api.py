@@ -203,3 +203,19 @@ def test_excluded_devices_are_left_out(service: RolloutService) -> None:
     checked = client(service).post(f"{ROLLOUTS}/check", content=(FILE + exclude).encode()).json()
     assert checked["members"] == 6
     assert checked["left_out"] == ["left out 2 devices: the rollout file excludes them"]
+
+
+def test_what_is_doubtful_is_said_and_refused_where_somebody_is_strict(
+    service: RolloutService,
+) -> None:
+    """A check lists notes with field and severity; a strict start refuses the first warning."""
+    notes = client(service).post(f"{ROLLOUTS}/check", content=FILE.encode()).json()["notes"]
+    warning = {"code": "gate.answers_unwatched", "severity": "warning"}
+    sentence = "only installs are judged"
+    assert {**warning, "field": "phases[0].gates", "sentence": sentence} in notes
+    refused = client(service).post(f"{ROLLOUTS}?strict=true", content=FILE.encode())
+    assert (refused.status_code, code(refused)) == (422, "input.rollout_doubtful")
+    assert f"({notes[0]['code']}), and" in refused.json()["detail"]
+    assert service.rollouts.all() == []
+    started = client(service).post(ROLLOUTS, content=FILE.encode()).json()
+    assert started["notes"] == notes

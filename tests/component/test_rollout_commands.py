@@ -147,3 +147,64 @@ def test_mistakes_are_one_line(service: RolloutService, capsys: pytest.CaptureFi
     assert "cannot read missing.yaml" in capsys.readouterr().err
     assert run("show", "../devices") == 2
     assert "input.not_found" in capsys.readouterr().err
+
+
+def test_a_file_is_checked_and_a_strict_one_refused(
+    service: RolloutService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A check says what is doubtful; --strict makes a warning an exit status."""
+    assert run("check", "-f", "rollout.yaml") == 0
+    out = capsys.readouterr().out
+    assert "warning  phases[0].soak_s: soaks for 1 s; devices report every 900 s" in out
+    assert run("check", "-f", "rollout.yaml", "--strict") == 3
+    capsys.readouterr()
+    assert run("start", "rollout.yaml", "--dry-run", "--strict") == 3
+    capsys.readouterr()
+    assert run("start", "rollout.yaml", "--strict") == 3
+    assert "(input.rollout_doubtful)" in capsys.readouterr().err
+    assert service.rollouts.all() == []
+    assert run("start", "rollout.yaml") == 0
+    told = capsys.readouterr()
+    assert told.out == "example\n"
+    assert "(phase.soak_short)" in told.err
+
+
+def test_a_rollout_is_simulated(
+    service: RolloutService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over the real cohort or a made-up fleet, in words or as JSON, with a transcript."""
+    assert run("simulate", "-f", "rollout.yaml", "--runs", "2", "--transcript") == 0
+    told = capsys.readouterr().out
+    assert "2 runs over 8 devices, " in told
+    assert "as assumed: 2 completed" in told
+    assert "phase 2 of 2 begins: 6 devices to offer to" in told
+    Path("labelled.yaml").write_text(
+        FILE.replace("soak_s: 1}", "soak_s: 3600}", 1)
+        + "gates: {label_errors: {margin: 0.05, error_rate_max: 0.5}}\n"
+    )
+    made_up = ("--devices", "40", "-a", "labels-per-h=60", "-a", "harm=0.3")
+    assert run("simulate", "-f", "labelled.yaml", *made_up, "--output", "json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["members"] == 40
+    assert document["harmful"]["stopped"] == 1.0
+    assert run("simulate", "-f", "labelled.yaml", *made_up, "--runs", "2") == 0
+    assert "a candidate with 30.0 points more errors: 2 rolled back" in capsys.readouterr().out
+    assert service.rollouts.all() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-a", "failed"), "no assumption"),
+        (("-a", "fialed=1"), "fialed"),
+        (("-a", "failed=2"), "failed"),
+        (("--devices", "30000", "--runs", "10"), "too many to simulate"),
+    ],
+)
+@pytest.mark.usefixtures("service")
+def test_an_assumption_that_cannot_be_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    """What is assumed is checked by name and range, and so is the work that it makes."""
+    assert run("simulate", "-f", "rollout.yaml", *arguments) == 2
+    assert said in capsys.readouterr().err

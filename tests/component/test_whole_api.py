@@ -59,6 +59,7 @@ TOLD = {
 }
 UNTOLD = VIEWERS_POSTS | {
     "POST /api/v1/chunks/missing",
+    "POST /api/v1/rollouts/simulate",
     "PUT /api/v1/chunks/{digest}",
     "POST /api/v1/webhooks/{name}/test",
 }

@@ -45,6 +45,7 @@ from control_plane.telemetry.latency_groups import Latencies
 from control_plane.telemetry.standing import Rules
 from control_plane.telemetry.watching import Watching
 from control_plane.web import pages
+from control_plane.web.rollout_view import RolloutReader
 from control_plane.web.snapshot import Reader
 from firmware_bundles import chunks
 from firmware_bundles.sketches.baseline import Value, make
@@ -163,7 +164,14 @@ class PageWorld:
                 alerts.router(self.access, Alerts(self.database), self.rounds),
                 stored_telemetry.router(self.access, self._latencies(), Pruning(self.database)),
             ],
-            pages=[pages.router(self.access, self.reader, f"{application.API_PREFIX}/events")],
+            pages=[
+                pages.router(
+                    self.access,
+                    self.reader,
+                    RolloutReader(Rollouts(self.database), self.clock),
+                    f"{application.API_PREFIX}/events",
+                )
+            ],
         )
 
     def _latencies(self) -> Latencies:

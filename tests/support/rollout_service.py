@@ -10,7 +10,7 @@ from sqlalchemy import update
 from control_plane.api import app as application
 from control_plane.api import cohorts as cohort_routes
 from control_plane.api import rollouts as routes
-from control_plane.api import schemas, tokens
+from control_plane.api import schemas, simulation, tokens
 from control_plane.api.auth import Access, Role
 from control_plane.fleet import facts
 from control_plane.fleet.cohorts import Cohorts
@@ -56,6 +56,7 @@ class RolloutService:
             api=[
                 routes.router(access, self.rollouts, self, self.cohorts, self._clock),
                 cohort_routes.router(access, self.cohorts),
+                simulation.router(access, self, self.cohorts, self._clock),
                 schemas.router(access),
             ],
         )

@@ -84,6 +84,7 @@ def test_every_page_can_be_reached() -> None:
         ("reference/events.md", "event_table.py"),
         ("explanation/lifecycle.md", "lifecycle_diagram.py"),
         ("reference/rollout.schema.json", "rollout_schema.py"),
+        ("reference/checks.md", "check_table.py"),
     ],
 )
 def test_a_generated_page_is_what_its_script_writes(page: str, script: str) -> None:

@@ -1,35 +1,9 @@
-// What the server cannot know: the reader's clock and colours, and whether the connection stands.
+// The page of the fleet: its chart, and the events that keep it up to date. Clocks are in times.js.
 "use strict";
 
 const main = document.getElementById("main");
-const link = document.getElementById("link");
 const holder = document.getElementById("chart");
 
-function tell(state, words) {
-  if (link.dataset.state !== state) {
-    link.dataset.state = state;
-    link.textContent = words;
-  }
-}
-
-function ago(then) {
-  const seconds = Math.max(0, Math.round((Date.now() - then) / 1000));
-  if (seconds < 60) return `${seconds} s ago`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
-  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
-  return `${Math.floor(seconds / 86400)} d ago`;
-}
-
-function tellTimes() {
-  for (const element of document.querySelectorAll("time[datetime]")) {
-    const then = new Date(element.dateTime);
-    const words = "clock" in element.dataset ? then.toLocaleTimeString() : ago(then.getTime());
-    if (element.textContent !== words) element.textContent = words;
-    element.title = then.toLocaleString();
-  }
-}
-
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 let series = JSON.parse(holder.dataset.series);
 let chart = null;
 
@@ -65,5 +39,3 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 new ResizeObserver(() => chart?.setSize({ width: holder.clientWidth, height: holder.clientHeight })).observe(holder);
 
 draw();
-tellTimes();
-setInterval(tellTimes, 1000);

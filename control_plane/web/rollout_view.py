@@ -1,0 +1,133 @@
+"""What the page of one rollout shows, read at one moment, and what a person may do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from control_plane.api.auth import Role
+from control_plane.api.rollout_acts import approve_phase, decide
+from control_plane.api.rollouts import RolloutDetail, detail
+from control_plane.rollouts import approvals
+from control_plane.rollouts.verbs import VERBS
+from firmware_bundles.errors import AccessError, ConflictError, NotFound, RoleInsufficient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from control_plane.api.auth import Caller
+    from control_plane.rollouts.model import FleetView, Rollout
+    from control_plane.store.rollout_reasons import Interval, Reason
+    from control_plane.store.rollouts import Rollouts
+
+APPROVE: Final = "approve"
+POINTS_MAX: Final = 120
+WIDTH_S_MIN: Final = 60.0
+_ORDER: Final = (APPROVE, "resume", "pause", "promote", "retry", "abort", "rollback")
+_DRASTIC: Final = ("abort", "rollback")
+
+
+class Deed(NamedTuple):
+    """Something that may be done now; `is_drastic` asks back."""
+
+    verb: str
+    means: str
+    is_drastic: bool = False
+
+
+class Trend(NamedTuple):
+    """Shares of wrong labels, in percent, by interval: the candidate's and the control's."""
+
+    times: list[float]
+    candidate: list[float | None]
+    control: list[float | None]
+
+
+class RolloutPage(NamedTuple):
+    """All that the page of a rollout shows."""
+
+    rollout: RolloutDetail
+    reasons: list[Reason]
+    trend: Trend
+    deeds: list[Deed]
+
+
+class RolloutReader:
+    """Reads one rollout for people, and does what they decide."""
+
+    def __init__(self, rollouts: Rollouts, clock: Callable[[], float]) -> None:
+        self._rollouts = rollouts
+        self._clock = clock
+
+    def read(self, rollout_id: str, caller: Caller) -> RolloutPage:
+        """Return what there is to see now. Raises NotFound."""
+        found, now = self._rollouts.get(rollout_id), self._clock()
+        view = self._rollouts.view(found)
+        return RolloutPage(
+            rollout=detail(self._rollouts, found, now),
+            reasons=self._rollouts.reasons(found),
+            trend=self._trend(found, view, now),
+            deeds=deeds(found, view, caller, now),
+        )
+
+    def act(self, rollout_id: str, verb: str, caller: Caller) -> None:
+        """Do what a person decided. Raises NotFound, AccessError, ConflictError."""
+        needed = Role.APPROVER if verb == APPROVE else Role.OPERATOR
+        if not caller.role.covers(needed):
+            raise RoleInsufficient(f"{caller.name} is {caller.role.value}; this needs {needed}")
+        if verb == APPROVE:
+            approve_phase(self._rollouts, rollout_id, None, caller, self._clock)
+            return
+        chosen = VERBS.get(verb)
+        if chosen is None:
+            raise NotFound(f"nothing is called {verb!r:.40} here")
+        decide(
+            self._rollouts,
+            rollout_id,
+            lambda rollout, view, now: chosen(rollout, view, now, by=caller.name),
+            self._clock,
+            caller.actor,
+        )
+
+    def _trend(self, found: Rollout, view: FleetView, now: float) -> Trend:
+        firsts = [each.offered_first for each in view.phases if each.offered_first is not None]
+        since = min(firsts, default=found.created)
+        width_s = max((now - since) / POINTS_MAX, WIDTH_S_MIN)
+        return trend(self._rollouts.labels_over_time(found, since, width_s), since, width_s)
+
+
+def deeds(rollout: Rollout, view: FleetView, caller: Caller, now: float) -> list[Deed]:
+    """Return what this caller may do now: the verbs themselves say so."""
+    found = [verb for verb in _ORDER if _may(verb, rollout, view, caller, now)]
+    return [Deed(verb, _means(verb), is_drastic=verb in _DRASTIC) for verb in found]
+
+
+def trend(intervals: Sequence[Interval], since: float, width_s: float) -> Trend:
+    """Return the shares of wrong labels by interval; None where no label came."""
+    shares = {
+        (each.number, each.is_candidate): 100 * each.wrong / each.labelled
+        for each in intervals
+        if each.labelled
+    }
+    numbers = sorted({number for number, _ in shares})
+    return Trend(
+        times=[since + (number + 1) * width_s for number in numbers],
+        candidate=[shares.get((number, True)) for number in numbers],
+        control=[shares.get((number, False)) for number in numbers],
+    )
+
+
+def _may(verb: str, rollout: Rollout, view: FleetView, caller: Caller, now: float) -> bool:
+    try:
+        if verb == APPROVE:
+            approvals.approve(rollout, now, caller.name)
+            return caller.role.covers(Role.APPROVER)
+        VERBS[verb](rollout, view, now, by=caller.name)
+    except (ConflictError, AccessError):
+        return False
+    return caller.role.covers(Role.OPERATOR)
+
+
+def _means(verb: str) -> str:
+    if verb == APPROVE:
+        return "Let the phase begin that waits for an approval."
+    return (VERBS[verb].__doc__ or "").partition("\n")[0]
