@@ -8,7 +8,8 @@ import numpy as np
 from sqlalchemy import bindparam, delete, insert, select
 
 from control_plane.store import arrivals, tallies
-from control_plane.store.arrivals import Count
+from control_plane.store.arrivals import Count, Stored
+from control_plane.store.pairs import PairIntake
 from control_plane.store.schema import (
     feedback,
     label_count,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sqlalchemy import Connection
 
-    from control_plane.store.arrivals import Sent, Stored
+    from control_plane.store.arrivals import Sent
     from firmware_bundles.wire.messages import SegmentKey
 
 # In one statement.
@@ -67,11 +68,15 @@ class Intake:
         self._waiting: set[tuple[str, str]] = set()
         self._hour = tallies.hour_of(received)
         self._sums: dict[Place, NDArray[np.int64]] = {}
+        self.pairs = PairIntake(connection, received)
 
     def add(self, sent: Sequence[Sent]) -> list[Stored]:
         """Store each segment unless it, or one that overlaps it, is there; say which, in order."""
         self._find_waiting(sent)
-        return arrivals.store(self._connection, sent, self._received)
+        stored = arrivals.store(self._connection, sent, self._received)
+        is_new = (one is Stored.NEW for one in stored)
+        self.pairs.begin([each for each, new in zip(sent, is_new, strict=True) if new])
+        return stored
 
     def count(self, sent: Sent, latency_us: NDArray[np.int64] | None) -> None:
         """Count what a new segment stands for; written by `finish`.
@@ -104,6 +109,7 @@ class Intake:
             if place.kind == SegmentKind.PREDICTIONS.value
         ]
         arrivals.count(self._connection, counts)
+        self.pairs.finish()
 
     def remember(self, device_id: str, truths: Sequence[Truth]) -> list[Truth]:
         """Note what was told, and return what of it was not told before."""

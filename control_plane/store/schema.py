@@ -307,6 +307,13 @@ segment = Table(
     # 1 once the watch over its device took a window in: both are written in one transaction.
     Column("watched", SmallInteger, nullable=False, server_default="0"),
     Index(
+        "ix_segment_shadow",
+        "device_id",
+        "incarnation",
+        sqlite_where=text("kind = 'shadow'"),
+        postgresql_where=text("kind = 'shadow'"),
+    ),
+    Index(
         "ix_segment_unwatched",
         "device_id",
         "family",
@@ -413,6 +420,26 @@ label_pending = Table(
     Column("brought", JSON, nullable=True),
     Column("received", Float, nullable=False),
     Index("ix_label_pending_prediction", "device_id", "incarnation", "sequence"),
+)
+
+# Inputs that both a serving model and its shadow answered, keyed as the labels; of the labelled
+# ones, how many only one of them got wrong.
+pair_count = Table(
+    "pair_count",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("incarnation", String, primary_key=True),
+    Column("kind", String, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("live", String, primary_key=True),
+    Column("shadow", String, primary_key=True),
+    Column("family", String, nullable=False),
+    Column("received", Float, nullable=False),
+    Column("pairs", Integer, nullable=False),
+    Column("agreed", Integer, nullable=False),
+    Column("labelled", Integer, nullable=False),
+    Column("live_only", Integer, nullable=False),
+    Column("shadow_only", Integer, nullable=False),
 )
 
 # Who did what, chained by digests; rows are only ever added, which triggers keep.

@@ -18,6 +18,7 @@ from msgspec import UNSET
 
 from control_plane.store.arrivals import Sent, Stored
 from control_plane.store.intake import Unstorable
+from control_plane.telemetry import pairing
 from control_plane.telemetry.labels import Settled, Truth, count, join, sort
 from firmware_bundles.errors import (
     AuthenticationFailed,
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 _TAG_BYTES: Final = hashlib.sha256().digest_size
 _FAULT_CHARS_MAX: Final = 400
+_TURNS: Final = {SegmentKind.PREDICTIONS: 0, SegmentKind.LABELS: 1}
+_LAST_TURN: Final = 2
 
 
 class Store(Protocol):
@@ -154,10 +157,17 @@ class Ingest:
                 if arrival.sealed is not None
             ]
             stored = zip(sound, intake.add(sound), strict=True)
-            answers = [
-                (arrival, arrival.fault or _settle(intake, *next(stored), arrival.rows))
-                for arrival in arrivals
-            ]
+            new = [None if arrival.fault else next(stored) for arrival in arrivals]
+            outcomes: dict[int, Stored | ShoalError] = {}
+            # All of it is stored: what is joined with others is counted after them.
+            turns = [_TURNS.get(arrival.key.kind, _LAST_TURN) for arrival in arrivals]
+            for at in sorted(range(len(arrivals)), key=turns.__getitem__):
+                arrival, sent = arrivals[at], new[at]
+                if arrival.fault is not None:
+                    outcomes[at] = arrival.fault
+                elif sent is not None:
+                    outcomes[at] = _settle(intake, *sent, arrival.rows)
+            answers = [(arrival, outcomes[at]) for at, arrival in enumerate(arrivals)]
             intake.finish()
         return answers
 
@@ -282,11 +292,19 @@ def _settle(intake: Intake, sent: Sent, stored: Stored, rows: _Rows | None) -> S
         )
     if stored is Stored.NEW:
         intake.count(sent, rows.latency_us if isinstance(rows, Predictions) else None)
-        if key.kind is SegmentKind.PREDICTIONS and isinstance(rows, Predictions):
-            _settle_waiting(intake, device_id, sealed, rows)
-        elif isinstance(rows, Labels):
-            _count_labels(intake, device_id, sealed, rows)
+        _count_new(intake, device_id, sealed, rows)
     return stored
+
+
+def _count_new(intake: Intake, device_id: str, sealed: Segment, rows: _Rows | None) -> None:
+    intake.pairs.reach(device_id, sealed)
+    if isinstance(rows, Labels):
+        _count_labels(intake, device_id, sealed, rows)
+    elif isinstance(rows, Predictions) and sealed.key.kind is SegmentKind.SHADOW:
+        pairing.settle_shadow(intake.pairs, device_id, sealed, rows)
+    elif isinstance(rows, Predictions):
+        pairing.settle_live(intake.pairs, device_id, sealed, rows)
+        _settle_waiting(intake, device_id, sealed, rows)
 
 
 def _work(sealed: Segment, rows: _Rows | None) -> Totals | None:
@@ -305,6 +323,7 @@ def _settle_waiting(intake: Intake, device_id: str, sealed: Segment, rows: Predi
     left = set(joined.wanted)
     intake.settle([each for each in waiting if each.truth not in left])
     intake.count_labels(device_id, sealed.key, sealed.family, sealed.model, count(joined.settled))
+    pairing.settle_truths(intake.pairs, device_id, sealed, sealed.model, joined.settled)
 
 
 def _count_labels(intake: Intake, device_id: str, sealed: Segment, rows: Labels) -> None:
@@ -330,6 +349,7 @@ def _count_labels(intake: Intake, device_id: str, sealed: Segment, rows: Labels)
         left += _search(intake, device_id, of_one, settled)
     for (family, model), found in settled.items():
         intake.count_labels(device_id, sealed.key, family, model, count(found))
+        pairing.settle_truths(intake.pairs, device_id, sealed, model, found)
     intake.keep_labels(device_id, left)
 
 

@@ -1,0 +1,132 @@
+"""Rows of pairs: what lies beside a shadow's answers, and what was counted of them.
+
+How pairs are counted stands in `telemetry.pairing`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import insert, select, text
+
+from control_plane.store.schema import pair_count, segment
+from firmware_bundles.wire.columns import Labels, decode_labels
+from firmware_bundles.wire.messages import SegmentKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import ColumnElement, Connection
+
+    from control_plane.store.arrivals import Sent
+    from control_plane.telemetry.pairing import Paired
+    from firmware_bundles.wire.messages import Segment
+
+    Key = tuple[str, str, str, int]
+
+# Word for word as the index has it: with a parameter in it the index would not be used.
+_IS_SHADOW: Final = text("segment.kind = 'shadow'")
+_DEVICES_MAX: Final = 500
+
+
+class Beside(NamedTuple):
+    """A stored segment that may hold answers to the same inputs."""
+
+    model: str
+    body: bytes
+
+
+class PairIntake:
+    """The pairs of one transaction that stores segments.
+
+    All of a batch is stored before any of it is counted, so what was not counted yet is not there.
+    """
+
+    def __init__(self, connection: Connection, received: float) -> None:
+        self._connection = connection
+        self._received = received
+        self._uncounted: set[Key] = set()
+        self._counted: dict[tuple[Key, str, str], tuple[str, Paired]] = {}
+        self._mirrored: set[tuple[str, str]] = set()
+
+    def begin(self, sent: Sequence[Sent]) -> None:
+        """Note a batch before it is counted, and which of its devices have a shadow."""
+        self._uncounted |= {_key(each.device_id, each.sealed) for each in sent}
+        devices = sorted({each.device_id for each in sent})
+        columns = segment.c.device_id, segment.c.incarnation
+        for start in range(0, len(devices), _DEVICES_MAX):
+            some = segment.c.device_id.in_(devices[start : start + _DEVICES_MAX])
+            found = self._connection.execute(select(*columns).where(_IS_SHADOW, some).distinct())
+            self._mirrored.update((row.device_id, row.incarnation) for row in found)
+
+    def reach(self, device_id: str, sealed: Segment) -> None:
+        """Say that a segment is counted now."""
+        self._uncounted.discard(_key(device_id, sealed))
+
+    def live(self, device_id: str, shadow: Segment) -> Iterator[Beside]:
+        """Yield the live predictions that may be of the same inputs as a shadow's segment."""
+        incarnation, first, last = shadow.key.incarnation, shadow.key.first, shadow.key.last
+        return self._at(SegmentKind.PREDICTIONS, device_id, incarnation, first, last)
+
+    def shadows(self, device_id: str, incarnation: str, live: Segment) -> Iterator[Beside]:
+        """Yield the shadows' answers that may be to the same inputs as live predictions."""
+        return self.shadows_at(device_id, incarnation, live.key.first, live.key.last)
+
+    def shadows_at(
+        self, device_id: str, incarnation: str, first: int, last: int
+    ) -> Iterator[Beside]:
+        """Yield the shadows' answers that may be to these inputs."""
+        if (device_id, incarnation) in self._mirrored:
+            yield from self._at(SegmentKind.SHADOW, device_id, incarnation, first, last)
+
+    def labels(self, device_id: str, shadow: Segment) -> Iterator[tuple[str, Labels]]:
+        """Yield model and rows of the labels that may be of the inputs of a shadow's segment."""
+        about = segment.c.family == shadow.family, segment.c.ended >= shadow.started
+        for beside in self._stored(SegmentKind.LABELS, device_id, *about):
+            yield beside.model, decode_labels(beside.body)
+
+    def add(self, device_id: str, by: Segment, live: str, shadow: str, found: Paired) -> None:
+        """Count pairs that the arrival of the segment `by` completed; written by `finish`."""
+        if any(found):
+            place = _key(device_id, by), live, shadow
+            _, known = self._counted.get(place, ("", None))
+            self._counted[place] = by.family, found if known is None else known.plus(found)
+
+    def finish(self) -> None:
+        """Write what was counted."""
+        names = ("device_id", "incarnation", "kind", "first")
+        rows = [
+            dict(zip(names, key, strict=True))
+            | {"live": live, "shadow": shadow, "family": family, "received": self._received}
+            | found._asdict()
+            for (key, live, shadow), (family, found) in self._counted.items()
+        ]
+        if rows:
+            self._connection.execute(insert(pair_count), rows)
+
+    def _at(
+        self, kind: SegmentKind, device_id: str, incarnation: str, first: int, last: int
+    ) -> Iterator[Beside]:
+        about = (
+            segment.c.incarnation == incarnation,
+            segment.c.first <= last,
+            segment.c.last >= first,
+        )
+        return self._stored(kind, device_id, *about)
+
+    def _stored(
+        self, kind: SegmentKind, device_id: str, *about: ColumnElement[bool]
+    ) -> Iterator[Beside]:
+        columns = (segment.c[name] for name in ("incarnation", "first", "model", "body"))
+        query = (
+            select(*columns)
+            .where(segment.c.device_id == device_id, segment.c.kind == kind.value, *about)
+            .order_by(segment.c.received, segment.c.first)
+        )
+        for row in self._connection.execute(query).all():
+            if (device_id, row.incarnation, kind.value, row.first) not in self._uncounted:
+                yield Beside(row.model, bytes(row.body))
+
+
+def _key(device_id: str, sealed: Segment) -> Any:  # noqa: ANN401 - a Key
+    return device_id, sealed.key.incarnation, sealed.key.kind.value, sealed.key.first
