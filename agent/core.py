@@ -15,7 +15,7 @@ from agent import inventory, log
 from agent.children import Children
 from agent.clock import Clock
 from agent.connection import Connection, Message, tls_context
-from agent.deployment import conditions
+from agent.deployment import conditions, shadowing
 from agent.deployment.chunk_store import ChunkStore
 from agent.deployment.collection import Collection
 from agent.deployment.downloads import Downloads
@@ -267,7 +267,8 @@ class Core:
             self._hellos.ask_later()
 
     def _changed(self, record: Record) -> None:
-        if record.state in _REPORTED or record.waits_for:
+        is_held = record.state is DeploymentState.SHADOWING and shadowing.is_held(record)
+        if record.state in _REPORTED or record.waits_for or is_held:
             self._reports.ask()
         if record.state in _REPORTED - {DeploymentState.PROBATION}:
             self._hellos.ask()

@@ -49,6 +49,7 @@ from control_plane.releases.publisher import Publisher
 from control_plane.releases.registry import Registry
 from control_plane.releases.repository import ModelsRepository
 from control_plane.releases.requests import ChunkRequests
+from control_plane.rollouts import prometheus
 from control_plane.rollouts.enlisting import Enlisting
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
@@ -282,7 +283,9 @@ class _Service:
 
     def _make_tickers(self) -> tuple[Ticker, ...]:
         """Return what looks after everything, and by themselves what may take its time."""
-        executor = Executor(self._stores.rollouts, self._assignments.push, self._clock)
+        executor = Executor(
+            self._stores.rollouts, self._assignments.push, self._clock, ask=prometheus.ask
+        )
         enlisting = Enlisting(self._stores.rollouts, self._registry, self._cohorts, self._clock)
         maker = PatchMaker(
             self._stores.patches,

@@ -31,7 +31,7 @@ OFFERING_S_MAX: Final = 14 * 86_400.0
 DAY_S: Final = 86_400.0
 
 _OPTIONAL_GATES: Final = tuple(
-    name for name in Gates.__struct_fields__ if name not in ("alpha", "installs")
+    name for name in Gates.__struct_fields__ if name not in ("alpha", "installs", "traffic")
 )
 
 
@@ -153,7 +153,7 @@ def _power_missing(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
     for index, gate, arms in _label_gates(spec, fleet):
         if not arms.can_compare:
             continue
-        alpha = spec.phases[index].gates.over(spec.gates).alpha
+        alpha = spec.phases[index].gates.over(spec.gates).alpha_each
         wanted = sensitivity.wanted(gate.margin)
         found = sensitivity.found(gate, arms, alpha)
         if found is None or found > wanted:
@@ -208,7 +208,7 @@ def _answers_unwatched(spec: RolloutSpec, _fleet: Fleet) -> Iterator[Doubt]:
     """
     for index, phase in enumerate(spec.phases):
         gates = phase.gates.over(spec.gates)
-        if all(getattr(gates, name) is None for name in _OPTIONAL_GATES):
+        if not any(getattr(gates, name) for name in _OPTIONAL_GATES):
             yield Doubt(f"phases[{index}].gates", "only installs are judged")
 
 

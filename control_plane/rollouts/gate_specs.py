@@ -1,15 +1,21 @@
-"""The gates as a rollout file describes them. How each judges stands in `gates`."""
+"""The gates as a rollout file describes them. How each judges stands in `gates`.
+
+A gate that is not sure waits: until `deadline_s` after the soak began, then a person is asked.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from control_plane.rollouts.spec_parts import Part, Positive, Rate, Seconds
+from control_plane.rollouts.spec_parts import Bytes, Duration, Part, Positive, Rate, Seconds
 
 Alpha = Annotated[float, Meta(gt=0, le=0.5)]
+ValueName = Annotated[str, Meta(min_length=1, max_length=100)]
+NAMED_MAX: Final = 16
+_DAY_S: Final = 86_400.0
 
 
 class InstallsGate(Part, frozen=True, kw_only=True):
@@ -23,38 +29,140 @@ class InstallsGate(Part, frozen=True, kw_only=True):
 class LabelErrorsGate(Part, frozen=True, kw_only=True):
     """How many more of the candidate's labelled predictions may be wrong than of the control's.
 
-    `margin` is a difference of shares. `error_rate_max` judges where no control is left.
-    `deadline_s` after the soak began, too few labels pause. A phase passes when no excess above the
-    margin is shown; with `is_non_inferiority_needed` only when one is excluded.
+    `margin` is a difference of shares. `error_rate_max` judges where no control is left. A phase
+    passes when no excess above the margin is shown; with `is_non_inferiority_needed` only when one
+    is excluded.
     """
 
     margin: Rate
     labels_min: Positive = 200
-    deadline_s: Seconds = 86_400.0
+    deadline_s: Seconds = _DAY_S
     error_rate_max: Rate | None = None
     is_non_inferiority_needed: bool = False
+
+
+class ShadowPairsGate(Part, frozen=True, kw_only=True):
+    """Whether the release loses more labelled inputs than it wins against the model beside it.
+
+    Both answered them: in the shadow before it serves, the previous model's after that.
+    """
+
+    labels_min: Positive = 50
+    deadline_s: Seconds = _DAY_S
+
+
+class AgreementGate(Part, frozen=True, kw_only=True):
+    """In what share of mirrored inputs the release has to answer as the model beside it.
+
+    Other answers need not be worse: this finds that something is different.
+    """
+
+    share_min: Rate
+    pairs_min: Positive = 200
+    deadline_s: Seconds = _DAY_S
+
+
+class LatencyGate(Part, frozen=True, kw_only=True):
+    """By what share the mean latency, on a logarithmic scale, may be above the control's.
+
+    `latency_ms_max` judges the same mean where no control is left.
+    """
+
+    increase_max: Annotated[float, Meta(ge=0, le=100)] = 0.2
+    latency_ms_max: Annotated[float, Meta(gt=0, le=3_600_000)] | None = None
+    deadline_s: Seconds = _DAY_S
+
+
+class DriftGate(Part, frozen=True, kw_only=True):
+    """By how much the share of devices whose input changed may be above the control's."""
+
+    margin: Rate = 0.0
+    changed_share_max: Rate | None = None
+    deadline_s: Seconds = _DAY_S
+
+
+class ValueGate(Part, frozen=True, kw_only=True):
+    """A business value by its name: how far its mean by device may be worse than the control's.
+
+    `margin`, `effect` (the size of a change that would matter) and `limit`, which judges where no
+    control is left, are in the value's own unit.
+    """
+
+    name: ValueName
+    worse: Literal["higher", "lower"]
+    effect: Annotated[float, Meta(gt=0)]
+    margin: Annotated[float, Meta(ge=0)] = 0.0
+    limit: float | None = None
+    deadline_s: Seconds = _DAY_S
+
+
+class TrafficGate(Part, frozen=True, kw_only=True):
+    """How many bytes a device may fetch for the release, on average over those that ended."""
+
+    device_bytes_max: Bytes
+
+
+class MetricGate(Part, frozen=True, kw_only=True):
+    """A query that a Prometheus server answers with one number: within which limits it must be.
+
+    It is asked every `every_s`. An answer that is older than three times that says nothing.
+    """
+
+    name: ValueName
+    url: Annotated[str, Meta(pattern=r"\Ahttps?://[!-~]{1,300}\Z")]
+    query: Annotated[str, Meta(min_length=1, max_length=4_000)]
+    at_most: float | None = None
+    at_least: float | None = None
+    every_s: Duration = 60.0
+    deadline_s: Seconds = _DAY_S
+
+
+Values = Annotated[tuple[ValueGate, ...], Meta(max_length=NAMED_MAX)]
+Metrics = Annotated[tuple[MetricGate, ...], Meta(max_length=NAMED_MAX)]
 
 
 class Gates(Part, frozen=True, kw_only=True):
     """The rules that every phase has to pass.
 
-    `alpha` is the chance, at most, that a phase stops a candidate that is no worse than its margin.
+    `alpha` is the chance, at most, that a phase stops a candidate that is no worse than its
+    margins; the gates that test share it evenly.
     """
 
     alpha: Alpha = 0.05
     installs: InstallsGate = InstallsGate()
     label_errors: LabelErrorsGate | None = None
+    shadow_pairs: ShadowPairsGate | None = None
+    agreement: AgreementGate | None = None
+    latency: LatencyGate | None = None
+    drift: DriftGate | None = None
+    values: Values = ()
+    traffic: TrafficGate | None = None
+    metrics: Metrics = ()
+
+    @property
+    def alpha_each(self) -> float:
+        """The part of `alpha` that each gate with a test has."""
+        singles = (self.label_errors, self.shadow_pairs, self.agreement, self.latency, self.drift)
+        tests = sum(gate is not None for gate in singles) + len(self.values)
+        return self.alpha / max(tests, 1)
 
 
 class PhaseGates(Part, frozen=True, kw_only=True):
     """What is different for one phase: a gate that is named replaces the rollout's, null omits it.
 
-    Installs cannot be left out.
+    Installs cannot be left out; lists are replaced as a whole.
     """
 
     alpha: Alpha | UnsetType = UNSET
     installs: InstallsGate | UnsetType = UNSET
     label_errors: LabelErrorsGate | UnsetType | None = UNSET
+    shadow_pairs: ShadowPairsGate | UnsetType | None = UNSET
+    agreement: AgreementGate | UnsetType | None = UNSET
+    latency: LatencyGate | UnsetType | None = UNSET
+    drift: DriftGate | UnsetType | None = UNSET
+    values: Values | UnsetType = UNSET
+    traffic: TrafficGate | UnsetType | None = UNSET
+    metrics: Metrics | UnsetType = UNSET
 
     def over(self, general: Gates) -> Gates:
         """Return the gates of the phase."""

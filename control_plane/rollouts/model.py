@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from control_plane.rollouts.evidence import Evidence
 from control_plane.rollouts.gate_specs import Gates
 from control_plane.rollouts.phase_specs import PhaseSpec
 from control_plane.rollouts.spec import HoldOut, RolloutSpec
@@ -225,6 +226,7 @@ class FleetView(_Value, frozen=True, kw_only=True):
     control_devices: int = 0
     members: int = 0
     bytes: int = 0
+    evidence: Evidence = Evidence()
     offsets: tuple[tuple[int | None, int], ...] = ()
 
 

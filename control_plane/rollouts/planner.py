@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from control_plane.rollouts import gates, label_errors
+from control_plane.rollouts import gates
+from control_plane.rollouts.gates.installs import is_held_up, is_overdue
 from control_plane.rollouts.model import (
     Action,
     Finding,
@@ -121,7 +122,7 @@ def _offer(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: 
         return Plan(next=rollout.standing, orders=again, why=(told,))
     if own.planned:
         return _offer_more(rollout, view, findings, now)
-    if own.unfinished and not gates.is_overdue(rollout, view, now):
+    if own.unfinished and not is_overdue(rollout, view, now):
         waiting = f"waiting for {own.unfinished} of {devices_of(own.offered)}"
         told = f"{name}: {waiting}, {timeout_s:g} s at most"
         return _wait(rollout, told, *_sentences(findings))
@@ -143,7 +144,7 @@ def _offer_more(rollout: Rollout, view: FleetView, findings: Sequence[Finding], 
     if budget is not None and view.bytes >= budget:
         told = f"{name}: {view.bytes} bytes were fetched, the budget is {budget}"
         return _pause(rollout, told, *_sentences(findings))
-    if gates.is_held_up(rollout, view, now):
+    if is_held_up(rollout, view, now):
         told = f"{name}: a device is silent for {rollout.phase.timeout_s:g} s; no more offers"
         return _pause(rollout, told, *_sentences(findings))
     due = pace(rollout.phase, view, own.reached, own.offered_last, now)
@@ -297,10 +298,9 @@ def _missing(rollout: Rollout, view: FleetView, findings: Sequence[Finding]) -> 
 
 
 def _deadline_s(rollout: Rollout, findings: Sequence[Finding]) -> float:
-    gate = rollout.gates.label_errors
-    verdicts = {finding.gate: finding.verdict for finding in findings}
-    is_open = verdicts.get(label_errors.NAME) not in (None, Verdict.PASS)
-    return gate.deadline_s if gate is not None and is_open else 0.0
+    passing = (Verdict.PASS, None)
+    missing = [finding for finding in findings if finding.verdict not in passing]
+    return max((gates.deadline_s(rollout, finding) for finding in missing), default=0.0)
 
 
 def _sentences(findings: Sequence[Finding]) -> tuple[str, ...]:

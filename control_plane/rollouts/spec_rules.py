@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from control_plane.rollouts.gate_specs import Gates
 from control_plane.rollouts.phase_specs import PhaseSpec
 from control_plane.rollouts.spec import HoldOut, RolloutSpec
 
@@ -26,6 +27,8 @@ def problems(spec: RolloutSpec) -> Iterator[Problem]:
         yield from _size(phase, place)
         yield from _growth(phase, spec.phases[:index], place)
         yield from _shadow(phase, spec, place)
+        yield from _gates(phase.gates.over(spec.gates), spec, f"{place}.gates")
+    yield from _gates(spec.gates, spec, "gates")
     yield from _capture(spec)
     if spec.phases[-1].mode != "serve":
         yield Problem(
@@ -74,3 +77,22 @@ def _shadow(phase: PhaseSpec, spec: RolloutSpec, place: str) -> Iterator[Problem
             "a phase in shadow needs policy.shadow",
             "Say there which share of the inputs is mirrored.",
         )
+
+
+def _gates(gates: Gates, spec: RolloutSpec, place: str) -> Iterator[Problem]:
+    for name in ("shadow_pairs", "agreement"):
+        if getattr(gates, name) is not None and spec.policy.shadow is None:
+            yield Problem(
+                f"{place}.{name}",
+                f"{name} needs policy.shadow",
+                "Say there which share of the inputs is mirrored.",
+            )
+    for name in ("values", "metrics"):
+        known: set[str] = set()
+        for index, gate in enumerate(getattr(gates, name)):
+            if gate.name in known:
+                yield Problem(f"{place}.{name}[{index}].name", f"{gate.name!r} is there twice")
+            known.add(gate.name)
+    for index, gate in enumerate(gates.metrics):
+        if gate.at_most is None and gate.at_least is None:
+            yield Problem(f"{place}.metrics[{index}]", "give at_most or at_least, or both")

@@ -132,7 +132,8 @@ def _by_device(
     times: tuple[float, float],
 ) -> list[DeviceSums]:
     since, first = times
-    said, is_offered = table.c, deployment.c.generation > 0
+    said = table.c
+    is_offered = and_(deployment.c.generation > 0, deployment.c.mode == "serve")
     is_candidate = said.model == _candidate.c.digest
     is_own = case((is_offered, is_candidate), else_=~is_candidate)
     is_since = and_(said.received >= since, is_own)
@@ -156,7 +157,7 @@ def _by_device(
             said.received >= first - HISTORY_S,
             condition,
         )
-        .group_by(deployment.c.device_id, deployment.c.generation)
+        .group_by(deployment.c.device_id, deployment.c.generation, deployment.c.mode)
         .having(_sum(is_since, moments[0]) > 0)
         .order_by(deployment.c.device_id)
     )

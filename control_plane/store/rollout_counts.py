@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import and_, case, func, literal, or_, select
 
 from control_plane.rollouts.model import Counts, FleetView, shadows_now, stretches
-from control_plane.store import label_sums
+from control_plane.store import evidence, label_sums
 from control_plane.store.rollout_rivals import LOST
 from control_plane.store.schema import deployment, desired, device, release, reported, rollout
 from firmware_bundles.windows import UTC_OFFSET
@@ -83,7 +83,8 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
     )
     firsts = [counts.offered_first for counts in phases if counts.offered_first is not None]
     since = phases[wanted.watched].offered_first
-    arms = label_sums.count(connection, wanted, since, min(firsts, default=None))
+    begun = min(firsts, default=None)
+    arms = label_sums.count(connection, wanted, since, begun)
     mirroring = sum(row.others for row in rows if row.status == "planned")
     untouched = _controls(connection, wanted, since) if planned.total() else 0
     return FleetView(
@@ -94,6 +95,7 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
         members=members,
         bytes=sum(row.bytes for row in rows),
         offsets=_offsets(connection, wanted, runs),
+        evidence=evidence.gather(connection, wanted, since, begun),
     )
 
 

@@ -27,6 +27,7 @@ from control_plane.rollouts.planner import moved
 from control_plane.rollouts.spec import RolloutSpec
 from control_plane.store import (
     audit,
+    metric_answers,
     rollout_audit,
     rollout_counts,
     rollout_joining,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from control_plane.audit import Statement
     from control_plane.fleet.selectors import Selector
+    from control_plane.rollouts.evidence import Metric
     from control_plane.rollouts.selection import LeftOut
     from control_plane.store.database import Database
     from control_plane.store.rollout_reasons import Interval, Reason
@@ -161,6 +163,11 @@ class Rollouts:
         """Return what the fleet says of a rollout now."""
         with self._database.reading() as connection:
             return rollout_counts.view(connection, wanted)
+
+    def keep_metric(self, wanted: Rollout, name: str, found: Metric) -> None:
+        """Store what a metric server answered, as evidence for a gate of this name."""
+        with self._database.transaction() as connection:
+            metric_answers.keep(connection, wanted.id, name, found)
 
     def deployments(self, wanted: Rollout) -> list[DeploymentRow]:
         """Return where each device of a rollout stands, by position."""

@@ -442,6 +442,17 @@ pair_count = Table(
     Column("shadow_only", Integer, nullable=False),
 )
 
+# What a metric server answered last to the query of a rollout's gate, or why it did not.
+metric_answer = Table(
+    "metric_answer",
+    metadata,
+    Column("rollout_id", String, ForeignKey("rollout.id"), primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("value", Float, nullable=True),
+    Column("at", Float, nullable=False),
+    Column("fault", String, nullable=False),
+)
+
 # Who did what, chained by digests; rows are only ever added, which triggers keep.
 audit_entry = Table(
     "audit_entry",

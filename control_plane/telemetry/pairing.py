@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Paired(NamedTuple):
-    """What was counted; `live_only` and `shadow_only` are labelled pairs that one alone got wrong."""
+    """What was counted; `live_only` and `shadow_only`: labelled, and one alone got it wrong."""
 
     pairs: int = 0
     agreed: int = 0

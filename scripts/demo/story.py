@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ROLLOUT_S_MAX = 60.0
 
 _FIRST = """\
-schema: "1.0"
+schema: "1.1"
 id: digits-v1
 family: digits
 release: "1"
@@ -31,19 +31,23 @@ gates:
   installs: {failed_share_max: 0.0}
 """
 _STAGED = """\
-schema: "1.0"
+schema: "1.1"
 id: digits-v%(version)s
 family: digits
 release: "%(version)s"
 cohort: everywhere
 probation_s: 1
 phases:
-  - {share: 0.25, soak_s: 3, timeout_s: 60}
-  - {share: 0.5, soak_s: 2, timeout_s: 60}
-  - {share: 1.0, soak_s: 1, timeout_s: 60}
+  - {share: 0.25, mode: shadow, soak_s: 3, timeout_s: 60}
+  - {share: 0.25, soak_s: 3, timeout_s: 60, gates: {shadow_pairs: null}}
+  - {share: 0.5, soak_s: 2, timeout_s: 60, gates: {shadow_pairs: null}}
+  - {share: 1.0, soak_s: 1, timeout_s: 60, gates: {shadow_pairs: null}}
 gates:
   installs: {failed_share_max: 0.0}
   label_errors: {margin: 0.1, labels_min: 100, deadline_s: 60}
+  shadow_pairs: {labels_min: 100, deadline_s: 60}
+policy:
+  shadow: {share: 1.0, duration_s: 0.1}
 """
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from control_plane.rollouts import verbs
+from control_plane.rollouts.evidence import Evidence, Pairs
 from control_plane.rollouts.model import (
     Approval,
     FleetView,
@@ -58,6 +59,8 @@ class Replay:
                 self._change(int(rest[0]) - 1, rest[1:])
             case "labels":
                 self.told[rest[0]] = _labels(*rest[1:])
+            case "pairs":
+                self.told["evidence"] = Evidence(pairs=Pairs(*(int(each) for each in rest)))
             case "approve":
                 approval = Approval(phase=int(rest[0]) - 1, by=rest[1], at=float(rest[2]))
                 approvals = (*self.rollout.approvals, approval)

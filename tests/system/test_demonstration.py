@@ -58,6 +58,10 @@ def test_the_main_job_is_done(broker: str, folder: Path, tmp_path: Path) -> None
     assert seen["drift"]["columns"][0].startswith("image[")
     assert (seen["drift"]["event"], seen["drift"]["is_signed"]) == ("shoal.alert.raised", True)
     assert {row["reported_version"] for row in seen["devices"]} == {"2"}
+    # The bad model was stopped in the shadow, by inputs that both models answered: nobody saw it.
+    stopped = [sentence for why in seen["rollouts"][2]["why"] for sentence in why]
+    assert any("were wrong only by the release" in each and "above" in each for each in stopped)
+    assert all("3" not in row["answered_by_version"] for row in seen["devices"])
     _require_nothing_left(folder)
 
 

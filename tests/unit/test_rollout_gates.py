@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from control_plane.rollouts.gates import INSTALLS, judge
-from control_plane.rollouts.label_errors import NAME as LABEL_ERRORS
+from control_plane.rollouts.gates.label_errors import NAME as LABEL_ERRORS
 from control_plane.rollouts.model import (
     Counts,
     Finding,

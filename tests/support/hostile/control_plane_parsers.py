@@ -14,7 +14,7 @@ from control_plane.api import auth
 from control_plane.broker import endpoint, subscriptions
 from control_plane.cli import broker, declared
 from control_plane.fleet import certificates, credentials, labels, selectors
-from control_plane.rollouts import parsing
+from control_plane.rollouts import parsing, prometheus
 from control_plane.telemetry import ingest
 from control_plane.telemetry import labels as scores
 from firmware_bundles.wire import codec, columns
@@ -39,6 +39,8 @@ _ROLLOUT: Final[dict[str, Any]] = {
     "on_failure": "pause",
     "policy": {"attempts_max": 2},
 }
+_METRIC: Final = b"""{"status": "success", "data": {"resultType": "vector",
+"result": [{"metric": {}, "value": [1.0, "2.5"]}]}}"""
 _YAML: Final = b"""\
 family: digits
 release: "2"
@@ -146,5 +148,11 @@ PARSERS: Final = (
         form=Form.JSON,
     ),
     _text("head of an audit log", audit.parse_head, str(audit.GENESIS), f"7:{'ab' * 32}"),
+    Parser(
+        name="answer of a metric server",
+        parse=lambda data: prometheus.parse(data, 0.0),
+        make_seeds=lambda: [_METRIC],
+        form=Form.JSON,
+    ),
     _text("role of a token", auth.parse_role, *(role.value for role in auth.Role)),
 )

@@ -1,16 +1,9 @@
-"""The gates: rules over what the fleet says, each with a verdict, its numbers and a sentence. Pure.
-
-Installs are counted here, labels judged in `label_errors`. What a verdict leads to is the planner's
-affair.
-"""
+"""The gate on installs: how many devices failed, went back, or stay silent. Pure."""
 
 from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
-from control_plane.rollouts import label_errors
 from control_plane.rollouts.gate_specs import InstallsGate
 from control_plane.rollouts.model import (
     Finding,
@@ -22,32 +15,7 @@ from control_plane.rollouts.model import (
     total,
 )
 
-INSTALLS: Final = "installs"
-
-
-def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
-    """Return what every gate of the rollout finds at `now` (Unix seconds)."""
-    gates = rollout.gates
-    findings = [_installs(gates.installs, rollout, view, is_overdue=is_overdue(rollout, view, now))]
-    if gates.label_errors is not None:
-        findings.append(label_errors.judge(gates.label_errors, rollout, view))
-    return tuple(_timed(finding, rollout, view, now) for finding in findings)
-
-
-def _timed(finding: Finding, rollout: Rollout, view: FleetView, now: float) -> Finding:
-    """Add how long a gate that cannot say anything yet may still wait."""
-    standing, phase = rollout.standing, rollout.phase
-    if finding.verdict is not Verdict.INCONCLUSIVE:
-        return finding
-    own, gate = view.phases[standing.phase], rollout.gates.label_errors
-    if standing.phase_state is PhaseState.SOAKING:
-        is_labels = gate is not None and finding.gate == label_errors.NAME
-        ends = standing.since + max(phase.soak_s, gate.deadline_s if gate and is_labels else 0.0)
-    elif own.offered and not own.planned and finding.gate == INSTALLS:
-        ends = _begun(rollout, view) + phase.timeout_s
-    else:
-        return finding
-    return msgspec.structs.replace(finding, left_s=max(ends - now, 0.0))
+NAME: Final = "installs"
 
 
 def is_overdue(rollout: Rollout, view: FleetView, now: float) -> bool:
@@ -62,7 +30,7 @@ def is_overdue(rollout: Rollout, view: FleetView, now: float) -> bool:
         return True
     if own.planned:
         return False
-    return now - _begun(rollout, view) >= rollout.phase.timeout_s
+    return now - begun(rollout, view) >= rollout.phase.timeout_s
 
 
 def is_held_up(rollout: Rollout, view: FleetView, now: float) -> bool:
@@ -73,7 +41,8 @@ def is_held_up(rollout: Rollout, view: FleetView, now: float) -> bool:
     return now - max(oldest, rollout.standing.since) >= rollout.phase.timeout_s
 
 
-def _begun(rollout: Rollout, view: FleetView) -> float:
+def begun(rollout: Rollout, view: FleetView) -> float:
+    """Return since when (Unix seconds) the phase waits for its devices to end."""
     standing = rollout.standing
     return max(standing.since, view.phases[standing.phase].offered_last or standing.since)
 
@@ -85,25 +54,27 @@ def silent(rollout: Rollout, view: FleetView, *, is_overdue: bool) -> int:
     return late + (view.phases[phase].unfinished if is_overdue else 0)
 
 
-def _installs(
-    gate: InstallsGate, rollout: Rollout, view: FleetView, *, is_overdue: bool
-) -> Finding:
+def judge(gate: InstallsGate, rollout: Rollout, view: FleetView, now: float) -> Finding:
+    """Return what the signed reports say at `now` (Unix seconds)."""
     seen = view.phases[: rollout.standing.phase + 1]
     offered, broken = total(seen, "offered"), total(seen, "broken")
-    finished, quiet = total(seen, "finished"), silent(rollout, view, is_overdue=is_overdue)
+    finished, quiet = (
+        total(seen, "finished"),
+        silent(rollout, view, is_overdue=is_overdue(rollout, view, now)),
+    )
     share = broken / offered if offered else 0.0
-    verdict, sentence = _installs_verdict(gate, offered, broken, finished, quiet)
+    verdict, sentence = _verdict(gate, offered, broken, finished, quiet)
     return Finding(
-        gate=INSTALLS,
+        gate=NAME,
         verdict=verdict,
-        sentence=f"{INSTALLS}: {sentence}",
+        sentence=f"{NAME}: {sentence}",
         value=share,
         threshold=gate.failed_share_max,
         samples={"offered": offered, "finished": finished, "broken": broken, "silent": quiet},
     )
 
 
-def _installs_verdict(
+def _verdict(
     gate: InstallsGate, offered: int, broken: int, finished: int, quiet: int
 ) -> tuple[Verdict, str]:
     if not offered:

@@ -1,12 +1,12 @@
-"""Count the inputs that both a serving model and its shadow answered."""
+"""Count pairs of live and mirrored answers, and keep what metric servers say."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0018"
+down_revision = "0017"
 branch_labels = None
 depends_on = None
 
@@ -27,6 +27,18 @@ def upgrade() -> None:
             ["device_id"], ["device.id"], name="fk_pair_count_device_id_device"
         ),
         sa.PrimaryKeyConstraint(*_KEY, name="pk_pair_count"),
+    )
+    op.create_table(
+        "metric_answer",
+        sa.Column("rollout_id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("fault", sa.String(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["rollout_id"], ["rollout.id"], name="fk_metric_answer_rollout_id_rollout"
+        ),
+        sa.PrimaryKeyConstraint("rollout_id", "name", name="pk_metric_answer"),
     )
     op.create_index(
         "ix_segment_shadow",

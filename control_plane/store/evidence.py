@@ -1,0 +1,95 @@
+"""What a rollout's gates ask of telemetry, gathered; what no gate asks for is not looked up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import and_, case, select
+
+from control_plane.rollouts.evidence import Arms, Evidence
+from control_plane.rollouts.statistics import Arm as Sums
+from control_plane.store import device_sums, metric_answers, pair_sums
+from control_plane.store.schema import deployment, release, reported, rollout
+from control_plane.store.watch_schema import watch
+from firmware_bundles.sketches.watch import State
+from firmware_bundles.wire.messages import Arm
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from control_plane.rollouts.model import Rollout
+
+
+def gather(
+    connection: Connection, wanted: Rollout, since: float | None, first: float | None
+) -> Evidence:
+    """Return the evidence since the watched phase's first offer, `since`.
+
+    `first` is the rollout's first offer: what was before it is a device's history.
+    """
+    gates = wanted.gates
+    metrics = metric_answers.last(connection, wanted) if gates.metrics else ()
+    if since is None or first is None:
+        return Evidence(metrics=metrics)
+    is_paired = gates.shadow_pairs or gates.agreement
+    found = Evidence(metrics=metrics)
+    if is_paired:
+        found = found._replace(pairs=pair_sums.count(connection, wanted, since))
+    if gates.latency:
+        devices = device_sums.log_latencies(connection, wanted, since, first)
+        found = found._replace(latency=_arms(device_sums.arms(devices)))
+    if gates.drift:
+        found = found._replace(changed=_changed(connection, wanted, since))
+    named = {}
+    for gate in gates.values:
+        devices = device_sums.values(connection, wanted, gate.name, since, first)
+        named[gate.name] = _arms(device_sums.arms(devices))
+    return found._replace(values=tuple(named.items()))
+
+
+def _arms(sums: dict[Arm, Sums]) -> Arms:
+    return Arms(sums[Arm.CANDIDATE], sums[Arm.CONTROL])
+
+
+def _changed(connection: Connection, wanted: Rollout, since: float) -> Arms:
+    """Sum up which devices' input changed since, of those about which their watch is sure."""
+    is_offered = and_(deployment.c.generation > 0, deployment.c.mode == "serve")
+    is_candidate = watch.c.model == release.c.digest
+    query = (
+        select(
+            is_offered.label("is_candidate"),
+            case(
+                (and_(watch.c.state == State.CHANGED.value, watch.c.changed >= since), 1), else_=0
+            ),
+        )
+        .select_from(deployment)
+        .join(rollout, rollout.c.id == deployment.c.rollout_id)
+        .join(release, release.c.path == rollout.c.release_path)
+        .join(
+            reported,
+            and_(
+                reported.c.device_id == deployment.c.device_id,
+                reported.c.family == rollout.c.family,
+            ),
+        )
+        .join(
+            watch,
+            and_(
+                watch.c.device_id == deployment.c.device_id,
+                watch.c.family == rollout.c.family,
+                watch.c.model == reported.c.serving_digest,
+            ),
+        )
+        .where(
+            deployment.c.rollout_id == wanted.id,
+            deployment.c.generation >= 0,  # others follow another rollout
+            watch.c.state.in_([State.STABLE.value, State.CHANGED.value]),
+            is_candidate == is_offered,
+        )
+    )
+    rows = connection.execute(query).all()
+    sides: list[Sums] = []
+    for side in (True, False):
+        bits = [float(bit) for is_ours, bit in rows if bool(is_ours) is side]
+        sides.append(Sums.of(since=bits, before=[0.0] * len(bits), observations=len(bits)))
+    return Arms(*sides)

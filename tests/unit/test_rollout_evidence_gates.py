@@ -1,0 +1,213 @@
+"""The gates on telemetry as tables: evidence in, verdict and numbers out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control_plane.rollouts.evidence import Arms, Evidence, Metric, Pairs
+from control_plane.rollouts.gates import judge
+from control_plane.rollouts.gates.shadow_pairs import losses_beyond
+from control_plane.rollouts.model import (
+    Counts,
+    Finding,
+    FleetView,
+    PhaseState,
+    Rollout,
+    Standing,
+    Verdict,
+)
+from control_plane.rollouts.parsing import parse
+from control_plane.rollouts.statistics import Arm
+
+SPEC = """
+family: digits
+release: "2"
+cohort: all
+phases:
+  - {count: 20, mode: shadow}
+  - {count: 20}
+  - {share: 1.0}
+gates:
+  %s
+policy: {shadow: {share: 1.0}}
+"""
+NOW = 1_000.0
+F, W, P, E = Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS, Verdict.ERROR
+
+
+def _judge(gates: str, evidence: Evidence, *, phase: int = 1, fetched: int = 0) -> list[Finding]:
+    """Return what the gates but installs find in a phase that soaks."""
+    standing = Standing(phase=phase, phase_state=PhaseState.SOAKING, since=NOW)
+    rollout = Rollout(id="r", spec=parse(SPEC % gates), release_path="p", standing=standing)
+    phases = [Counts(), Counts(), Counts()]
+    phases[phase] = Counts(committed=20)
+    left = 0 if phase == 2 else 40
+    view = FleetView(
+        phases=tuple(phases), members=60, control_devices=left, evidence=evidence, bytes=fetched
+    )
+    return [found for found in judge(rollout, view, NOW + 1) if found.gate != "installs"]
+
+
+def _arm(mean: float, devices: int = 20, spread: float = 0.02, observations: int = 4_000) -> Arm:
+    means = [mean + (-1) ** place * spread for place in range(devices)]
+    return Arm.of(means, [0.0] * devices, observations)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "verdict", "words"),
+    [
+        (Pairs(), W, "50 labelled inputs are needed"),
+        (Pairs(2, 90, 80, 40, 7, 0), W, "50 labelled inputs are needed"),
+        (Pairs(2, 90, 80, 40, 12, 0), F, "12 were wrong only by the release and 0 only by"),
+        (Pairs(2, 90, 80, 80, 4, 4), P, "8 lost of 8 disagreements would have been found"),
+        (Pairs(2, 90, 80, 80, 2, 1), P, "3 disagreements are too few to show any"),
+        (Pairs(2, 900, 800, 800, 4, 40), P, "no harm is shown"),
+        (Pairs(2, 900, 800, 800, 60, 20), F, "above 20"),
+        (Pairs(2, 90, 80, 8, 9, 0), E, "impossible counts"),
+    ],
+)
+@pytest.mark.parametrize("phase", [0, 1, 2])
+def test_pairs_on_labelled_inputs(pairs: Pairs, verdict: Verdict, words: str, phase: int) -> None:
+    """Any number of devices, before and after the switch; what could be found is told."""
+    (found,) = _judge("shadow_pairs: {}", Evidence(pairs=pairs), phase=phase)
+    assert (found.verdict, words in found.sentence) == (verdict, True), found.sentence
+    assert found.samples["labelled"] == pairs.labelled
+
+
+@given(st.integers(0, 200), st.sampled_from([0.05, 0.01, 1e-4]))
+def test_the_losses_that_would_be_found_are_the_fewest(split: int, alpha: float) -> None:
+    """One fewer would not show harm; a loss of all shows it, where there are enough."""
+    lost = losses_beyond(split, alpha)
+    assert (lost is None) == (split < math.log(2 / alpha) / math.log(2)) or split < 30
+    assert lost is None or lost > split / 2
+
+
+@pytest.mark.parametrize(
+    ("pairs", "verdict"),
+    [
+        (Pairs(2, 99, 0), W),
+        (Pairs(2, 400, 400), P),
+        (Pairs(2, 400, 390), P),
+        (Pairs(2, 400, 378), W),
+        (Pairs(2, 400, 300), F),
+        (Pairs(2, 400, 401), E),
+    ],
+)
+def test_agreement(pairs: Pairs, verdict: Verdict) -> None:
+    """Below the limit fails only once that is shown."""
+    gates = "agreement: {share_min: 0.95, pairs_min: 100}"
+    (found,) = _judge(gates, Evidence(pairs=pairs), phase=0)
+    assert found.verdict is verdict, found.sentence
+
+
+_MS_10 = math.log1p(10_000)
+
+
+@pytest.mark.parametrize(
+    ("arms", "verdict", "words"),
+    [
+        (Arms(), W, "200 on 10 are needed"),
+        (Arms(_arm(_MS_10, devices=9), _arm(_MS_10)), W, "on 9 devices of the candidate"),
+        (Arms(_arm(_MS_10), _arm(_MS_10)), P, "would have been found in 95% of cases"),
+        (Arms(_arm(_MS_10 + 0.1), _arm(_MS_10)), P, "+10.5% with no day before"),
+        (Arms(_arm(_MS_10 + 0.2), _arm(_MS_10)), W, "not shown to be"),
+        (Arms(_arm(_MS_10 + 0.5), _arm(_MS_10)), F, "16.5 ms on 20 devices, 10 ms on 20"),
+    ],
+)
+def test_latency_between_arms(arms: Arms, verdict: Verdict, words: str) -> None:
+    """A factor between the arms, devices as the unit."""
+    (found,) = _judge("latency: {}", Evidence(latency=arms))
+    assert (found.verdict, words in found.sentence) == (verdict, True), found.sentence
+
+
+@pytest.mark.parametrize(
+    ("gate", "verdict"),
+    [("{}", None), ("{latency_ms_max: 11}", P), ("{latency_ms_max: 9}", F)],
+)
+def test_latency_without_a_control(gate: str, verdict: Verdict | None) -> None:
+    """A full phase is judged by an absolute limit, or not at all."""
+    (found,) = _judge(f"latency: {gate}", Evidence(latency=Arms(candidate=_arm(_MS_10))), phase=2)
+    assert found.verdict is verdict, found.sentence
+
+
+def test_arms_are_not_compared_while_the_release_is_in_the_shadow() -> None:
+    """It answers nobody there."""
+    gates = "{latency: {}, drift: {}, values: [{name: v, worse: higher, effect: 1}]}"
+    found = _judge(
+        gates.replace("{latency", "latency", 1)[:-1].replace(", ", "\n  ", 2), Evidence(), phase=0
+    )
+    assert [each.verdict for each in found] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("worse", "candidate", "verdict"),
+    [
+        ("higher", 10.0, P), ("higher", 30.0, F), ("higher", 1.0, P),
+        ("lower", 10.0, P), ("lower", 1.0, F), ("lower", 30.0, P),
+    ],
+)  # fmt: skip
+def test_business_values_have_a_side_that_is_worse(
+    worse: str, candidate: float, verdict: Verdict
+) -> None:
+    """In their own unit, told with their own sign."""
+    gates = f"values: [{{name: revenue, worse: {worse}, effect: 2.0, margin: 1.0}}]"
+    arms = Arms(_arm(candidate), _arm(10.0))
+    (found,) = _judge(gates, Evidence(values=(("revenue", arms),)))
+    assert found.verdict is verdict, found.sentence
+    assert f"{candidate:.4g} on 20 devices, 10 on 20 of the control" in found.sentence
+
+
+@pytest.mark.parametrize(("changed", "verdict"), [(0, P), (2, W), (20, F)])
+def test_drift_is_judged_next_to_the_control(changed: int, verdict: Verdict) -> None:
+    """One bit a device: what changes for both arms is no fault of the release."""
+    bits = [1.0] * changed + [0.0] * (20 - changed)
+    candidate = Arm.of(bits, [0.0] * 20, 20)
+    control = Arm.of([0.0] * 40, [0.0] * 40, 40)
+    (found,) = _judge("drift: {}", Evidence(changed=Arms(candidate, control)))
+    assert found.verdict is verdict, found.sentence
+    (alike,) = _judge("drift: {}", Evidence(changed=Arms(candidate, candidate)))
+    assert alike.verdict is P
+
+
+def test_traffic_is_an_average_over_devices_that_ended() -> None:
+    """Within the limit or above it; before anybody ended, nobody knows."""
+    gates = "traffic: {device_bytes_max: 100}"
+    assert _judge(gates, Evidence(), fetched=2_000)[0].verdict is P
+    assert _judge(gates, Evidence(), fetched=2_001)[0].verdict is F
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "words"),
+    [
+        (None, W, "not asked yet"),
+        (Metric(3.0, NOW), P, "3, within the limit of 5"),
+        (Metric(6.0, NOW), F, "6, above the limit of 5"),
+        (Metric(1.0, NOW), F, "1, below the limit of 2"),
+        (Metric(3.0, NOW - 200), W, "201 s old"),
+        (Metric(None, NOW, "the server cannot be asked: no"), E, "cannot be asked"),
+    ],
+)
+def test_metrics_of_others(answer: Metric | None, verdict: Verdict, words: str) -> None:
+    """An old answer says nothing, a missing server is an error, never a failure of the model."""
+    gates = "metrics: [{name: cpu, url: 'http://p:9090', query: up, at_most: 5, at_least: 2}]"
+    metrics = () if answer is None else (("cpu", answer),)
+    (found,) = _judge(gates, Evidence(metrics=metrics))
+    assert (found.verdict, words in found.sentence) == (verdict, True), found.sentence
+
+
+def test_alpha_is_shared_by_the_gates_that_test() -> None:
+    """Two gates on labels have half of it each; installs and traffic test nothing."""
+    pairs = Evidence(pairs=Pairs(2, 90, 80, 60, 8, 0))
+    (alone,) = _judge("shadow_pairs: {}", pairs)
+    shared = _judge("shadow_pairs: {}\n  agreement: {share_min: 0}\n  latency: {}", pairs)[0]
+    assert (alone.verdict, shared.verdict) == (F, P)
+
+
+def test_what_is_inconclusive_has_time_left() -> None:
+    """Until the longest deadline of what is missing."""
+    (found,) = _judge("shadow_pairs: {deadline_s: 7200}", Evidence())
+    assert found.left_s == 7_199.0
