@@ -4,6 +4,7 @@
 #   ./bench.sh [NAME ...] [--json]   all of them, or those named; with --json one object a line on standard output
 #   ./bench.sh kills --kills N       as many kills instead of its 1,000
 #   ./bench.sh plan --devices N      a fleet of that size instead of its 1,000,000
+#   ./bench.sh fleet --devices N     as many simulated devices instead of its 1,000
 #   ./bench.sh --list                their names
 #
 # A benchmark is a file tests/benchmarks/NAME.py. The status is 0 only if every limit of every one holds.
@@ -25,8 +26,7 @@ while (($#)); do
     case $argument in
     --list) list && exit ;;
     --json) options+=(--json) ;;
-    --devices) options+=(--devices "${1:?a number follows --devices}") && shift ;;
-    --kills) options+=(--kills "${1:?a number follows --kills}") && shift ;;
+    --kills | --devices) options+=("$argument" "${1:?a number follows $argument}") && shift ;;
     -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' bench.sh && exit ;;
     -*) say "unknown option $argument; see ./bench.sh --help" && exit 2 ;;
     *)

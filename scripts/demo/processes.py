@@ -94,12 +94,12 @@ class Program:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the process ids of the children of `pid`."""
-    listing = Path(f"/proc/{pid}/task/{pid}/children")
-    try:
-        return [int(child) for child in listing.read_text().split()]
-    except FileNotFoundError:
-        return []
+    """Return the process ids of the children of `pid`, whichever of its threads started them."""
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found += [int(child) for child in listing.read_text().split()]
+    return found
 
 
 def command_line(pid: int) -> str:
