@@ -51,10 +51,9 @@ def report(seen: Seen, devices: int) -> Report:
     limits.append(
         Limit(what="control plane and broker at most", value=side, unit="MB", limit=_MEGABYTES_MAX)
     )
-    # Not measured while there is no simulator to ask: what was not measured does not hold.
     limits += [
-        Limit(what=f"{what} off the simulator's", value=_UNMEASURED, unit="x", limit=_APART_MAX)
-        for what in ("second rollout's duration", "second rollout's model bytes")
+        Limit(what=f"{what} off the simulation's", value=value, unit="x", limit=_APART_MAX)
+        for what, value in _apart(seen).items()
     ]
     return Report(
         limits=limits,
@@ -63,6 +62,10 @@ def report(seen: Seen, devices: int) -> Report:
             "all connected, s": seen.connect_s,
             "first rollout without soaks, s": seen.first.seconds,
             "second rollout without soaks, s": seen.second.seconds,
+            "the same by a simulation, s": seen.foreseen.seconds if seen.foreseen else None,
+            "the same by a simulation, model bytes a device": seen.foreseen.model_bytes / devices
+            if seen.foreseen
+            else None,
             "second rollout, model bytes a device": seen.second.model_bytes / devices,
             "second rollout, all bytes a device": seen.second.wire_bytes / devices,
             "windows": seen.windows_stored,
@@ -71,6 +74,22 @@ def report(seen: Seen, devices: int) -> Report:
             **{f"{name}, processor s": value for name, value in seen.cpu_s.items()},
         },
     )
+
+
+def _apart(seen: Seen) -> dict[str, float]:
+    """Return how far the second rollout was from what was foreseen, as a share of that.
+
+    Without a simulation nothing is measured, and what was not measured does not hold.
+    """
+    found, foreseen = seen.second, seen.foreseen
+    return {
+        "second rollout's duration": _UNMEASURED
+        if foreseen is None
+        else abs(found.seconds / foreseen.seconds - 1),
+        "second rollout's model bytes": _UNMEASURED
+        if foreseen is None
+        else abs(found.model_bytes / foreseen.model_bytes - 1),
+    }
 
 
 if __name__ == "__main__":

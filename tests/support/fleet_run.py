@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
+import httpx
+
 from control_plane.telemetry.merge import merge
 from firmware_bundles import manifest
 from firmware_bundles.sketches import codec as sketch_codec
@@ -21,11 +23,20 @@ from firmware_bundles.sketches.baseline import Baseline
 from fleet import Installation
 from processes import children_of
 from support import process_cost
+from support.simulated.behaviour import Behaviour, Dealt
 from support.simulated.handle import Simulation, simulation
 
 PHASES: Final = (0.01, 0.1, 1.0)
 SOAK_S: Final = 2.0
-PROBATION_S: Final = 5.0
+PROBATION_S: Final = 30.0
+# What the devices are like, and what a simulation of the rollout is told to assume.
+BEHAVIOUR: Final = Behaviour(install_s=10.0, bytes_per_s=10_000.0)
+ASSUMED: Final = {
+    **dict.fromkeys(("failed", "rolled_back", "silent", "offline", "slow", "drifting"), 0),
+    "install_s": BEHAVIOUR.install_s,
+    "bytes_per_s": BEHAVIOUR.bytes_per_s,
+    "runs": 5,
+}
 _SEED: Final = 20_261_121
 _WINDOWS: Final = 3
 _LOOK_S: Final = 0.5
@@ -56,6 +67,13 @@ class Rolled(NamedTuple):
     wire_bytes: int
 
 
+class Foreseen(NamedTuple):
+    """What a simulation says of a rollout: medians of its seconds without soaks, and of bytes."""
+
+    seconds: float
+    model_bytes: float
+
+
 class Seen(NamedTuple):
     """All that a run found."""
 
@@ -65,6 +83,7 @@ class Seen(NamedTuple):
     connect_s: float
     first: Rolled
     second: Rolled
+    foreseen: Foreseen | None
     differing: int
     windows_sealed: int
     windows_stored: int
@@ -83,10 +102,13 @@ def run(site: Installation, devices: int) -> Seen:
     for version in ("1", "2"):
         site.publish(f"v{version}", version)
     with simulation(site) as fleet, _watched(site, fleet) as costs:
-        enrolled = fleet.enrol(site, devices, seed=_SEED, labels={"site": "bench"})
+        mix = [Dealt(share=1.0, behaviour=BEHAVIOUR)]
+        enrolled = fleet.enrol(site, devices, seed=_SEED, mix=mix, labels={"site": "bench"})
         connected = fleet.tell("start", over_s=devices / 100, within_s=_CONNECT_S_MAX)
         site.shoal("cohort", "create", "everywhere", "--selector", "site=bench")
-        first, second = (_roll_out(site, fleet, version) for version in ("1", "2"))
+        first = _roll_out(site, fleet, "1")
+        foreseen = _foresee(site, "2")
+        second = _roll_out(site, fleet, "2")
         began = time.monotonic()
         fleet.tell("windows", count=_WINDOWS, over_s=devices / 100)
         fleet.tell("settle", within_s=_SETTLE_S_MAX)
@@ -99,6 +121,7 @@ def run(site: Installation, devices: int) -> Seen:
             connect_s=connected["seconds"],
             first=first,
             second=second,
+            foreseen=foreseen,
             differing=_differing(site, tally),
             windows_sealed=sum(each["sealed"] for each in tally["devices"]),
             windows_stored=len(_windows(site)),
@@ -133,6 +156,20 @@ def _roll_out(site: Installation, fleet: Simulation, release: str) -> Rolled:
         model_bytes=sum(each["chunk_bytes"] for each in tally),
         wire_bytes=sum(each["wire_bytes"] for each in tally) - before,
     )
+
+
+def _foresee(site: Installation, release: str) -> Foreseen | None:
+    """Ask for a simulation of the rollout; None where the control plane has none."""
+    query = "&".join(f"{name}={value}" for name, value in ASSUMED.items())
+    try:
+        found = site.post(f"/rollouts/simulate?{query}", rollout_file("foreseen", release))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code in {httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED}:
+            return None
+        raise
+    middle, all_of_them = found["quantiles"].index(0.5), found["as_assumed"]
+    seconds = all_of_them["duration_s"][middle] - all_of_them["soaked_s"][middle]
+    return Foreseen(seconds, all_of_them["bytes"][middle])
 
 
 def _wire_bytes(fleet: Simulation) -> int:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from fleet import wait_until
+from firmware_bundles import build, chunks
+from firmware_bundles.identifiers import target_path
+from firmware_bundles.trust import key_folder, publisher
+from fleet import PASSPHRASE, SAMPLES, wait_until
 from processes import program
 from support.pages import Shell
 
@@ -37,6 +42,33 @@ def roll_out(installation: Installation, name: str, release: str, *, expected: i
     file.write_text(FIRST.format(id=name, release=release))
     installation.shoal("rollout", "start", str(file))
     installation.shoal("rollout", "watch", name, "--timeout", "90", accept=(expected,))
+
+
+def publish(installation: Installation, sample: str, version: str, **terms: Any) -> None:  # noqa: ANN401
+    """Build, sign and publish one of the sample models, without a program for each step."""
+    source = SAMPLES / sample
+    settings = build.Settings(
+        family="digits",
+        version=version,
+        model=source / "model.tflite",
+        labels=source / "labels.txt",
+        golden=source / "golden.npz",
+        heldout=source / "heldout.npz",
+    )
+    bundle = build.build(settings, installation.root / "bundles" / version)
+    role = publisher.add_release(
+        installation.fetch("/trust/roles/digits"),
+        key_folder.family_signer(installation.keys, "digits", PASSPHRASE.encode()),
+        path=target_path("digits", version),
+        manifest=bundle.manifest_bytes,
+        now=time.time(),
+        **terms,
+    )
+    for entry in bundle.manifest.files:
+        for chunk in chunks.cut(bundle.file_bytes(entry.name)):
+            installation.put(f"/chunks/{chunk.digest}", chunk.data)
+    body = {"role": role.decode(), "manifest": bundle.manifest_bytes.decode()}
+    installation.post("/releases", json.dumps(body))
 
 
 def version_that_answers(device: Device) -> str:

@@ -6,23 +6,21 @@ Allowed are releases 2, 4 and 5; 1 is below the floor and 3 is withdrawn.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
 from agent.deployment import slots
-from firmware_bundles import build, chunks, manifest
+from firmware_bundles import manifest
 from firmware_bundles.identifiers import target_path
-from firmware_bundles.trust import key_folder, publisher
 from firmware_bundles.wire import messages
-from fleet import PASSPHRASE, SAMPLES, Installation, remove, wait_until
+from fleet import Installation, remove, wait_until
+from support import installations
 from support.attacker import Attacker
 from support.stolen_broker import StolenBroker
 
@@ -90,29 +88,7 @@ class Scene:
 
     def publish(self, sample: str, version: str, **terms: Any) -> None:  # noqa: ANN401
         """Build, sign and publish one of the sample models, without a program for each step."""
-        source, site = SAMPLES / sample, self.installation
-        settings = build.Settings(
-            family="digits",
-            version=version,
-            model=source / "model.tflite",
-            labels=source / "labels.txt",
-            golden=source / "golden.npz",
-            heldout=source / "heldout.npz",
-        )
-        bundle = build.build(settings, site.root / "bundles" / version)
-        role = publisher.add_release(
-            site.fetch("/trust/roles/digits"),
-            key_folder.family_signer(site.keys, "digits", PASSPHRASE.encode()),
-            path=target_path("digits", version),
-            manifest=bundle.manifest_bytes,
-            now=time.time(),
-            **terms,
-        )
-        for entry in bundle.manifest.files:
-            for chunk in chunks.cut(bundle.file_bytes(entry.name)):
-                site.put(f"/chunks/{chunk.digest}", chunk.data)
-        body = {"role": role.decode(), "manifest": bundle.manifest_bytes.decode()}
-        site.post("/releases", json.dumps(body))
+        installations.publish(self.installation, sample, version, **terms)
 
     def renew(self) -> None:
         """Let the owners sign their role again: snapshot and timestamp are signed with it."""

@@ -19,6 +19,8 @@ from processes import Program, free_port
 from support.broker_hall import answers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fleet import Installation
 
 THIEF = "thief"
@@ -33,7 +35,8 @@ class StolenBroker:
         self.port, self.thief_port = free_port(), free_port()
         self.url = f"mqtts://127.0.0.1:{self.port}"
         self._program: Program | None = None
-        self._folder = Path()
+        self._folder, self._log = Path(), Path()
+        self._environment: Mapping[str, str] = {}
 
     def start(self, installation: Installation) -> None:
         """Do what the owner of a broker does, and let the thief in."""
@@ -48,12 +51,21 @@ class StolenBroker:
             )
         (self._folder / "passwords").write_text(f"{THIEF}:{_hashed(PASSWORD)}\n")
         self.deliver(is_wanted=True)
+        self._log, self._environment = installation.logs / "broker.log", installation.environment
+        self.run()
+
+    def run(self) -> None:
+        """Start mosquitto, at first or after its death; it remembers nothing."""
         program = mosquitto.find()
         assert program is not None
-        command = ["env", "--chdir", out, program, "-c", "mosquitto.conf"]
-        log = installation.logs / "broker.log"
-        self._program = Program("broker", command, log, installation.environment)
+        command = ["env", "--chdir", str(self._folder), program, "-c", "mosquitto.conf"]
+        self._program = Program("broker", command, self._log, self._environment)
         self._program.wait_for(self._listens, "listeners", _START_S_MAX)
+
+    def kill(self) -> None:
+        """Let it die at once."""
+        assert self._program is not None
+        self._program.kill()
 
     def _listens(self) -> bool:
         return answers(self.port) and answers(self.thief_port)

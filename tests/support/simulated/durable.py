@@ -19,7 +19,7 @@ from agent.store import buffer
 from agent.store.buffer import Buffer
 from agent.telemetry.forwarder import Forwarder
 from agent.telemetry.recorder import Pace, Recorder
-from firmware_bundles.sketches import codec as sketch_codec
+from firmware_bundles.sketches.baseline import Baseline
 from support.simulated.enrolling import Member
 from support.simulated.traffic import Traffic
 
@@ -44,8 +44,8 @@ class Durable:
         self._made = 0
         self._stop = asyncio.Event()
         path = folder / _BUFFER
-        self._buffer = Buffer(path)
-        self._recorder = Recorder(folder, self._buffer, incarnation, _PACE, log.event)
+        self._looking = Buffer(path)  # a connection is for one thread
+        self._recorder = Recorder(folder, Buffer(path), incarnation, _PACE, log.event)
         self._forwarder = Forwarder(path, member.device, member.secret, send, retry_s=_RETRY_S)
         self._answered = os.open(folder / ANSWERED, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.acknowledged = self._forwarder.acknowledged
@@ -62,12 +62,11 @@ class Durable:
     @property
     def waiting(self) -> int:
         """How many segments are not acknowledged; rows that no segment holds count as one."""
-        return self._buffer.facts().segments + self._recorder.has_unsealed
+        return self._looking.facts().segments + self._recorder.has_unsealed
 
-    def answer(self, family: str, model: str, baseline: bytes) -> None:
-        """Answer once more with the model that serves."""
-        facts = sketch_codec.parse_baseline(baseline)
-        recording = self._recorder.use(family, model, baseline, facts)
+    def answer(self, family: str, model: str, file: bytes, baseline: Baseline) -> None:
+        """Answer once more with the model that serves; `file` is its baseline, too."""
+        recording = self._recorder.use(family, model, file, baseline)
         self._made += 1
         rows = self._traffic.rows(np.array([self._made]))
         name = self._recorder.prediction(

@@ -80,8 +80,6 @@ class Simulation:
         With `is_durable` what they answer goes through the agent's recorder and buffer on a disk;
         `settings` are the agent's.
         """
-        words = [word for key, value in (labels or {}).items() for word in
-                 ("--label", f"{key}={value}")]  # fmt: skip
         self._making = {
             "folder": str(installation.root / "simulated"),
             "seed": seed,
@@ -89,13 +87,13 @@ class Simulation:
             "is_durable": is_durable,
             "settings": dict(settings or {}),
         }
-        invited = installation.shoal(
-            "--output", "json", "device", "invite", "--uses", str(count), *words
+        invited = installation.post(
+            "/enrolment-tokens", json.dumps({"uses": count, "labels": dict(labels or {})})
         )
         return self.tell(
             "enrol",
             server=f"https://127.0.0.1:{installation.port}",
-            token=json.loads(invited)["token"],
+            token=invited["token"],
             ca=str(installation.data / "ca.pem"),
             count=count,
             make=self._making,

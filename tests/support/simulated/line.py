@@ -99,9 +99,12 @@ class Line:
             self._client.disconnect()
 
     def publish(self, topic: str, payload: bytes) -> bool:
-        """Send once (QoS 1) and return whether the session took it."""
+        """Send once (QoS 1), from any thread, and return whether the session took it."""
         if not self.is_up:
             return False
+        if threading.get_ident() != self._thread:  # two of them must not write to one socket
+            self._hand(lambda: self.publish(topic, payload))
+            return True
         return self._client.publish(topic, payload, qos=1).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def subscribe(self, filters: Sequence[str]) -> None:
@@ -133,7 +136,7 @@ class Line:
         said = Presence(online=is_online, connection=self._nonce)
         return topics.up(self._device, topics.Up.PRESENCE), codec.encode(said)
 
-    def _hand(self, callback: Callable[[], None]) -> None:
+    def _hand(self, callback: Callable[[], object]) -> None:
         """Do something in the loop's thread: at once where that is this one."""
         if threading.get_ident() == self._thread:
             callback()

@@ -141,7 +141,7 @@ class Fleet:
     async def _answer(self, device: SimulatedDevice, every_s: float) -> None:
         while device.durable is not None:
             if (serving := _serving(device)) is not None:
-                device.durable.answer("digits", serving.digest, self._baseline(serving.digest)[0])
+                device.durable.answer("digits", serving.digest, *self._baseline(serving.digest))
             await asyncio.sleep(every_s)
 
     async def hush(self) -> Facts:

@@ -13,30 +13,26 @@ _LATE_S_MAX: Final = 1.5
 
 
 class Restless:
-    """Passes telemetry on as it likes; whoever sent it believes that it is under way."""
+    """Passes telemetry on as it likes; whoever sent it, from any thread, believes it under way."""
 
     def __init__(self, send: Callable[[str, bytes], bool], rng: random.Random) -> None:
         self._send = send
         self._rng = rng
+        self._loop = asyncio.get_running_loop()
 
     def __call__(self, topic: str, payload: bytes) -> bool:
         """Take a message, to be sent once, twice, now or later."""
-        return self._pass(lambda: self._send(topic, payload))
+        self._loop.call_soon_threadsafe(self._pass, lambda: self._send(topic, payload))
+        return True
 
     def hear(self, take: Callable[[bytes], None], payload: bytes) -> None:
         """Do the same to what comes from the other side."""
+        self._pass(lambda: take(payload))
 
-        def hand() -> bool:
-            take(payload)
-            return True
-
-        self._pass(hand)
-
-    def _pass(self, do: Callable[[], bool]) -> bool:
-        loop = asyncio.get_running_loop()
+    def _pass(self, do: Callable[[], object]) -> None:
         if self._rng.random() < _TWICE:
-            loop.call_later(self._rng.uniform(0, _LATE_S_MAX), do)
+            self._loop.call_later(self._rng.uniform(0, _LATE_S_MAX), do)
         if self._rng.random() < _LATE:
-            loop.call_later(self._rng.uniform(0, _LATE_S_MAX), do)
-            return True
-        return do()
+            self._loop.call_later(self._rng.uniform(0, _LATE_S_MAX), do)
+        else:
+            do()
