@@ -328,13 +328,18 @@ class _Service:
             self._clock,
             self._misconduct.refused,
         )
-        handlers = {
-            Up.PRESENCE: Presences(devices, self._clock).handle,
-            Up.HELLO: self._assignments.handle,
-            Up.REQUEST: ChunkRequests(self._chunks.get, self._client.publish, self._clock).handle,
-            Up.REPORT: Reports(devices, self._clock, self._retirements.confirmed).handle,
-        }
-        return Inbox(handlers, ingest.ingest, self._misconduct.refused)
+        requests = ChunkRequests(self._chunks.get, self._client.publish, self._clock)
+        reports = Reports(devices, self._clock, self._retirements.confirmed)
+        return Inbox(
+            {Up.REQUEST: requests.handle},
+            ingest.ingest,
+            self._misconduct.refused,
+            together={
+                Up.PRESENCE: Presences(devices, self._clock).handle_all,
+                Up.HELLO: self._assignments.handle_all,
+                Up.REPORT: reports.handle_all,
+            },
+        )
 
     def _make_app(self) -> FastAPI:
         return routes.create(

@@ -10,8 +10,10 @@ import queue
 import threading
 from collections import Counter
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from control_plane.broker.rounds import Said, rounds
 from firmware_bundles.errors import ShoalError
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.topics import Up
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     Batch = Sequence[tuple[str, bytes]]
+    Together = Callable[[Batch], Sequence[ShoalError | None]]
 
 _LOG: Final = logging.getLogger(__name__)
 _WAITING_MAX: Final = 20_000
@@ -30,8 +33,9 @@ _BATCH_MAX: Final = 1_024
 class Inbox:
     """A thread that handles messages one batch after another.
 
-    `handlers` take one message each; `ingest` takes all telemetry of a batch together; `suspect`
-    hears what was refused of whatever was said in a device's name.
+    `handlers` take one message each; those `together` take all of their kind in a batch, and say of
+    each what was wrong with it; `ingest` takes all telemetry of a batch. `suspect` hears what was
+    refused of whatever was said in a device's name.
     `refused` counts by error code, `dropped` counts what found no room: who sent it tries again.
     """
 
@@ -40,8 +44,10 @@ class Inbox:
         handlers: Mapping[Up, Callable[[str, bytes], object]],
         ingest: Callable[[Batch], None],
         suspect: Callable[[str, ShoalError], None] = lambda _device, _error: None,
+        together: Mapping[Up, Together] = MappingProxyType({}),
     ) -> None:
         self._handlers = handlers
+        self._together = together
         self._ingest = ingest
         self._suspect = suspect
         self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(_WAITING_MAX)
@@ -79,25 +85,53 @@ class Inbox:
             self._thread.join(timeout_s)
 
     def handle(self, batch: Batch) -> None:
-        """Handle messages, given as topic and payload, in order; telemetry last, together."""
+        """Handle messages, given as topic and payload, each device's in order; telemetry last."""
         telemetry: list[tuple[str, bytes]] = []
+        others: list[Said] = []
         for topic, payload in batch:
             with _Refusals(self.refused, topic):
                 device, kind = topics.parse_up(topic)
                 if kind is Up.TELEMETRY:
                     telemetry.append((device, payload))
-                elif payload and kind in self._handlers:
-                    self._take(kind, device, payload)
+                elif payload and (kind in self._handlers or kind in self._together):
+                    others.append(Said(device, kind, payload))
+        for found in rounds(others):
+            for kind, said in found.items():
+                if kind in self._together:
+                    self._take_together(self._together[kind], said)
+                else:
+                    self._take_each(self._handlers[kind], said)
         if telemetry:
             with _Refusals(self.refused, f"{len(telemetry)} segments"):
                 self._ingest(telemetry)
 
-    def _take(self, kind: Up, device: str, payload: bytes) -> None:
+    def _take_each(self, handle: Callable[[str, bytes], object], said: Sequence[Said]) -> None:
+        for each in said:
+            try:
+                handle(each.device, each.payload)
+            except Exception as error:  # noqa: BLE001 counted and logged
+                self._refuse(each, error)
+
+    def _take_together(self, handle: Together, said: Sequence[Said]) -> None:
+        """Let all be handled together; where that fails as a whole, each by itself."""
         try:
-            self._handlers[kind](device, payload)
-        except ShoalError as error:
-            self._suspect(device, error)
-            raise
+            errors = handle([(each.device, each.payload) for each in said])
+        except Exception as error:  # noqa: BLE001 counted and logged with each that fails alone
+            if len(said) == 1:
+                self._refuse(said[0], error)
+                return
+            for each in said:
+                self._take_together(handle, [each])
+            return
+        for each, refused in zip(said, errors, strict=True):
+            if refused is not None:
+                self._refuse(each, refused)
+
+    def _refuse(self, said: Said, error: Exception) -> None:
+        if isinstance(error, ShoalError):
+            self._suspect(said.device, error)
+        with _Refusals(self.refused, topics.up(said.device, said.kind)):
+            raise error
 
     def _run(self) -> None:
         while not self._stopping.is_set():

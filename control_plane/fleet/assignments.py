@@ -13,6 +13,7 @@ from msgspec import UNSET
 
 from control_plane.fleet import retirement
 from firmware_bundles import limits
+from firmware_bundles.errors import ShoalError
 from firmware_bundles.trust import envelopes
 from firmware_bundles.wire import codec, messages, topics
 
@@ -53,17 +54,48 @@ class Assignments:
         self._refused = refused
 
     def handle(self, device_id: str, payload: bytes) -> None:
-        """Answer a hello as it came from the broker. Raises WireError."""
-        self.answer(device_id, codec.decode(messages.Hello, payload))
+        """Answer a hello as it came from the broker. Raises WireError, BrokerUnreachable."""
+        (error,) = self.handle_all([(device_id, payload)])
+        if error is not None:
+            raise error
 
-    def answer(self, device_id: str, hello: messages.Hello) -> None:
-        """Tell a device what is newer than what it knows; always answers, for it tells the time."""
-        if not self._devices.greeted(device_id, hello.agent_version, self._clock()):
+    def handle_all(self, batch: Sequence[tuple[str, bytes]]) -> list[ShoalError | None]:
+        """Answer hellos with what is newer than what each device knows; always, to tell the time.
+
+        Says of each why it was not answered, if it was not.
+        """
+        hellos = [_hello(payload) for _, payload in batch]
+        versions = {
+            device_id: said.agent_version
+            for (device_id, _), said in zip(batch, hellos, strict=True)
+            if isinstance(said, messages.Hello)
+        }
+        known = self._devices.greeted(versions, self._clock()) if versions else frozenset()
+        orders = self._devices.orders_of(known)
+        return [
+            self._answer(device_id, said, orders.get(device_id, ()), is_known=device_id in known)
+            if isinstance(said, messages.Hello)
+            else said
+            for (device_id, _), said in zip(batch, hellos, strict=True)
+        ]
+
+    def _answer(
+        self,
+        device_id: str,
+        hello: messages.Hello,
+        orders: Sequence[messages.Order],
+        *,
+        is_known: bool,
+    ) -> ShoalError | None:
+        if not is_known:
             _LOG.info("hello of a device without access device=%s", device_id)
             self._refused(device_id)
-            return
-        orders = newer(self._devices.orders(device_id), hello.generations)
-        self._send(device_id, orders, hello.nonce)
+            return None
+        try:
+            self._send(device_id, newer(orders, hello.generations), hello.nonce)
+        except ShoalError as error:
+            return error
+        return None
 
     def push(self, device_ids: Sequence[str]) -> None:
         """Tell those of the devices that are online; the others ask when they connect."""
@@ -88,6 +120,13 @@ class Assignments:
         )
         payload = envelopes.sign(assignment, self._director)
         self._publish(topics.down(device_id, topics.Down.ASSIGNMENT), payload)
+
+
+def _hello(payload: bytes) -> messages.Hello | ShoalError:
+    try:
+        return codec.decode(messages.Hello, payload)
+    except ShoalError as error:
+        return error
 
 
 def newer(orders: Sequence[messages.Order], generations: Mapping[str, int]) -> list[messages.Order]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from control_plane.store.devices import PresenceRow
+from firmware_bundles.errors import ShoalError
 from firmware_bundles.wire import codec, messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from control_plane.store.devices import Devices
 
@@ -22,11 +23,27 @@ class Presences:
 
     def handle(self, device_id: str, payload: bytes) -> None:
         """Note a presence as it came from the broker. Raises WireError."""
-        said = codec.decode(messages.Presence, payload)
-        known = self._devices.presence(device_id)
-        changed = None if known is None else after(known, said)
-        if changed is not None:
-            self._devices.set_presence(device_id, changed, self._clock())
+        (error,) = self.handle_all([(device_id, payload)])
+        if error is not None:
+            raise error
+
+    def handle_all(self, batch: Sequence[tuple[str, bytes]]) -> list[ShoalError | None]:
+        """Note presences in order, in one transaction; say of each why it was refused, if so."""
+        known = self._devices.presences({device_id for device_id, _ in batch})
+        changed: dict[str, PresenceRow] = {}
+        errors: list[ShoalError | None] = []
+        for device_id, payload in batch:
+            try:
+                said = codec.decode(messages.Presence, payload)
+            except ShoalError as error:
+                errors.append(error)
+                continue
+            errors.append(None)
+            if device_id in known and (new := after(known[device_id], said)) is not None:
+                known[device_id] = changed[device_id] = new
+        if changed:
+            self._devices.set_presences(changed, self._clock())
+        return errors
 
 
 def after(known: PresenceRow, said: messages.Presence) -> PresenceRow | None:

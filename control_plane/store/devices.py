@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import String, cast, func, select, update
+from sqlalchemy import String, bindparam, cast, func, select, update
 
 from control_plane.audit import SERVICE, Statement
 from control_plane.store import audit, report_rows, selection
@@ -24,7 +24,7 @@ from firmware_bundles.errors import NotFound
 from firmware_bundles.wire.messages import Arm, ModelReference, Order, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection, Table
 
@@ -172,10 +172,16 @@ class Devices:
             audit.append(connection, Statement(now, by, "device.labelled", subject, change))
         return merged
 
-    def public_key_pem(self, device_id: str) -> bytes | None:
-        """Return the key that a device's reports are signed with; None once it is revoked."""
-        pem = self._one(device_id, device.c.public_key_pem)
-        return None if pem is None else str(pem).encode()
+    def public_keys_pem(self, device_ids: Iterable[str]) -> dict[str, bytes]:
+        """Return the keys that devices' reports are signed with; none of those revoked."""
+        found: dict[str, bytes] = {}
+        with self._database.reading() as connection:
+            for part in _parts(sorted(device_ids)):
+                query = select(device.c.id, device.c.public_key_pem).where(
+                    device.c.id.in_(part), device.c.revoked.is_(None)
+                )
+                found |= {row.id: row.public_key_pem.encode() for row in connection.execute(query)}
+        return found
 
     def telemetry_secret(self, device_id: str) -> bytes | None:
         """Return the secret of telemetry and acknowledgements; None once a device is revoked."""
@@ -188,36 +194,45 @@ class Devices:
                 select(column).where(device.c.id == device_id, device.c.revoked.is_(None))
             ).scalar_one_or_none()
 
-    def presence(self, device_id: str) -> PresenceRow | None:
-        """Return the presence of a device, or None if there is no such device, or it is revoked."""
-        query = select(device.c.is_online, device.c.connection).where(
-            device.c.id == device_id, device.c.revoked.is_(None)
-        )
+    def presences(self, device_ids: Iterable[str]) -> dict[str, PresenceRow]:
+        """Return the presence of those devices that are there, and not revoked."""
+        found: dict[str, PresenceRow] = {}
         with self._database.reading() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else PresenceRow._make(row)
+            for part in _parts(sorted(device_ids)):
+                query = select(device.c.id, device.c.is_online, device.c.connection).where(
+                    device.c.id.in_(part), device.c.revoked.is_(None)
+                )
+                for device_id, *row in connection.execute(query):
+                    found[device_id] = PresenceRow._make(row)
+        return found
 
-    def set_presence(self, device_id: str, row: PresenceRow, now: float) -> None:
-        """Store the presence of a device."""
-        values = {**row._asdict(), "last_seen": now}
+    def set_presences(self, rows: Mapping[str, PresenceRow], now: float) -> None:
+        """Store the presence of devices."""
+        values = [{"its_id": device_id, **row._asdict()} for device_id, row in rows.items()]
+        statement = update(device).where(device.c.id == bindparam("its_id"))
         with self._database.transaction() as connection:
-            connection.execute(update(device).where(device.c.id == device_id).values(values))
+            connection.execute(statement.values(last_seen=now), values)
 
     def forget_presence(self) -> None:
         """Take every device for offline, as nobody was listening."""
         with self._database.transaction() as connection:
             connection.execute(update(device).values(is_online=False))
 
-    def greeted(self, device_id: str, agent_version: str, now: float) -> bool:
-        """Note that a device said hello; False if there is no such device, or it is revoked."""
-        values = {"agent_version": agent_version, "last_seen": now, "is_online": True}
+    def greeted(self, versions: Mapping[str, str], now: float) -> frozenset[str]:
+        """Note that devices, each of an agent's version, said hello.
+
+        Returns those that are enrolled and not revoked.
+        """
         with self._database.transaction() as connection:
-            found = connection.execute(
-                update(device)
-                .where(device.c.id == device_id, device.c.revoked.is_(None))
-                .values(values)
-            )
-        return found.rowcount > 0
+            known: set[str] = set()
+            for part in _parts(sorted(versions)):
+                query = select(device.c.id).where(device.c.id.in_(part), device.c.revoked.is_(None))
+                known.update(connection.execute(query).scalars())
+            rows = [{"its_id": each, "agent_version": versions[each]} for each in sorted(known)]
+            if rows:
+                statement = update(device).where(device.c.id == bindparam("its_id"))
+                connection.execute(statement.values(last_seen=now, is_online=True), rows)
+        return frozenset(known)
 
     def online(self, device_ids: Sequence[str]) -> set[str]:
         """Return those of `device_ids` that are online."""
@@ -238,9 +253,17 @@ class Devices:
 
     def orders(self, device_id: str) -> list[Order]:
         """Return what a device shall run, one order for each family."""
-        query = select(desired).where(desired.c.device_id == device_id).order_by(desired.c.family)
+        return self.orders_of([device_id]).get(device_id, [])
+
+    def orders_of(self, device_ids: Iterable[str]) -> dict[str, list[Order]]:
+        """Return the same of many devices; those that shall run nothing are left out."""
+        found: dict[str, list[Order]] = {}
         with self._database.reading() as connection:
-            return [_order(row) for row in connection.execute(query)]
+            for part in _parts(sorted(device_ids)):
+                query = select(desired).where(desired.c.device_id.in_(part))
+                for row in connection.execute(query.order_by(desired.c.family)):
+                    found.setdefault(row.device_id, []).append(_order(row))
+        return found
 
     def desired(self, device_id: str) -> list[Mapping[str, Any]]:
         """Return what is wanted of a device, as stored."""

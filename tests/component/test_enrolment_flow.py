@@ -113,11 +113,11 @@ def test_a_device_enrolled_anew_keeps_its_labels_and_loses_its_key(
     """A second enrolment replaces the identity, and merges the labels."""
     control_plane.enrol("press-1")
     control_plane.devices.set_labels("press-1", {"site": "berlin", "line": "a"}, 0.0)
-    before = control_plane.devices.public_key_pem("press-1")
+    before = control_plane.devices.public_keys_pem(["press-1"]).get("press-1")
     token = control_plane.invite("press-1", line="b")
     assert ask(control_plane, token).status_code == 200
     assert control_plane.devices.get("press-1").labels == {"site": "berlin", "line": "b"}
-    assert control_plane.devices.public_key_pem("press-1") != before
+    assert control_plane.devices.public_keys_pem(["press-1"]).get("press-1") != before
 
 
 @pytest.mark.parametrize(

@@ -109,13 +109,13 @@ def test_a_hello_is_answered_with_what_is_newer(control_plane: ControlPlane) -> 
 def test_an_empty_answer_still_tells_the_time(control_plane: ControlPlane) -> None:
     """A device with nothing to do is answered all the same."""
     member = control_plane.enrol("press-1")
-    control_plane.assignments.answer(member.id, hello())
+    control_plane.assignments.handle(member.id, codec.encode(hello()))
     assert told(control_plane)[1].orders == ()
 
 
 def test_a_stranger_is_not_answered(control_plane: ControlPlane) -> None:
     """A hello of a device that was never enrolled gets no signature."""
-    control_plane.assignments.answer("nobody", hello())
+    control_plane.assignments.handle("nobody", codec.encode(hello()))
     assert control_plane.sent.messages == []
 
 

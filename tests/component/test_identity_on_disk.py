@@ -107,7 +107,7 @@ def test_a_key_in_a_credential_does_all_that_a_key_does(
         families=(),
     )
     signed = task.sign_report(SignReport(key_path=str(found.key_path), report=report))
-    pem = control_plane.devices.public_key_pem("press-1")
+    pem = control_plane.devices.public_keys_pem(["press-1"]).get("press-1")
     assert pem is not None
     known = envelopes.device_key("press-1", pem)
     assert envelopes.open_envelope(Report, signed.envelope, [known]) == report
@@ -163,7 +163,7 @@ def test_a_new_key_does_not_overwrite_a_key_file(
     enrol(door, tmp_path, second, new=True)
     assert second.read_bytes() != kept
     control_plane, _url = door
-    assert control_plane.devices.public_key_pem("press-1") is not None
+    assert control_plane.devices.public_keys_pem(["press-1"]).get("press-1") is not None
 
 
 def test_what_a_device_was_is_gone_after_it_left(

@@ -13,6 +13,7 @@ from control_plane.fleet.selectors import Selector
 from control_plane.store.devices import Desired
 from firmware_bundles.errors import NotFound
 from firmware_bundles.trust import envelopes
+from firmware_bundles.wire import codec
 from firmware_bundles.wire.messages import Assignment, Erased, Erasure, Hello, Policy, Report
 from support.control_planes import ControlPlane, Member, code
 
@@ -45,7 +46,7 @@ def greet(control_plane: ControlPlane, device: str) -> Assignment:
         generations={},
         inventory_digest="0" * 64,
     )
-    control_plane.assignments.answer(device, hello)
+    control_plane.assignments.handle(device, codec.encode(hello))
     return last_word(control_plane)
 
 
@@ -94,7 +95,7 @@ def test_a_retired_device_is_told_to_erase_and_to_run_nothing(
     assert (told.schema, told.orders) == ("1.1", ())
     assert told.erase == Erasure(generation=int(control_plane.clock()))
     assert control_plane.devices.members(Selector()) == []
-    assert control_plane.devices.public_key_pem("press-1") is not None
+    assert control_plane.devices.public_keys_pem(["press-1"]).get("press-1") is not None
 
 
 def test_one_that_is_online_hears_of_it_at_once(control_plane: ControlPlane) -> None:
@@ -125,7 +126,7 @@ def test_access_ends_after_the_signed_confirmation(control_plane: ControlPlane) 
     found = shown(control_plane, "press-1")
     assert (found["access"], found["segments_erased"]) == ("retired", 7)
     assert (found["erased"], found["retired"]) == (generation, control_plane.clock())
-    assert control_plane.devices.public_key_pem("press-1") is None
+    assert control_plane.devices.public_keys_pem(["press-1"]).get("press-1") is None
 
 
 def test_what_confirms_another_retirement_confirms_nothing(control_plane: ControlPlane) -> None:

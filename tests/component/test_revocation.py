@@ -45,10 +45,10 @@ def test_what_a_revoked_device_says_counts_no_more(control_plane: ControlPlane) 
     control_plane.enrol("press-1")
     assert act(control_plane, "press-1/revoke").status_code == 204
     devices = control_plane.devices
-    assert devices.public_key_pem("press-1") is None
+    assert devices.public_keys_pem(["press-1"]).get("press-1") is None
     assert devices.telemetry_secret("press-1") is None
-    assert devices.presence("press-1") is None
-    assert not devices.greeted("press-1", "1", control_plane.clock())
+    assert devices.presences(["press-1"]) == {}
+    assert not devices.greeted({"press-1": "1"}, control_plane.clock())
     assert devices.members(Selector()) == []
     shown = control_plane.client(Role.VIEWER).get("/api/v1/devices/press-1").json()
     assert (shown["revoked"], shown["retired"]) == (control_plane.clock(), None)
@@ -128,7 +128,7 @@ def test_a_revoked_device_comes_back_with_another_key_only(control_plane: Contro
     with pytest.raises(EnrolmentRefused, match="this is the key that it had"):
         control_plane.enrolments.enrol(old)
     control_plane.enrolments.enrol(EnrolmentRequest(token=token, csr=signing_request(new)))
-    assert control_plane.devices.public_key_pem("press-1") is not None
+    assert control_plane.devices.public_keys_pem(["press-1"]).get("press-1") is not None
     assert control_plane.devices.get("press-1").revoked is None
     control_plane.revocations.tick()
     assert listed(control_plane) == {serial(member)}
