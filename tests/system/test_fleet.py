@@ -102,6 +102,7 @@ class Fleet:
 
     def stop(self) -> None:
         """End everything."""
+        self.feeder.stop()
         if self.echo is not None:
             self.echo.close()
         (self.mishaps.simulated if self.mishaps else self._first).close()
