@@ -60,7 +60,8 @@ class Simulation:
         assert self._process.stdout is not None
         if not (line := self._process.stdout.readline()):
             tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
-            raise ProgramError(f"the simulated devices ended during {do!r}:\n{tail}")
+            status = self._process.wait(_END_S_MAX)
+            raise ProgramError(f"the simulated devices ended with {status} in {do!r}:\n{tail}")
         found: dict[str, Any] = json.loads(line)
         return found
 

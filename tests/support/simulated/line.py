@@ -31,6 +31,7 @@ _PACKET_BYTES_MAX: Final = 128 * 1024
 _QUEUED_MAX: Final = 100
 _IN_FLIGHT_MAX: Final = 20
 _CONNECT_S_MAX: Final = 30.0
+_POLL_S: Final = 0.1
 _TCP_INFO_BYTES: Final = 256
 _TCP_COUNTS: Final = (120, "QQ")  # tcpi_bytes_acked, tcpi_bytes_received (linux/tcp.h)
 
@@ -55,6 +56,7 @@ class Line:
         self._connected = asyncio.Event()
         self._nonce = secrets.token_hex(16)
         self.is_up = False
+        self._is_dialing = False
         self._client = client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=device, protocol=MQTTProtocolVersion.MQTTv5
         )
@@ -62,7 +64,6 @@ class Line:
         client.max_inflight_messages_set(_IN_FLIGHT_MAX)
         client.tls_set_context(tls)
         client.will_set(*self._presence(is_online=False), qos=1, retain=True)
-        client.on_socket_open = lambda *_: self._hand(self._opened)
         client.on_socket_close = self._closing
         client.on_socket_register_write = lambda *_: self._hand(self._wants_to_write)
         client.on_socket_unregister_write = lambda *_: self._hand(self._has_written)
@@ -78,16 +79,25 @@ class Line:
     async def connect(self) -> bool:
         """Try once; return whether the broker accepted it."""
         self._connected.clear()
+        if self._client.socket() is not None:  # nobody answered on it
+            self.drop()
+            await asyncio.sleep(_POLL_S)
         with suppress(OSError, TimeoutError):
-            # A handshake blocks, and there are a thousand of them.
-            await asyncio.to_thread(self._dial)
+            # A handshake blocks, and there are a thousand of them. Until it is over the loop leaves
+            # the socket alone: two threads in one TLS connection end the process.
+            self._is_dialing = True
+            try:
+                await asyncio.to_thread(self._dial)
+            finally:
+                self._is_dialing = False
+            self._opened()
             async with asyncio.timeout(_CONNECT_S_MAX):
                 await self._connected.wait()
         return self.is_up
 
     def drop(self) -> None:
         """End the connection without a word, as a network does."""
-        if (line := self._client.socket()) is not None:
+        if (line := self._client.socket()) is not None and not self._is_dialing:
             with suppress(OSError):
                 # The loop notices, and paho tidies up.
                 cast("ssl.SSLSocket", line).shutdown(socket.SHUT_RDWR)
@@ -119,7 +129,8 @@ class Line:
 
     def misc(self) -> None:
         """Keep the session alive; to be called now and then."""
-        self._client.loop_misc()
+        if not self._is_dialing:
+            self._client.loop_misc()
 
     def _dial(self) -> None:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -147,6 +158,8 @@ class Line:
     def _opened(self) -> None:
         if (line := self._client.socket()) is not None:
             self._loop.add_reader(line, self._read)
+            if self._client.want_write():
+                self._loop.add_writer(line, self._client.loop_write)
 
     def _closing(self, _client: mqtt.Client, _data: object, line: Any) -> None:  # noqa: ANN401
         self._carried += _carried(line)
@@ -154,11 +167,11 @@ class Line:
         self._loop.remove_writer(line)
 
     def _wants_to_write(self) -> None:
-        if (line := self._client.socket()) is not None:
+        if (line := self._client.socket()) is not None and not self._is_dialing:
             self._loop.add_writer(line, self._client.loop_write)
 
     def _has_written(self) -> None:
-        if (line := self._client.socket()) is not None:
+        if (line := self._client.socket()) is not None and not self._is_dialing:
             self._loop.remove_writer(line)
 
     def _read(self) -> None:
