@@ -50,7 +50,10 @@ def enlist(
         LeftOut(rollout_rivals.reason(wanted, rival), devices)
         for rival, devices in rollout_rivals.stronger(wanted, rivals).items()
     ]
-    _place(connection, wanted, is_wanted & ~rollout_rivals.is_taken(wanted))
+    # Asked of each device, so only where there is somebody to leave one to.
+    _place(
+        connection, wanted, is_wanted & ~rollout_rivals.is_taken(wanted) if yielded else is_wanted
+    )
     own = select(func.count()).where(deployment.c.rollout_id == wanted.id)
     devices = int(connection.execute(own).scalar_one())
     told = tuple(str(each) for each in (*left_out, *yielded))
@@ -73,10 +76,12 @@ def _place(connection: Connection, wanted: Rollout, is_wanted: ColumnElement[boo
     """Give each device its deployment, at the position of `order.arrange`."""
     stratum = _stratum(wanted.spec.stratify_by)
     sizes = _sizes(connection, stratum, is_wanted)
-    if len(sizes) == 1:
+    if len(sizes) <= 1:
         _place_by_hash(connection, wanted, is_wanted)
         return
-    known = case((stratum.in_(list(sizes)), stratum), else_=_REST)
+    known = (
+        stratum if _REST not in sizes else case((stratum.in_(list(sizes)), stratum), else_=_REST)
+    )
     place = sha256(connection, wanted.id, device.c.id)
     dealt = (
         select(
@@ -84,16 +89,14 @@ def _place(connection: Connection, wanted: Rollout, is_wanted: ColumnElement[boo
             place.label("place"),
             known.label("stratum"),
             func.row_number().over(partition_by=known, order_by=place).label("number"),
-            func.count().over(partition_by=known).label("size"),
         )
         .where(is_wanted)
         .subquery()
     )
-    strata = {*sizes, _REST}
-    first = case(
-        {each: order.shift(wanted.id, each) for each in sorted(strata)}, value=dealt.c.stratum
-    )
-    share = (cast(dealt.c.number - 1, Float) + cast(first, Float)) / cast(dealt.c.size, Float)
+    first = {each: order.shift(wanted.id, each) for each in sizes}
+    share = (
+        cast(dealt.c.number - 1, Float) + cast(case(first, value=dealt.c.stratum), Float)
+    ) / cast(case(sizes, value=dealt.c.stratum), Float)
     position = func.row_number().over(order_by=(share, dealt.c.place))
     _insert(
         connection,
@@ -132,13 +135,18 @@ def _sizes(
     stratum: Any,  # noqa: ANN401 - a column of text
     is_wanted: ColumnElement[bool],
 ) -> dict[str, int]:
-    """Return the largest strata with their sizes."""
+    """Return the largest strata with their sizes, and that of all others together, if any."""
     query = (
         select(stratum.label("stratum"), func.count().label("devices"))
         .select_from(device)
         .where(is_wanted)
         .group_by("stratum")
         .order_by(func.count().desc(), "stratum")
-        .limit(_STRATA_MAX)
+        .limit(_STRATA_MAX + 1)
     )
-    return {row.stratum: row.devices for row in connection.execute(query)}
+    found = {row.stratum: row.devices for row in connection.execute(query)}
+    if len(found) <= _STRATA_MAX:
+        return found
+    largest = dict(list(found.items())[:_STRATA_MAX])
+    every = select(func.count()).select_from(device).where(is_wanted)
+    return largest | {_REST: connection.execute(every).scalar_one() - sum(largest.values())}

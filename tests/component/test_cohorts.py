@@ -16,6 +16,7 @@ from control_plane.fleet.selectors import Listed, OfKinds, Selector, Without
 from control_plane.rollouts.model import RolloutState
 from control_plane.rollouts.order import arrange
 from control_plane.rollouts.selection import choose
+from control_plane.store import rollout_members
 from control_plane.store.schema import device
 from firmware_bundles.errors import ConflictError, InputError, NotFound, RolloutInvalid
 from firmware_bundles.manifest import Needs
@@ -143,6 +144,15 @@ def test_phases_reach_kinds_evenly(world: World) -> None:
     assert world.order() == arrange("example", strata, strata)
     first = [strata[each] for each in world.order()[:6]]
     assert 1 <= first.count("aarch64,") <= 3
+
+
+def test_rare_kinds_are_one_stratum(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many values there are, few kinds are told apart; the order is that of `arrange`."""
+    monkeypatch.setattr(rollout_members, "_STRATA_MAX", 2)
+    world.start("stratify_by: [fact/arch, fact/memory_bytes]")
+    strata = {f"d{n:02}": "" for n in range(12)}
+    strata |= {"d00": "aarch64,1000,", "d09": "aarch64,10000,"}
+    assert world.order() == arrange("example", strata, strata)
 
 
 def test_of_two_rollouts_the_higher_priority_has_a_device(world: World) -> None:
