@@ -164,17 +164,21 @@ def verify(entries: Iterable[Entry], noted: Iterable[Head] = ()) -> Verification
 
     `noted` are heads that were noted elsewhere: the log must have had them.
     """
-    wanted = {head.number: head for head in noted if head.number}
+    wanted: dict[int, set[Head]] = {}
+    for head in noted:
+        if head.number:
+            wanted.setdefault(head.number, set()).add(head)
     faults: list[Fault] = []
     last, count = GENESIS, 0
     for entry in entries:
         count += 1
         faults += _faults_of(entry, last)
-        if (head := wanted.get(entry.number)) and entry.number > last.number:
-            del wanted[entry.number]
-            faults += _not_as_noted(entry, head)
+        if entry.number > last.number and any(
+            head != entry.head for head in wanted.pop(entry.number, ())
+        ):
+            faults.append(_not_as_noted(entry))
         last = max(last, entry.head, key=lambda each: each.number)
-    faults += [_cut_off(last, wanted[number]) for number in sorted(wanted)]
+    faults += [_cut_off(last, number) for number in sorted(wanted)]
     return Verification(count, last, tuple(faults[:FAULTS_MAX]), max(len(faults) - FAULTS_MAX, 0))
 
 
@@ -201,19 +205,17 @@ def _faults_of(entry: Entry, last: Head) -> list[Fault]:
     return faults
 
 
-def _not_as_noted(entry: Entry, head: Head) -> list[Fault]:
-    if entry.digest == head.digest:
-        return []
+def _not_as_noted(entry: Entry) -> Fault:
     what = (
         f"entry {entry.number} is not the one whose head was noted: it, or one before it, was "
         "replaced, and all that follows was made to fit"
     )
-    return [Fault(entry.number, Break.REPLACED, what)]
+    return Fault(entry.number, Break.REPLACED, what)
 
 
-def _cut_off(last: Head, head: Head) -> Fault:
+def _cut_off(last: Head, number: int) -> Fault:
     what = (
-        f"the log ends with entry {last.number}, and the head of entry {head.number} was noted: "
+        f"the log ends with entry {last.number}, and the head of entry {number} was noted: "
         "what followed was cut off, or an older backup was restored"
     )
     return Fault(last.number + 1, Break.CUT_OFF, what)

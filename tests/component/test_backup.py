@@ -20,6 +20,7 @@ from control_plane.backup.staging import Staging
 from control_plane.cli import main as command
 from control_plane.fleet.authority import Authority
 from control_plane.releases.repository import Bootstrap
+from control_plane.store.audit import AuditLog
 from control_plane.store.database import Database
 from control_plane.store.enrolment import InvitationRow, Invitations
 from firmware_bundles import chunks
@@ -226,6 +227,21 @@ def test_a_restore_may_be_repeated(plane: Plane, tmp_path: Path) -> None:
         pass
     with pytest.raises(ConflictError):
         restore(out, target)
+
+
+def test_the_audit_log_goes_on_after_a_restore(plane: Plane, tmp_path: Path) -> None:
+    """Its chain is whole and tells of the restore; that later entries are missing is found."""
+    before = AuditLog(plane.service.database).head()
+    plane.take(tmp_path / "a.backup")
+    plane.publish(V2)
+    later = AuditLog(plane.service.database).head()
+    restore(tmp_path / "a.backup", tmp_path / "target")
+    with closing(Database.open(f"sqlite:///{tmp_path / 'target' / 'shoal.db'}")) as database:
+        log = AuditLog(database)
+        assert log.verify([before]).is_whole
+        (entry,) = log.after(before.number, 10)
+        assert entry.action == "backup.restored"
+        assert not log.verify([later]).is_whole
 
 
 def test_invitations_are_void_after_a_restore(plane: Plane, tmp_path: Path) -> None:

@@ -96,6 +96,13 @@ def test_a_rewritten_log_is_found_by_a_noted_head() -> None:
     assert _found(false, true[3].head) == {(4, Break.REPLACED)}
 
 
+def test_heads_of_one_entry_that_differ_are_both_asked() -> None:
+    """Of two heads with the same number one at most is right, whichever was given last."""
+    true, false = _log(3), _log(3, first="eve")
+    for noted in ((true[2].head, false[2].head), (false[2].head, true[2].head)):
+        assert _found(true, *noted) == {(3, Break.REPLACED)}
+
+
 def test_a_log_that_was_cut_off_is_found_by_a_noted_head() -> None:
     """Without its end a log is consistent; a head that was noted elsewhere tells."""
     entries = _log(6)
