@@ -6,7 +6,7 @@ hold-out stays behind both. However many devices there are, one that joins chang
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import exists, func, insert, or_, select, update
 
@@ -20,7 +20,7 @@ from control_plane.store.selection import chosen
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Select
 
     from control_plane.fleet.selectors import Selector
     from control_plane.rollouts.model import Rollout
@@ -46,8 +46,11 @@ def join(connection: Connection, wanted: Rollout, members: Selector) -> Joining 
     Raises ConflictError.
     """
     phase = joining_phase(wanted)
-    devices = [] if phase is None else _later(connection, wanted, members)
-    if phase is None or not devices:
+    if phase is None:
+        return None
+    few = _later(wanted, members).limit(DEVICES_PER_LOOK)
+    devices = list(connection.execute(few).scalars())
+    if not devices:
         return None
     is_wanted = device.c.id.in_(devices)
     rivals = rollout_rivals.shared(connection, wanted, is_wanted)
@@ -64,51 +67,58 @@ def join(connection: Connection, wanted: Rollout, members: Selector) -> Joining 
     return Joining(joined, (_told(wanted, devices), *told_of(taken)), taken)
 
 
+def has_later(connection: Connection, wanted: Rollout, members: Selector) -> bool:
+    """Whether anybody would join: asked without holding up who writes."""
+    return connection.execute(_later(wanted, members).limit(1)).first() is not None
+
+
+def has_gone(connection: Connection, wanted: Rollout) -> bool:
+    """Whether anybody would be dismissed: asked without holding up who writes."""
+    return connection.execute(_gone(wanted).limit(1)).first() is not None
+
+
 def dismiss(connection: Connection, wanted: Rollout) -> int:
     """Give up the devices that lost their access and had no offer, or never answered theirs.
 
     Nothing that they say would count; a rollout must not wait for them. Returns how many.
     """
-    is_silent = or_(
-        reported.c.generation.is_(None), reported.c.generation < deployment.c.generation
-    )
-    gone = (
-        select(deployment.c.device_id)
-        .join(device, device.c.id == deployment.c.device_id)
-        .outerjoin(
-            reported,
-            (reported.c.device_id == deployment.c.device_id)
-            & (reported.c.family == wanted.spec.family),
-        )
-        .where(
-            deployment.c.rollout_id == wanted.id,
-            or_(device.c.revoked.is_not(None), device.c.retiring.is_not(None)),
-            or_(deployment.c.generation == 0, (deployment.c.generation > 0) & is_silent),
-        )
-    )
     dismissed = (
         update(deployment)
         .where(
             deployment.c.rollout_id == wanted.id,
-            deployment.c.device_id.in_(gone.scalar_subquery()),
+            deployment.c.device_id.in_(_gone(wanted).scalar_subquery()),
         )
         .values(generation=rollout_rivals.LOST, revert_generation=0)
     )
     return connection.execute(dismissed).rowcount
 
 
-def _later(connection: Connection, wanted: Rollout, members: Selector) -> list[str]:
-    """Return the first selected devices that are not in the rollout, nor in a stronger one."""
+def _gone(wanted: Rollout) -> Select[Any]:
+    said, told = reported.c, deployment.c
+    is_own = (said.device_id == told.device_id) & (said.family == wanted.spec.family)
+    is_silent = or_(said.generation.is_(None), said.generation < told.generation)
+    return (
+        select(told.device_id)
+        .join(device, device.c.id == told.device_id)
+        .outerjoin(reported, is_own)
+        .where(
+            told.rollout_id == wanted.id,
+            or_(device.c.revoked.is_not(None), device.c.retiring.is_not(None)),
+            or_(told.generation == 0, (told.generation > 0) & is_silent),
+        )
+    )
+
+
+def _later(wanted: Rollout, members: Selector) -> Select[Any]:
+    """Select the devices that are not in the rollout, nor in a stronger one, by id."""
     is_in = exists().where(
         deployment.c.rollout_id == wanted.id, deployment.c.device_id == device.c.id
     )
-    query = (
+    return (
         select(device.c.id)
         .where(chosen(members), ~is_in, ~rollout_rivals.is_taken(wanted))
         .order_by(device.c.id)
-        .limit(DEVICES_PER_LOOK)
     )
-    return list(connection.execute(query).scalars())
 
 
 def _place(

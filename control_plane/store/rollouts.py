@@ -105,6 +105,9 @@ class Rollouts:
 
         Raises ConflictError if somebody decided since `before` was loaded.
         """
+        with self._database.reading() as connection:
+            if not rollout_joining.has_later(connection, before, members):
+                return 0
         with self._database.transaction() as connection:
             joined = rollout_joining.join(connection, before, members)
             if joined is None:
@@ -124,6 +127,9 @@ class Rollouts:
 
         Raises ConflictError if somebody decided since `before` was loaded.
         """
+        with self._database.reading() as connection:
+            if not rollout_joining.has_gone(connection, before):
+                return 0
         with self._database.transaction() as connection:
             count = rollout_joining.dismiss(connection, before)
             if count:
