@@ -137,7 +137,7 @@ def show(rollout: RolloutId) -> None:
 
 @app.command()
 def explain(rollout: RolloutId) -> None:
-    """Tell why a rollout stands where it does: every decision with its reasons.
+    """Tell why a rollout stands where it does: decisions with reasons, gates with their numbers.
 
     \b
     Example:

@@ -35,12 +35,14 @@ def overview(document: dict[str, Any]) -> list[str]:
 
 
 def explanation(document: dict[str, Any]) -> list[str]:
-    """Return every decision with its reasons, and why nothing more was decided yet."""
+    """Return every decision with its reasons, why there is no newer one, and the gates' numbers."""
     lines = [f"{document['id']}: {document['release_path']} to {document['cohort']}"]
     for each in document["decisions"]:
         lines += decision(each, document["phase_count"])
     if document["state"] in _OPEN:
         lines += ["now:", *(f"    {sentence}" for sentence in document["why"])]
+    if document["gates"]:
+        lines += ["gates:", *(f"    {_numbers(finding)}" for finding in document["gates"])]
     return lines
 
 
@@ -68,6 +70,20 @@ def _phase(index: int, phase: dict[str, Any]) -> str:
     told = ", ".join(f"{count} {_words(name)}" for name, count in counts.items() if count)
     state = f"{phase['state']} shadow" if phase["mode"] == "shadow" else phase["state"]
     return f"  phase {index + 1}  {state:<9} [{bar}] {told or 'no devices'}"
+
+
+def _numbers(finding: dict[str, Any]) -> str:
+    """Return what a gate found in figures: value, threshold, sizes of samples and time left."""
+    figures = [
+        f"{name} {finding[name]:.4g}"
+        for name in ("value", "threshold")
+        if finding[name] is not None
+    ]
+    figures += [f"{count} {_words(name)}" for name, count in finding["samples"].items()]
+    if finding["left_s"] is not None:
+        figures.append(f"{finding['left_s']:.0f} s left")
+    verdict = finding["verdict"] or "not applicable"
+    return f"{finding['gate']:<14}  {verdict:<14}  {', '.join(figures)}".rstrip()
 
 
 def _words(name: str) -> str:

@@ -75,7 +75,12 @@ def test_a_rollout_is_started_watched_and_explained(
     assert "phase 2 of 2 begins: 6 devices to offer to" in watched
     assert "completed: by signed report, 8 devices on digits/2/manifest.json" in watched
     assert run("explain", "example") == 0
-    assert watched.strip() in capsys.readouterr().out
+    explained = capsys.readouterr().out
+    assert watched.strip() in explained
+    assert (
+        "installs        pass            value 0, threshold 0.05, 8 offered, 8 finished, 0 broken"
+        in explained
+    )
     assert run("list") == 0
     assert "completed" in capsys.readouterr().out
 
