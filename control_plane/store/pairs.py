@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import insert, select, text
+from sqlalchemy import bindparam, insert, select, text
 
 from control_plane.store.schema import pair_count, segment
 from firmware_bundles.wire.columns import Labels, decode_labels
@@ -16,7 +16,7 @@ from firmware_bundles.wire.messages import SegmentKind
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, TextClause
 
     from control_plane.store.arrivals import Sent
     from control_plane.telemetry.pairing import Paired
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     Key = tuple[str, str, str, int]
 
 # Word for word as the index has it: with a parameter in it the index would not be used.
-_IS_SHADOW: Final = text("segment.kind = 'shadow'")
+_MIRRORED: Final = """
+    select distinct device_id, incarnation from {segment}
+    where kind = 'shadow' and device_id in :devices
+"""
 _DEVICES_MAX: Final = 500
 
 
@@ -53,10 +56,10 @@ class PairIntake:
         """Note a batch before it is counted, and which of its devices have a shadow."""
         self._uncounted |= {_key(each.device_id, each.sealed) for each in sent}
         devices = sorted({each.device_id for each in sent})
-        columns = segment.c.device_id, segment.c.incarnation
+        query = _mirrored(self._connection)
         for start in range(0, len(devices), _DEVICES_MAX):
-            some = segment.c.device_id.in_(devices[start : start + _DEVICES_MAX])
-            found = self._connection.execute(select(*columns).where(_IS_SHADOW, some).distinct())
+            some = {"devices": devices[start : start + _DEVICES_MAX]}
+            found = self._connection.execute(query, some)
             self._mirrored.update((row.device_id, row.incarnation) for row in found)
 
     def reach(self, device_id: str, sealed: Segment) -> None:
@@ -126,6 +129,17 @@ class PairIntake:
         for row in self._connection.execute(query).all():
             if (device_id, row.incarnation, kind.value, row.first) not in self._uncounted:
                 yield Beside(row.model, bytes(row.body))
+
+
+def _mirrored(connection: Connection) -> TextClause:
+    """Ask which devices have a shadow's answers, by the index that holds nothing else.
+
+    SQLite would look at all segments of a device, for the primary key begins with it.
+    """
+    is_sqlite = connection.dialect.name == "sqlite"
+    source = "segment indexed by ix_segment_shadow" if is_sqlite else "segment"
+    query = text(_MIRRORED.format(segment=source))
+    return query.bindparams(bindparam("devices", expanding=True))
 
 
 def _key(device_id: str, sealed: Segment) -> Any:  # noqa: ANN401 - a Key
