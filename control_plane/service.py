@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from control_plane import routes
+from control_plane import cycles, routes
 from control_plane.alerts import decision, destinations
 from control_plane.alerts.posting import Posting
 from control_plane.alerts.rounds import Rounds, Sources
@@ -113,6 +113,7 @@ def run(config: Config, say: Say, *, wants_admin_token: bool = False) -> None:
             _tell_admin_token(stores.tokens, listeners.port_of(local), say)
         stack.callback(service.stop)
         service.start()
+        cycles.look_seldom()
         doors = [
             listeners.Door(secure, service.files.server, clients=service.files.ca),
             listeners.Door(local, None),

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections import Counter
 from contextlib import suppress
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,8 @@ _LOG: Final = logging.getLogger(__name__)
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 _BATCH_MAX: Final = 1_024
+# The topics of devices come again and again.
+_parsed: Final = lru_cache(maxsize=16_384)(topics.parse_up)
 
 
 class Inbox:
@@ -90,7 +93,7 @@ class Inbox:
         others: list[Said] = []
         for topic, payload in batch:
             with _Refusals(self.refused, topic):
-                device, kind = topics.parse_up(topic)
+                device, kind = _parsed(topic)
                 if kind is Up.TELEMETRY:
                     telemetry.append((device, payload))
                 elif payload and (kind in self._handlers or kind in self._together):

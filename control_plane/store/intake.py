@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _DEVICES_MAX: Final = 500
 # The numbers of `tallies.Sums` before its histogram.
 _NUMBERS: Final = 4
+_NO_ROWS: Final = np.zeros(0, dtype=np.int64)
 _LABEL: Final = ""  # what a label is kept under, beside the names of business values
 
 
@@ -59,6 +60,14 @@ class Waiting(NamedTuple):
     truth: Truth
 
 
+class _Counted(NamedTuple):
+    """A new segment: segments, rows, answered and latency in all, and that of its rows."""
+
+    place: Place
+    numbers: tuple[int, int, int, int]
+    latency_us: NDArray[np.int64]
+
+
 class Intake:
     """One transaction that stores what devices sent at the time `received`."""
 
@@ -67,7 +76,7 @@ class Intake:
         self._received = received
         self._waiting: set[tuple[str, str]] = set()
         self._hour = tallies.hour_of(received)
-        self._sums: dict[Place, NDArray[np.int64]] = {}
+        self._counted: list[_Counted] = []
         self.pairs = PairIntake(connection, received)
 
     def add(self, sent: Sequence[Sent]) -> list[Stored]:
@@ -84,28 +93,22 @@ class Intake:
         `latency_us` is that of its rows, None for a kind without.
         """
         device_id, sealed, work = sent
-        key = sealed.key
+        place = Place(self._hour, device_id, sealed.family, sealed.model, sealed.key.kind.value)
         answered = work.answered if work else sealed.rows
-        place = Place(self._hour, device_id, sealed.family, sealed.model, key.kind.value)
-        sums = self._sums.setdefault(place, np.zeros(_NUMBERS + latency.BUCKETS, dtype=np.int64))
         total = work.latency_us if work else 0 if latency_us is None else int(latency_us.sum())
-        sums[:_NUMBERS] += (1, sealed.rows, answered, total)
-        if latency_us is not None:
-            sums[_NUMBERS:] += latency.histogram(latency_us)
+        rows = _NO_ROWS if latency_us is None else latency_us
+        self._counted.append(_Counted(place, (1, sealed.rows, answered, total), rows))
 
     def finish(self) -> None:
         """Write what was summed up over the whole batch."""
-        found = [(place, sums.tolist()) for place, sums in self._sums.items()]
-        tallies.add(
-            self._connection,
-            [
-                (place, Sums._make((*numbers[:_NUMBERS], tuple(numbers[_NUMBERS:]))))
-                for place, numbers in found
-            ],
-        )
+        found = _summed(self._counted)
+        tallies.add(self._connection, found)
         counts = [
-            Count(place.device_id, place.family, place.model, of[2], of[0], self._received)
-            for place, of in found
+            Count(
+                *(place.device_id, place.family, place.model),
+                *(sums.answered, sums.segments, self._received),
+            )
+            for place, sums in found
             if place.kind == SegmentKind.PREDICTIONS.value
         ]
         arrivals.count(self._connection, counts)
@@ -229,6 +232,8 @@ class Intake:
 
     def _find_waiting(self, sent: Sequence[Sent]) -> None:
         """Note whose labels wait, among those who sent predictions."""
+        if self._connection.execute(select(label_pending.c.id).limit(1)).first() is None:
+            return
         kind = SegmentKind.PREDICTIONS
         devices = sorted({each.device_id for each in sent if each.sealed.key.kind is kind})
         columns = label_pending.c.device_id, label_pending.c.incarnation
@@ -236,3 +241,20 @@ class Intake:
             some = label_pending.c.device_id.in_(devices[start : start + _DEVICES_MAX])
             found = self._connection.execute(select(*columns).where(some).distinct())
             self._waiting.update((row.device_id, row.incarnation) for row in found)
+
+
+def _summed(counted: Sequence[_Counted]) -> list[tuple[Place, Sums]]:
+    """Add segments up by place, all at once."""
+    if not counted:
+        return []
+    distinct = dict.fromkeys(each.place for each in counted)
+    places = {place: at for at, place in enumerate(distinct)}
+    numbers = np.array([each.numbers for each in counted], dtype=np.int64)
+    histograms = latency.histograms([each.latency_us for each in counted])
+    sums = np.zeros((len(places), _NUMBERS + latency.BUCKETS), dtype=np.int64)
+    which = [places[each.place] for each in counted]
+    np.add.at(sums, which, np.concatenate((numbers, histograms), axis=1))
+    return [
+        (place, Sums._make((*row[:_NUMBERS], tuple(row[_NUMBERS:]))))
+        for place, row in zip(places, sums.tolist(), strict=True)
+    ]

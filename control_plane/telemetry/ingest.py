@@ -42,10 +42,9 @@ from firmware_bundles.wire.messages import (
     Segment,
     SegmentKey,
     SegmentKind,
-    Totals,
 )
 from firmware_bundles.wire.samples import Samples, decode_samples
-from firmware_bundles.wire.totals import totals
+from firmware_bundles.wire.totals import totals_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -151,11 +150,7 @@ class Ingest:
 
     def _take_all(self, arrivals: Sequence[_Arrival]) -> list[_Answer]:
         with self._store.storing(self._clock()) as intake:
-            sound = [
-                Sent(arrival.device_id, arrival.sealed, _work(arrival.sealed, arrival.rows))
-                for arrival in arrivals
-                if arrival.sealed is not None
-            ]
+            sound = _sound(arrivals)
             stored = zip(sound, intake.add(sound), strict=True)
             new = [None if arrival.fault else next(stored) for arrival in arrivals]
             outcomes: dict[int, Stored | ShoalError] = {}
@@ -307,11 +302,23 @@ def _count_new(intake: Intake, device_id: str, sealed: Segment, rows: _Rows | No
         _settle_waiting(intake, device_id, sealed, rows)
 
 
-def _work(sealed: Segment, rows: _Rows | None) -> Totals | None:
-    """Return what a segment's predictions add up to, None for one of another kind."""
-    if sealed.key.kind is not SegmentKind.PREDICTIONS or not isinstance(rows, Predictions):
-        return None
-    return totals(rows.latency_us) if sealed.totals is UNSET else sealed.totals
+def _sound(arrivals: Sequence[_Arrival]) -> list[Sent]:
+    """Return what has no fault, with what its predictions add up to, None for other kinds."""
+    sent = [
+        (each.device_id, each.sealed, each.rows) for each in arrivals if each.sealed is not None
+    ]
+    untold = {
+        at: rows.latency_us
+        for at, (_, sealed, rows) in enumerate(sent)
+        if isinstance(rows, Predictions)
+        and sealed.key.kind is SegmentKind.PREDICTIONS
+        and sealed.totals is UNSET
+    }
+    works = dict(zip(untold, totals_of_each(list(untold.values())), strict=True))
+    return [
+        Sent(device_id, sealed, works.get(at, sealed.totals or None))
+        for at, (device_id, sealed, _) in enumerate(sent)
+    ]
 
 
 def _settle_waiting(intake: Intake, device_id: str, sealed: Segment, rows: Predictions) -> None:

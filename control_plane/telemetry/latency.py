@@ -39,8 +39,17 @@ class Percentile(NamedTuple):
 
 def histogram(latency_us: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count latencies by bucket."""
-    places = np.searchsorted(_BOUNDS, latency_us, side="right")
-    return np.bincount(places, minlength=BUCKETS).astype(np.int64)
+    counts: NDArray[np.int64] = histograms([latency_us])[0]
+    return counts
+
+
+def histograms(runs: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Count the latencies of several runs: [runs, buckets]; all at once costs little more."""
+    which = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+    values = np.concatenate(runs) if runs else np.zeros(0, dtype=np.int64)
+    places = np.searchsorted(_BOUNDS, values, side="right") + which * BUCKETS
+    counts = np.bincount(places, minlength=len(runs) * BUCKETS)
+    return counts.reshape(len(runs), BUCKETS).astype(np.int64)
 
 
 def percentile(counts: Sequence[int], share: float) -> Percentile | None:

@@ -29,6 +29,8 @@ _BATCH: Final = 500
 # Merging a window takes about a tenth of a millisecond.
 _WINDOWS: Final = 100
 _REST_S: Final = 60.0
+# In a round: what takes longer goes on in the next, so that others write in between.
+_SPELL_S: Final = 0.3
 _NONE: Final = (0,) * latency.BUCKETS
 
 
@@ -75,13 +77,15 @@ class Retention:
         self._rests_until = 0.0
 
     def tick(self) -> None:
-        """Delete one batch of everything that is old; look again later if there is none."""
+        """Delete what is old for a short while; look again later if nothing is left."""
         now = self._clock()
         # A clock that was set back must not stop it for long.
         if now < self._rests_until <= now + _REST_S:
             return
-        if not self.delete(now):
-            self._rests_until = now + _REST_S
+        while self.delete(now):
+            if self._clock() - now >= _SPELL_S:
+                return
+        self._rests_until = now + _REST_S
 
     def delete(self, now: float) -> int:
         """Delete one batch of everything that is old at this time; return how many rows."""

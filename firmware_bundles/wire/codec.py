@@ -63,8 +63,13 @@ def decode(kind: type[MessageT], data: bytes) -> MessageT:
     _check_size(kind, data, rule)
     codec = msgspec.msgpack if rule.is_binary else msgspec.json
     try:
-        _check_version(kind, codec.decode(data, type=messages.Message).schema)
-        message: MessageT = codec.decode(data, type=kind)
+        try:
+            message: MessageT = codec.decode(data, type=kind)
+        except msgspec.ValidationError:
+            # Another version may have other fields: then that is what is wrong with it.
+            _check_version(kind, codec.decode(data, type=messages.Message).schema)
+            raise
+        _check_version(kind, message.schema)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"{kind.__name__} message cannot be read: {error}") from error
     return message

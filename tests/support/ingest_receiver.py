@@ -15,6 +15,7 @@ from collections.abc import Callable
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
+from control_plane import cycles
 from control_plane.broker.client import BrokerClient
 from control_plane.broker.endpoint import Endpoint
 from control_plane.broker.inbox import Inbox
@@ -66,6 +67,7 @@ def main() -> None:
     kind, port, *rest = sys.argv[1:]
     taken = own(int(port), *rest) if kind == "own" else bare(int(port))
     time.sleep(0.5)  # the broker has the subscription, too
+    cycles.look_seldom()
     print("ready", flush=True)
     for _ in sys.stdin:
         print(taken(), time.process_time(), flush=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from control_plane.store.tallies import LatencyRow
 from control_plane.telemetry import latency, latency_groups
 from control_plane.telemetry.ranges import Range, joined
+from firmware_bundles.wire import totals
 
 latencies = st.lists(st.integers(0, 2**40), min_size=1, max_size=60)
 
@@ -37,6 +38,16 @@ def test_histograms_add_up(first: list[int], second: list[int]) -> None:
     assert np.array_equal(parts[0] + parts[1], whole)
     assert whole.sum() == len(first) + len(second)
     assert len(whole) == latency.BUCKETS
+
+
+@given(st.lists(latencies, max_size=6))
+def test_many_runs_are_summed_up_as_each_alone(runs: list[list[int]]) -> None:
+    """Histograms and totals of several runs at once are those of each by itself."""
+    arrays = [np.array(run, dtype=np.int64) for run in runs]
+    assert totals.totals_of_each(arrays) == [totals.totals(each) for each in arrays]
+    counts = latency.histograms(arrays)
+    assert counts.shape == (len(runs), latency.BUCKETS)
+    assert all(np.array_equal(counts[at], latency.histogram(e)) for at, e in enumerate(arrays))
 
 
 def test_of_nothing_there_is_no_percentile() -> None:
