@@ -22,6 +22,7 @@ def lines(facts: DeviceFacts) -> list[str]:
         told.append(
             f"buffer      {facts.buffer.segments} segments, {facts.buffer.bytes} bytes, "
             f"{facts.buffer.rows_dropped} rows dropped"
+            + (f", {facts.buffer.samples_dropped} samples" if facts.buffer.samples_dropped else "")
         )
     for family in facts.families:
         told += _family_lines(family)

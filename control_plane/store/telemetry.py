@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import DataError, IntegrityError
@@ -17,9 +17,13 @@ from control_plane.store.schema import (
     reported,
     segment,
 )
+from control_plane.store.tallies import DAY_S
+from control_plane.store.tally_schema import window_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import Column, Select, Table
 
     from control_plane.store.database import Database
 
@@ -147,33 +151,29 @@ class Telemetry:
     ) -> list[WindowsOf]:
         """Return the latest windows by model, at most `limit` in all, newest first.
 
-        Family and devices None mean all.
+        Family and devices None mean all. Where retention merged a device's windows of a day, that
+        is one; it counts if its day ended after `since`.
         """
-        statement = (
-            select(
-                segment.c.device_id,
-                segment.c.family,
-                segment.c.model,
-                release.c.version,
-                segment.c.body,
-            )
-            .outerjoin(release, release.c.digest == segment.c.model)
-            .where(segment.c.kind == "window", segment.c.received >= since)
-            .order_by(segment.c.received.desc())
+        whole = _windows(segment, segment.c.received).where(
+            segment.c.kind == "window", segment.c.received >= since
         )
-        if family is not None:
-            statement = statement.where(segment.c.family == family)
+        merged = _windows(window_day, window_day.c.started).where(
+            window_day.c.body.is_not(None), window_day.c.started > since - DAY_S
+        )
         # Membership is tested here: a cohort may have more devices than a statement takes.
         wanted = None if device_ids is None else frozenset(device_ids)
         found: dict[tuple[str, str, str | None], list[bytes]] = {}
         count = 0
         with self._database.reading() as connection:
-            for row in connection.execute(statement):
-                if count == limit:
-                    break
-                if wanted is None or row.device_id in wanted:
-                    found.setdefault((row.family, row.model, row.version), []).append(row.body)
-                    count += 1
+            for table, statement in ((segment, whole), (window_day, merged)):
+                asked = statement if family is None else statement.where(table.c.family == family)
+                for row in connection.execute(asked):
+                    if count == limit:
+                        break
+                    if wanted is None or row.device_id in wanted:
+                        place = row.family, row.model, row.version
+                        found.setdefault(place, []).append(row.body)
+                        count += 1
         return [WindowsOf(*place, bodies) for place, bodies in found.items()]
 
     def latest_window(self) -> float:
@@ -188,3 +188,13 @@ class Telemetry:
         with self._database.reading() as connection:
             body = connection.execute(statement).scalar_one_or_none()
         return None if body is None else bytes(body)
+
+
+def _windows(table: Table, when: Column[Any]) -> Select[Any]:
+    """Select windows of a table with the version of their model, newest first."""
+    own = table.c
+    return (
+        select(own.device_id, own.family, own.model, release.c.version, own.body)
+        .outerjoin(release, release.c.digest == own.model)
+        .order_by(when.desc())
+    )

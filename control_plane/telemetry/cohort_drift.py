@@ -27,6 +27,8 @@ class ModelDrift(NamedTuple):
 
     Those are the devices that send windows of it now. One distance and one skew a column, in the
     baseline's order.
+
+    What retention merged for a device and day is one of `windows`.
     """
 
     family: str

@@ -157,6 +157,10 @@ def test_windows_are_merged_exactly_before_they_go(world: World) -> None:
         pooled.merge(sketch)
     assert day.body == encode_sketch(pooled)
     assert merge(world.baseline, [day.body]).unreadable == 0
+    (drifted,) = world.stores.telemetry.windows("digits", ["ant"], START, 10)
+    assert (drifted.model, drifted.bodies) == (segments.MODEL, [day.body])
+    assert world.stores.telemetry.windows(None, ["bee"], START, 10) == []
+    assert world.stores.telemetry.windows(None, None, world.now, 10) == []
     assert world.count("segment") == 0
 
 
