@@ -102,6 +102,7 @@ def _signal(case: Case, before: Rate, told: Rate, weak: LabelFree | None) -> Sig
         f" {before.value:.1%} before",
         family=case.family,
         model=case.model,
+        about=case.model,  # while a rollout is under way, a family has two
         details={
             "version": case.version,
             "evidence": "labels" if weak is None else "label_free",

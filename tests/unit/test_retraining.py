@@ -53,7 +53,7 @@ def test_labels_that_show_it_worse_are_the_evidence() -> None:
     """The event names devices, features, both accuracies, and the command that writes samples."""
     found = retraining.trigger(_case(500, 150), FACTS)
     assert found is not None
-    assert (found.kind, found.key) == (Kind.RETRAINING, "retraining///digits/")
+    assert (found.kind, found.key) == (Kind.RETRAINING, f"retraining///digits/{'a' * 64}")
     assert found.details["evidence"] == "labels"
     assert found.details["labels"]["high"] < found.details["before"]["low"]
     assert found.details["drift"]["columns"] == "x[0]"
@@ -61,6 +61,13 @@ def test_labels_that_show_it_worse_are_the_evidence() -> None:
     assert found.details["command"] == (
         "shoal samples export --family digits --version 2 --since 1000 --out samples.parquet"
     )
+
+
+def test_two_models_of_a_family_are_two_matters() -> None:
+    """While a rollout is under way both may need it: neither stands in the other's alert."""
+    case = _case(500, 150)
+    found = [retraining.trigger(each, FACTS) for each in (case, case._replace(model="b" * 64))]
+    assert len({signal.key for signal in found if signal is not None}) == 2
 
 
 def test_the_command_of_an_event_is_one_that_there_is(capsys: pytest.CaptureFixture[str]) -> None:
