@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from firmware_bundles.wire.columns import UNKNOWN
 from firmware_bundles.wire.messages import SegmentKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from sqlalchemy import Connection
@@ -174,16 +175,29 @@ class Intake:
             ]
             self._connection.execute(insert(value_sum), sums)
 
-    def answers(self, device_id: str, incarnation: str, first: int, last: int) -> list[Answers]:
-        """Return the stored predictions segments that may hold sequence numbers first..last."""
-        statement = select(segment.c.family, segment.c.model, segment.c.body).where(
-            segment.c.device_id == device_id,
-            segment.c.incarnation == incarnation,
-            segment.c.kind == "predictions",
-            segment.c.first <= last,
-            segment.c.last >= first,
+    def answers(
+        self, device_id: str, incarnation: str, numbers: Sequence[int]
+    ) -> Iterator[Answers]:
+        """Yield, one at a time, the stored predictions segments that may hold these numbers.
+
+        Labels of old and new predictions may lie weeks apart: what is between is not read.
+        """
+        own = segment.c
+        of = own.device_id == device_id, own.incarnation == incarnation, own.kind == "predictions"
+        wanted = sorted(numbers)
+        within = select(own.first, own.last).where(
+            *of, own.first <= wanted[-1], own.last >= wanted[0]
         )
-        return [Answers._make(row) for row in self._connection.execute(statement)]
+        found = [
+            first
+            for first, last in self._connection.execute(within)
+            if bisect_left(wanted, first) < bisect_right(wanted, last)
+        ]
+        statement = select(own.family, own.model, own.body)
+        for first in found:
+            one = self._connection.execute(statement.where(*of, own.first == first)).first()
+            if one is not None:  # retention may have deleted it in between
+                yield Answers._make(one)
 
     def keep_labels(self, device_id: str, wanted: Sequence[Truth]) -> None:
         """Let what was told wait for its predictions."""

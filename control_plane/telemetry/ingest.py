@@ -20,6 +20,7 @@ from control_plane.store.arrivals import Sent, Stored
 from control_plane.store.intake import Unstorable
 from control_plane.telemetry import pairing
 from control_plane.telemetry.labels import Settled, Truth, count, join, sort
+from control_plane.telemetry.segment_rows import Rows, read
 from firmware_bundles.errors import (
     AuthenticationFailed,
     Malformed,
@@ -32,7 +33,6 @@ from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.columns import (
     Labels,
     Predictions,
-    decode_labels,
     decode_predictions,
 )
 from firmware_bundles.wire.messages import (
@@ -43,7 +43,6 @@ from firmware_bundles.wire.messages import (
     SegmentKey,
     SegmentKind,
 )
-from firmware_bundles.wire.samples import Samples, decode_samples
 from firmware_bundles.wire.totals import totals_of_each
 
 if TYPE_CHECKING:
@@ -76,9 +75,6 @@ class Tally:
     unproven: int = 0
 
 
-_Rows = Predictions | Labels | Samples
-
-
 class _Keyed(Message, frozen=True, kw_only=True):
     """The part of a segment that an acknowledgement needs."""
 
@@ -91,7 +87,7 @@ class _Arrival(NamedTuple):
     device_id: str
     key: SegmentKey
     sealed: Segment | None = None
-    rows: _Rows | None = None
+    rows: Rows | None = None
     fault: ShoalError | None = None
 
 
@@ -142,11 +138,18 @@ class Ingest:
         """
         try:
             return self._take_all(arrivals)
-        except Unstorable as error:
+        except Unstorable:
             if len(arrivals) == 1:
-                return [(arrivals[0], Malformed(f"the segment cannot be stored: {error}"))]
+                return self._take_again(arrivals)
         middle = len(arrivals) // 2
         return self._take(arrivals[:middle]) + self._take(arrivals[middle:])
+
+    def _take_again(self, arrivals: Sequence[_Arrival]) -> list[_Answer]:
+        """Another process may have stored the same a moment ago: by now that shows."""
+        try:
+            return self._take_all(arrivals)
+        except Unstorable as error:
+            return [(arrivals[0], Malformed(f"the segment cannot be stored: {error}"))]
 
     def _take_all(self, arrivals: Sequence[_Arrival]) -> list[_Answer]:
         with self._store.storing(self._clock()) as intake:
@@ -233,51 +236,15 @@ def _key_of(body: bytes) -> SegmentKey | None:
 
 
 def _decode(device_id: str, sealed: Segment) -> _Arrival:
-    """Decode the rows, and check that they are what the segment says."""
+    """Read the rows, or say what is wrong with them."""
     try:
-        rows = _rows(sealed)
-        if rows is not None:
-            _check_rows(sealed, rows)
-        elif sealed.key.last < sealed.key.first:
-            raise Malformed("the segment ends before it begins")
+        rows = read(sealed)
     except WireError as error:
         return _Arrival(device_id, sealed.key, fault=error)
     return _Arrival(device_id, sealed.key, sealed, rows)
 
 
-def _rows(sealed: Segment) -> _Rows | None:
-    match sealed.key.kind:
-        case SegmentKind.PREDICTIONS | SegmentKind.SHADOW:
-            return decode_predictions(sealed.body)
-        case SegmentKind.LABELS:
-            return decode_labels(sealed.body)
-        case SegmentKind.SAMPLES:
-            return decode_samples(sealed.body)
-        case SegmentKind.WINDOW:
-            return None  # read against its baseline when windows are merged
-
-
-def _check_rows(sealed: Segment, rows: _Rows) -> None:
-    said = (sealed.key.first, sealed.key.last, sealed.rows)
-    found = (int(rows.sequence[0]), int(rows.sequence[-1]), len(rows.sequence))
-    if sealed.totals is UNSET and said != found:
-        raise Malformed(f"the segment promises first, last, rows {said}, and holds {found}")
-    if sealed.totals is not UNSET:
-        _check_sample(sealed, sealed.totals.answered, found)
-
-
-def _check_sample(sealed: Segment, answered: int, found: tuple[int, int, int]) -> None:
-    """A sample stands for at most as many predictions as its range has numbers."""
-    first, last, rows = found
-    spans = sealed.key.last - sealed.key.first + 1
-    is_inside = sealed.key.first <= first and last <= sealed.key.last
-    if not (is_inside and sealed.rows == rows <= answered <= spans):
-        raise Malformed(f"{rows} rows {first}..{last} are no sample of {answered} of {spans}")
-    if sealed.key.kind is not SegmentKind.PREDICTIONS:
-        raise Malformed(f"{sealed.key.kind.value} are never a sample")
-
-
-def _settle(intake: Intake, sent: Sent, stored: Stored, rows: _Rows | None) -> Stored | ShoalError:
+def _settle(intake: Intake, sent: Sent, stored: Stored, rows: Rows | None) -> Stored | ShoalError:
     """Count what a segment brought if it is new; answer what became of it."""
     device_id, sealed, _ = sent
     key = sealed.key
@@ -291,7 +258,7 @@ def _settle(intake: Intake, sent: Sent, stored: Stored, rows: _Rows | None) -> S
     return stored
 
 
-def _count_new(intake: Intake, device_id: str, sealed: Segment, rows: _Rows | None) -> None:
+def _count_new(intake: Intake, device_id: str, sealed: Segment, rows: Rows | None) -> None:
     intake.pairs.reach(device_id, sealed)
     if isinstance(rows, Labels):
         _count_labels(intake, device_id, sealed, rows)
@@ -368,7 +335,7 @@ def _search(
 ) -> list[Truth]:
     """Settle truths of one incarnation with stored predictions; return what is left."""
     numbers = [each.sequence for each in wanted]
-    for answers in intake.answers(device_id, wanted[0].incarnation, min(numbers), max(numbers)):
+    for answers in intake.answers(device_id, wanted[0].incarnation, numbers):
         joined = join(decode_predictions(answers.body), wanted)
         wanted = joined.wanted
         settled.setdefault((answers.family, answers.model), []).extend(joined.settled)

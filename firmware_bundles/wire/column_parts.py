@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 UNKNOWN: Final = -1
 CLASS_MAX: Final = 2**16 - 2
 SEQUENCE_MAX: Final = 2**53
+TIME_MAX: Final = 2**40 - 1
 WORD: Final = np.dtype("<u2")
 
 _NONE: Final = 2**16 - 1  # how UNKNOWN is written
@@ -44,8 +45,8 @@ def times(differences: Integers, what: str) -> Integers:
 
 
 def small(values: Integers, what: str) -> Integers:
-    """Return times that a segment can span: below 2**40, so that their sum is exact."""
-    if (values >= 2**40).any():
+    """Return times that a segment can span, so small that their sum is exact. Raises Malformed."""
+    if (values > TIME_MAX).any():
         raise Malformed(f"{what} have a time that cannot be")
     return values
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import log1p
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from firmware_bundles.wire import column_parts
 from firmware_bundles.wire.messages import Totals
 
 if TYPE_CHECKING:
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from firmware_bundles.wire.varints import Integers
 
 LOG_SCALE: Final = 1024.0
+# What one prediction can add.
+LATENCY_US_MAX: Final = column_parts.TIME_MAX
+LOG_MAX: Final = round(LOG_SCALE * log1p(LATENCY_US_MAX))
 
 
 def totals(latency_us: Integers) -> Totals:

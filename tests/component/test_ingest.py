@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from control_plane.store.database import Database
-from control_plane.store.intake import Intake
+from control_plane.store.intake import Intake, Unstorable
 from control_plane.store.schema import outcome_count, segment, value_sum
 from control_plane.store.shadows import Shadows
 from control_plane.store.telemetry import Telemetry
@@ -176,6 +176,27 @@ def test_segments_of_one_batch_that_exclude_each_other_count_once(world: World) 
     assert world.received() == 3
 
 
+def test_a_segment_that_another_process_stores_at_the_same_time_is_a_duplicate(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes second finds it there: the device is not told to park what is stored."""
+    sent = segments.predictions([1, 2], [0, 1])
+    other = World(world.database)
+    storing, is_first = world.telemetry.storing, iter([True])
+
+    @contextmanager
+    def racing(received: float) -> Iterator[Intake]:
+        if next(is_first, False):
+            other.send(sent)
+            raise Unstorable("duplicate key value violates unique constraint")
+        with storing(received) as intake:
+            yield intake
+
+    monkeypatch.setattr(world.telemetry, "storing", racing)
+    world.send(sent)
+    assert (world.faults(), world.received()) == ([None], 2)
+
+
 def test_nothing_is_acknowledged_while_the_database_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +326,15 @@ def test_labels_find_their_predictions(world: World) -> None:
     world.send(segments.labels([1, 2, 3], [1, 2, 3], [0, 0, 0], incarnation=OTHER))
     assert world.scores() == {segments.MODEL: (2, 1), MODEL_2: (1, 1)}
     assert world.telemetry.pending_labels() == 0
+
+
+def test_labels_weeks_apart_read_only_what_holds_their_predictions(world: World) -> None:
+    """Of what was stored between an old and a new prediction nothing is read."""
+    sent = [segments.predictions([first, first + 1], [0, 1]) for first in range(1, 40, 2)]
+    world.send(*sent)
+    with world.telemetry.storing(100.0) as intake:
+        found = list(intake.answers("ant", segments.INCARNATION, [40, 2, 1]))
+    assert [each.body for each in found] == [sent[0].body, sent[-1].body]
 
 
 def test_labels_wait_for_their_predictions(world: World) -> None:
