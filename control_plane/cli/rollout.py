@@ -254,8 +254,9 @@ def watch(
         float | None, typer.Option(metavar="SECONDS", help="Give up after so long.")
     ] = None,
 ) -> None:
-    """Follow a rollout until it has ended or needs a person.
+    """Follow a rollout until it has ended, or is paused.
 
+    Where a phase waits for an approval, the command that gives it is told; watching goes on.
     Exit status: 0 completed, 3 paused, aborted or rolled back, 4 not ended within --timeout.
 
     \b
@@ -269,8 +270,9 @@ def watch(
     if output.is_json():
         output.show_json(last)
     code = _EXIT_CODES.get(last["state"], _EXIT_LATE)
+    waits = rollout_text.awaited(last) if "id" in last else []
     if code == _EXIT_LATE:
-        output.note(f"rollout {rollout} is still {last['state']}")
+        output.note("; ".join([f"rollout {rollout} is still {last['state']}", *waits]))
     raise typer.Exit(code)
 
 
@@ -374,11 +376,16 @@ def _watch_live(documents: Iterator[dict[str, Any]]) -> dict[str, Any]:
 def _watch_lines(documents: Iterator[dict[str, Any]]) -> dict[str, Any]:
     last: dict[str, Any] = {"state": "unknown"}
     told = 0
+    waited: list[str] = []
     for last in documents:
+        lines: list[str] = []
         for decision in last["decisions"][told:]:
-            for line in rollout_text.decision(decision, last["phase_count"]):
-                output.note(line) if output.is_json() else print(output.clean(line), flush=True)
+            lines += rollout_text.decision(decision, last["phase_count"])
         told = len(last["decisions"])
+        if (waits := rollout_text.awaited(last)) != waited:
+            lines, waited = lines + waits, waits
+        for line in lines:
+            output.note(line) if output.is_json() else print(output.clean(line), flush=True)
     return last
 
 

@@ -28,10 +28,23 @@ def overview(document: dict[str, Any]) -> list[str]:
         f"  approval  phase {each['phase'] + 1} by {each['by']} at {moment(each['at'])}"
         for each in document["approvals"]
     ]
-    if wanted := document["approvals_wanted"]:
+    lines += [f"  {sentence}" for sentence in awaited(document)]
+    if wanted := [each for each in document["approvals_wanted"] if not _awaits(document, each)]:
         named = ", ".join(str(phase + 1) for phase in wanted)
-        lines.append(f"  approval wanted before phase {named}: shoal rollout approve")
+        command = f"shoal rollout approve {document['id']}"
+        lines.append(f"  approval wanted before phase {named}: {command}")
     return lines + [f"  why: {sentence}" for sentence in document["why"]]
+
+
+def awaited(document: dict[str, Any]) -> list[str]:
+    """Return in a sentence which approval a rollout waits for now, and how it is given."""
+    author = document["created_by"]
+    return [
+        f"phase {phase + 1} waits for an approval, by an approver other than {author}: "
+        f"shoal rollout approve {document['id']} --phase {phase + 1}"
+        for phase in document["approvals_wanted"]
+        if _awaits(document, phase)
+    ]
 
 
 def explanation(document: dict[str, Any]) -> list[str]:
@@ -59,6 +72,10 @@ def notes(found: list[dict[str, Any]]) -> list[str]:
         f"{note['severity']:<7}  {note['field']}: {note['sentence']} ({note['code']})"
         for note in found
     ]
+
+
+def _awaits(document: dict[str, Any], phase: int) -> bool:
+    return bool(document["phase"] == phase and document["phase_state"] == "awaiting")
 
 
 def _phase(index: int, phase: dict[str, Any]) -> str:

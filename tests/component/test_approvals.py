@@ -209,3 +209,26 @@ def test_the_command_approves_and_says_who(
         assert "approval  phase 2 by approver at" in capsys.readouterr().out
         assert run("retry", "r1") == 1
         assert "its phase is pending" in capsys.readouterr().err
+
+
+def test_who_watches_learns_how_the_approval_is_given(
+    service: RolloutService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While a phase waits, the whole command stands there once, and whose it cannot be."""
+    sentence = (
+        "phase 2 waits for an approval, by an approver other than operator: "
+        "shoal rollout approve r1 --phase 2"
+    )
+    with serving(service.app) as address:
+        monkeypatch.setenv("SHOAL_SERVER", address)
+        started(service)
+        monkeypatch.setenv("SHOAL_TOKEN", service.token(Role.OPERATOR))
+        assert run("watch", "r1", "--timeout", "0") == 4
+        assert "approval" not in capsys.readouterr().out
+        awaited(service)
+        assert run("watch", "r1", "--timeout", "0.2") == 4
+        told = capsys.readouterr()
+        assert told.out.splitlines().count(sentence) == 1
+        assert told.err.strip().endswith(f"rollout r1 is still running; {sentence}")
+        assert run("show", "r1") == 0
+        assert f"  {sentence}\n" in capsys.readouterr().out

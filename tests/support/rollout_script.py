@@ -12,10 +12,9 @@ from typing import Any
 
 import msgspec
 
-from control_plane.rollouts import verbs
+from control_plane.rollouts import approvals, verbs
 from control_plane.rollouts.evidence import Evidence, Pairs
 from control_plane.rollouts.model import (
-    Approval,
     FleetView,
     LabelCounts,
     Plan,
@@ -25,7 +24,7 @@ from control_plane.rollouts.model import (
 from control_plane.rollouts.parsing import parse
 from control_plane.rollouts.planner import plan
 from control_plane.rollouts.statistics import Arm
-from firmware_bundles.errors import ConflictError
+from firmware_bundles.errors import ApprovalRefused, ConflictError, ShoalError
 from support.rollout_reference import ReferenceFleet
 
 
@@ -61,10 +60,10 @@ class Replay:
                 self.told[rest[0]] = _labels(*rest[1:])
             case "pairs":
                 self.told["evidence"] = Evidence(pairs=Pairs(*(int(each) for each in rest)))
+            case "author":
+                self.rollout = msgspec.structs.replace(self.rollout, created_by=rest[0])
             case "approve":
-                approval = Approval(phase=int(rest[0]) - 1, by=rest[1], at=float(rest[2]))
-                approvals = (*self.rollout.approvals, approval)
-                self.rollout = msgspec.structs.replace(self.rollout, approvals=approvals)
+                return self._approved(int(rest[0]) - 1, rest[1], float(rest[2]))
             case "bytes" | "control_devices":
                 self.told[word] = int(rest[0])
             case _:
@@ -77,11 +76,20 @@ class Replay:
         is_stored = other.next.generation == stored + 1
         return [f"   the other one: {'stored' if is_stored else 'refused'}, {stored} is stored"]
 
+    def _approved(self, phase: int, by: str, now: float) -> list[str]:
+        try:
+            approval, decided = approvals.approve(self.rollout, now, by, phase)
+        except (ApprovalRefused, ConflictError) as error:
+            return _refused(error)
+        given = (*self.rollout.approvals, approval)
+        self.rollout = msgspec.structs.replace(self.rollout, approvals=given)
+        return self._decided(decided, [])
+
     def _asked(self, verb: verbs.Verb, rest: list[str]) -> list[str]:
         try:
             decided = verb(self.rollout, self.view(), float(rest[0]), by=rest[1])
         except ConflictError as error:
-            return [f"refused: {error.message}", f"  {error.hint}"]
+            return _refused(error)
         return self._decided(decided, rest)
 
     def _decided(self, decided: Plan, rest: list[str]) -> list[str]:
@@ -118,6 +126,10 @@ class Replay:
             stuck -= device.is_stuck
             device.mode = None if state == "planned" else mode
             device.offered = first if device.offered is None else device.offered
+
+
+def _refused(error: ShoalError) -> list[str]:
+    return [f"refused, {error.code}: {error.message}", *([f"  {error.hint}"] if error.hint else [])]
 
 
 def _labels(labelled: str, wrong: str, devices: str = "0", spread: str = "0") -> LabelCounts:
