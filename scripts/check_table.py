@@ -18,7 +18,7 @@ _HEAD = """\
 
 Written by `scripts/check_table.py` from `control_plane/rollouts/checks.py`: change that file.
 
-`shoal rollout check -f FILE`, `shoal rollout start` (also with `--dry-run`), the API and the page
+`shoal rollout check -f FILE`, `shoal rollout start` (also with `--dry-run`) and the API
 say what is doubtful about a rollout: a severity, the field, a sentence with the numbers, and one of
 these codes. Nothing of it keeps a rollout from starting, unless somebody is strict: with `--strict`
 a warning is a refusal (exit status 3, code `input.rollout_doubtful`). What cannot work at all is

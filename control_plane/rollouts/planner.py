@@ -98,9 +98,10 @@ def _begin(rollout: Rollout, view: FleetView, phase: int, now: float, *told: str
     what = "to offer to" if described.mode == "serve" else "to offer a shadow to"
     told = (*told, f"{name} begins: {planned} {what}")
     changed = moved(rollout.standing, since=now, phase=phase, phase_state=PhaseState.OFFERING)
-    # Where pace matters, the next look knows the fleet's clocks.
-    is_paced = described.rate is not None or described.window is not None
-    orders = () if is_paced else _offers(rollout, view, phase, Pace())
+    # Where pace or cost matters, the next look judges it before any offer.
+    is_judged = described.rate is not None or described.window is not None
+    is_judged = is_judged or rollout.spec.budgets.bytes_max is not None
+    orders = () if is_judged else _offers(rollout, view, phase, Pace())
     return Plan(next=changed, orders=orders, why=told)
 
 
