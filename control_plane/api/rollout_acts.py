@@ -47,6 +47,7 @@ def approve_phase(
     for attempt in range(1, _ATTEMPTS_MAX + 1):
         rollout = rollouts.get(rollout_id)
         given = approvals.approve(rollout, clock(), caller.name, phase)
+        phase = given.approval.phase  # and no later one, should somebody else approve this one
         try:
             return rollouts.approve(rollout, given.plan, given.approval, caller.actor)
         except ConflictError:

@@ -7,14 +7,15 @@ page sends, and the browser has to say that the form is ours.
 # Without postponed annotations: FastAPI reads those of routes, which name local dependencies.
 
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import quote, urlsplit
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from control_plane.api import problems
 from control_plane.api.auth import Access, Caller
+from control_plane.rollouts.spec import PHASES_MAX
 from control_plane.web import rendering
 from control_plane.web.policy import HEADERS
 from control_plane.web.rollout_view import RolloutReader
@@ -42,12 +43,17 @@ def router(access: Access, reader: RolloutReader) -> APIRouter:
         )
 
     @routes.post("/{rollout_id}/{verb}")
-    def act(rollout_id: str, verb: str, request: Request) -> Response:
+    def act(
+        rollout_id: str,
+        verb: str,
+        request: Request,
+        phase: Annotated[int | None, Query(ge=0, lt=PHASES_MAX)] = None,
+    ) -> Response:
         """Do what a button says, and show the rollout again."""
 
         def do(caller: Caller) -> Response:
             try:
-                reader.act(rollout_id, verb, caller)
+                reader.act(rollout_id, verb, caller, phase)
             except NotFound:
                 raise
             except ShoalError as error:

@@ -27,11 +27,12 @@ _DRASTIC: Final = ("abort", "rollback")
 
 
 class Deed(NamedTuple):
-    """Something that may be done now; `is_drastic` asks back."""
+    """Something that may be done now; `is_drastic` asks back, `phase` is what it is about."""
 
     verb: str
     means: str
     is_drastic: bool = False
+    phase: int | None = None
 
 
 class Trend(NamedTuple):
@@ -69,13 +70,16 @@ class RolloutReader:
             deeds=deeds(found, view, caller, now),
         )
 
-    def act(self, rollout_id: str, verb: str, caller: Caller) -> None:
-        """Do what a person decided. Raises NotFound, AccessError, ConflictError."""
+    def act(self, rollout_id: str, verb: str, caller: Caller, phase: int | None = None) -> None:
+        """Do what a person decided, who saw which `phase` an approval is for.
+
+        Raises NotFound, AccessError, ConflictError.
+        """
         needed = Role.APPROVER if verb == APPROVE else Role.OPERATOR
         if not caller.role.covers(needed):
             raise RoleInsufficient(f"{caller.name} is {caller.role.value}; this needs {needed}")
         if verb == APPROVE:
-            approve_phase(self._rollouts, rollout_id, None, caller, self._clock)
+            approve_phase(self._rollouts, rollout_id, phase, caller, self._clock)
             return
         chosen = VERBS.get(verb)
         if chosen is None:
@@ -98,7 +102,7 @@ class RolloutReader:
 def deeds(rollout: Rollout, view: FleetView, caller: Caller, now: float) -> list[Deed]:
     """Return what this caller may do now: the verbs themselves say so."""
     found = [verb for verb in _ORDER if _may(verb, rollout, view, caller, now)]
-    return [Deed(verb, _means(verb), is_drastic=verb in _DRASTIC) for verb in found]
+    return [_deed(verb, rollout) for verb in found]
 
 
 def trend(intervals: Sequence[Interval], since: float, width_s: float) -> Trend:
@@ -127,7 +131,9 @@ def _may(verb: str, rollout: Rollout, view: FleetView, caller: Caller, now: floa
     return caller.role.covers(Role.OPERATOR)
 
 
-def _means(verb: str) -> str:
+def _deed(verb: str, rollout: Rollout) -> Deed:
     if verb == APPROVE:
-        return "Let the phase begin that waits for an approval."
-    return (VERBS[verb].__doc__ or "").partition("\n")[0]
+        phase = approvals.wanting(rollout)[0]
+        return Deed(verb, f"Let phase {phase + 1} begin.", phase=phase)
+    means = (VERBS[verb].__doc__ or "").partition("\n")[0]
+    return Deed(verb, means, is_drastic=verb in _DRASTIC)

@@ -62,7 +62,7 @@ def state(world: page_world.PageWorld) -> str:
 
 def buttons(text: str) -> list[str]:
     """Return the verbs that a page offers."""
-    return re.findall(rf'action="{PAGE}/([a-z]+)"', text)
+    return re.findall(rf'action="{PAGE}/([a-z]+)(?:\?[^"]*)?"', text)
 
 
 def test_it_shows_phases_gates_and_failures(world: page_world.PageWorld) -> None:
@@ -155,6 +155,20 @@ def test_a_phase_is_approved_by_somebody_else(world: page_world.PageWorld) -> No
         assert "approve" in buttons(browser.get(PAGE).text)
         assert browser.post(f"{PAGE}/approve", headers=OURS).status_code == 303
         assert "was approved by anna" in browser.get(PAGE).text
+
+
+def test_a_button_pressed_twice_approves_one_phase(world: page_world.PageWorld) -> None:
+    """It says which phase its page showed; the next one waits for somebody who saw it."""
+    phases = [{"share": share, "approval": True} for share in (0.2, 0.5, 1.0)]
+    waiting = {"phase": 1, "phase_state": "awaiting", "spec": page_world.SPEC | {"phases": phases}}
+    with world.database.transaction() as connection:
+        connection.execute(update(rollout).where(rollout.c.id == "better-4d5e6f").values(waiting))
+    with visitor(world, Role.APPROVER, "anna") as browser:
+        (form,) = re.findall(rf'action="({PAGE}/approve[^"]*)"', browser.get(PAGE).text)
+        assert browser.post(form, headers=OURS).status_code == 303
+        assert browser.post(form, headers=OURS).status_code == 409
+    approved = Rollouts(world.database).get("better-4d5e6f").approvals
+    assert [each.phase for each in approved] == [1]
 
 
 def test_labels_over_time_are_told_by_arm(world: page_world.PageWorld) -> None:
