@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from sqlalchemy import exists, insert, select, update
+from sqlalchemy import insert, select, update
 
 from control_plane.audit import SERVICE
 from control_plane.rollouts.model import (
@@ -232,7 +232,10 @@ class Rollouts:
         decided since `wanted` was loaded.
         """
         with self._database.transaction() as connection:
-            if not connection.execute(select(exists().where(_is_same(wanted)))).scalar_one():
+            # Who decides meanwhile waits, so no offer follows a decision that ends offers.
+            own = select(rollout.c.id).where(_is_same(wanted))
+            own = own.with_for_update(read=order.reached_max is None)
+            if connection.execute(own).first() is None:
                 raise _outrun(wanted)
             devices = rollout_orders.carry_out(connection, wanted, order, now)
             if devices:
