@@ -148,8 +148,8 @@ class Counts(_Value, frozen=True, kw_only=True):
     phase wants; `differing` said committed, but serves another model by the same signed report, or
     was to stay in the shadow; `superseded` follows something newer than this rollout. `stuck`
     counts those among the offered ones that have no previous model to go back to, `mirroring` those
-    among the planned ones that an earlier phase left in the shadow. `unfinished_first` is the
-    oldest offer whose end is not known.
+    among the planned ones that an earlier phase left in the shadow, `lost` the superseded ones that
+    never had an offer. `unfinished_first` is the oldest offer whose end is not known.
     """
 
     planned: int = 0
@@ -165,6 +165,7 @@ class Counts(_Value, frozen=True, kw_only=True):
     superseded: int = 0
     stuck: int = 0
     mirroring: int = 0
+    lost: int = 0
     offered_first: float | None = None
     offered_last: float | None = None
     unfinished_first: float | None = None
@@ -196,8 +197,13 @@ class Counts(_Value, frozen=True, kw_only=True):
 
     @property
     def reached(self) -> int:
-        """Devices that had their offer in this phase, whatever became of it."""
+        """Devices that had their offer in this phase, whatever became of it, or never will."""
         return self.offered + self.reverting + self.reverted + self.superseded
+
+    @property
+    def had_offer(self) -> int:
+        """Devices that had their offer in this phase, as the pace counts them."""
+        return self.reached - self.lost
 
 
 class LabelCounts(_Value, frozen=True, kw_only=True):
@@ -218,16 +224,25 @@ class FleetView(_Value, frozen=True, kw_only=True):
     A device counts in the phase that made its offer, or else will. `bytes` were fetched for the
     rollout. `offsets` tells of the planned devices of a phase with a window by how many minutes
     their local time is ahead of UTC, and how many they are; None stands for those that do not say.
+    `control_devices` are at hand; with `is_control_away` there are some, but none of them is.
+    `ended_bytes` are those of the devices that said how their offer ended.
     """
 
     phases: tuple[Counts, ...]
     candidate: LabelCounts = LabelCounts()
     control: LabelCounts = LabelCounts()
     control_devices: int = 0
+    is_control_away: bool = False
     members: int = 0
     bytes: int = 0
+    ended_bytes: int = 0
     evidence: Evidence = Evidence()
     offsets: tuple[tuple[int | None, int], ...] = ()
+
+    @property
+    def has_control(self) -> bool:
+        """Whether there are devices on another model; those that are away are missing, not none."""
+        return self.control_devices > 0 or self.is_control_away
 
 
 class Finding(_Value, frozen=True, kw_only=True):

@@ -148,7 +148,7 @@ def _offer_more(rollout: Rollout, view: FleetView, findings: Sequence[Finding], 
     if is_held_up(rollout, view, now):
         told = f"{name}: a device is silent for {rollout.phase.timeout_s:g} s; no more offers"
         return _pause(rollout, told, *_sentences(findings))
-    due = pace(rollout.phase, view, own.reached, own.offered_last, now)
+    due = pace(rollout.phase, view, own.had_offer, own.offered_last, now)
     if not due.is_due:
         told = f"{name}: {devices_of(own.planned)} to offer to; {due.why}"
         return _wait(rollout, told, *_sentences(findings))

@@ -17,6 +17,7 @@ from firmware_bundles.windows import covers_at, parse_window
 
 _GONE: Final = ("reverting", "reverted", "superseded")
 _UNFINISHED: Final = ("waiting", "in_progress")
+_ENDED: Final = ("shadowing", "committed", "differing", "failed", "rolled_back")
 _HEARD_S: Final = 2.0
 _LOOK_S: Final = 900.0
 _LOOKS_MAX: Final = 7 * 96
@@ -36,6 +37,7 @@ class Fleet:
         self._unlabelled_s = 0.0
         self.labels = Labels(chance, world)
         self.bytes = 0
+        self._fetched = [0] * world.members
 
     @property
     def next_event(self) -> float | None:
@@ -56,6 +58,7 @@ class Fleet:
             if turn == self._turn[position]:
                 self._state[position] = state
                 self.bytes += size
+                self._fetched[position] += size
 
     def view(self, rollout: Rollout) -> FleetView:
         """Return the fleet as the planner sees it."""
@@ -77,6 +80,11 @@ class Fleet:
             candidate=self.labels.counts(served if has_labels else ()),
             control=self.labels.counts(planned if has_labels else ()),
             bytes=self.bytes,
+            ended_bytes=sum(
+                size
+                for size, state in zip(self._fetched, self._state, strict=True)
+                if state in _ENDED
+            ),
             offsets=tuple(Counter(self._offset(place) for place in planned).items()),
         )
 

@@ -43,6 +43,7 @@ _STATUSES: Final = (
 _OFFERED: Final = _STATUSES[1:8]
 _UNFINISHED: Final = _STATUSES[1:3]
 _BROKEN: Final = ("differing", "failed", "rolled_back")
+_FINISHED: Final = ("committed", "shadowing", *_BROKEN)
 _ENDED: Final = [
     DeploymentState.COMMITTED.value,
     DeploymentState.FAILED.value,
@@ -86,14 +87,20 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
     begun = min(firsts, default=None)
     arms = label_sums.count(connection, wanted, since, begun)
     mirroring = sum(row.others for row in rows if row.status == "planned")
-    untouched = _controls(connection, wanted, since) if planned.total() else 0
+    controls = mirroring
+    is_away = False
+    if planned.total():
+        controls += _controls(connection, wanted, since)
+        is_away = not controls and _controls(connection, wanted, None) > 0
     return FleetView(
         phases=phases,
         candidate=arms[Arm.CANDIDATE],
         control=arms[Arm.CONTROL],
-        control_devices=untouched + mirroring,
+        control_devices=controls,
+        is_control_away=is_away,
         members=members,
         bytes=sum(row.bytes for row in rows),
+        ended_bytes=sum(row.bytes for row in rows if row.status in _FINISHED),
         offsets=_offsets(connection, wanted, runs),
         evidence=evidence.gather(connection, wanted, since, begun),
     )
@@ -116,7 +123,7 @@ def _controls(connection: Connection, wanted: Rollout, since: float | None) -> i
     """Count the devices without an offer that serve another model, so far as the gates ask.
 
     Only those that could have had the offer count: they are online, or were seen `since` the
-    phase's first offer.
+    phase's first offer; before that, all do.
     """
     is_reachable = or_(device.c.is_online, device.c.last_seen >= (since or 0.0))
     found = (
@@ -146,6 +153,7 @@ def _offered(connection: Connection, wanted: Rollout, runs: Runs) -> Sequence[Ro
             func.count().label("devices"),
             func.sum(case((_has_no_way_back(), 1), else_=0)).label("stuck"),
             func.sum(case((_serves_another(), 1), else_=0)).label("others"),
+            func.sum(case((told.offered.is_(None), 1), else_=0)).label("lost"),
             func.sum(case((said.generation == told.generation, fetched), else_=0)).label("bytes"),
             func.min(told.offered).label("first"),
             func.max(told.offered).label("last"),
@@ -304,6 +312,7 @@ def _counts(rows: Sequence[Row[Any]], planned: int) -> Counts:
         **devices,
         stuck=sum(row.stuck for row in rows if row.status in _OFFERED),
         mirroring=mirroring,
+        lost=sum(row.lost for row in rows if row.status == "superseded"),
         offered_first=min((row.first for row in reached), default=None),
         offered_last=max((row.last for row in reached), default=None),
         unfinished_first=min(unfinished, default=None),

@@ -141,7 +141,7 @@ def _limit(connection: Connection, wanted: Rollout, order: Order, mode: str) -> 
         deployment.c.rollout_id == wanted.id,
         deployment.c.position >= order.first,
         deployment.c.position < order.end,
-        deployment.c.generation > 0,
+        deployment.c.offered.is_not(None),
         deployment.c.mode == mode,
     )
     left: int = order.reached_max - connection.execute(reached).scalar_one()

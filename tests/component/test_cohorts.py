@@ -21,7 +21,7 @@ from control_plane.store.schema import device
 from firmware_bundles.errors import ConflictError, InputError, NotFound, RolloutInvalid
 from firmware_bundles.manifest import Needs
 from firmware_bundles.wire.messages import Arm, DeploymentState, FamilyReport, Report, Serving
-from support.cohort_world import World, spec
+from support.cohort_world import PHASES, World, spec
 from support.control_planes import ControlPlane, code
 from support.http_server import serving
 from support.rollout_fleet import rollout
@@ -262,3 +262,30 @@ def test_controls_count_only_where_they_could_have_had_the_offer(world: World) -
         seen = update(device).where(device.c.id == late[0]).values(last_seen=world.now)
         connection.execute(seen)
     assert world.rollouts.view(found).control_devices == 1
+
+
+def test_controls_that_are_away_are_not_taken_for_none(world: World) -> None:
+    """Where no device without the offer was seen, the gates know that there are some."""
+    world.start()
+    world.now += 10.0
+    world.executor.tick()
+    world.fleet.obey()
+    found = world.rollouts.get("example")
+    with world.fleet.database.transaction() as connection:
+        connection.execute(update(device).values(is_online=False, last_seen=1.0))
+    view = world.rollouts.view(found)
+    assert (view.control_devices, view.is_control_away) == (0, True)
+
+
+def test_devices_lost_to_another_rollout_do_not_hasten_the_waves(world: World) -> None:
+    """Each wave is as large as the file says, however many devices went elsewhere before."""
+    waves = "phases: [{share: 1.0, soak_s: 0, rate: {devices: 2, per_s: 60}}]"
+    for text, name in ((spec().replace(PHASES, waves), "low"), (spec("priority: 5"), "high")):
+        wanted = rollout(text.replace("cohort: all", f"cohort: {name}"), name)
+        world.cohorts.create(name, "" if name == "low" else "fact/arch=aarch64")
+        chosen = choose(wanted.spec, Needs(), world.cohorts)
+        world.rollouts.create(wanted, chosen.members, left_out=chosen.left_out)
+    for wave in (1, 2):
+        world.run(60.0)
+        world.run(1.0)
+        assert len(world.offered("low")) == 2 * wave

@@ -159,9 +159,11 @@ def test_bytes_are_summed_over_the_offers_of_the_rollout(pair: Pair) -> None:
     """What devices fetched for it, by their last report of it."""
     pair.tick()
     pair.report([0, 1], "shadowing")
+    pair.report([2], "verifying")
     with pair.rows.database.transaction() as connection:
         connection.exec_driver_sql("update reported set chunk_bytes = 300, patch_bytes = 4")
-    assert pair.rollouts.view(pair.rollout).bytes == 2 * 304
+    found = pair.rollouts.view(pair.rollout)
+    assert (found.bytes, found.ended_bytes) == (3 * 304, 2 * 304)
 
 
 def test_a_person_takes_a_shadow_back(pair: Pair) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,17 +40,16 @@ NOW = 1_000.0
 F, W, P, E = Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS, Verdict.ERROR
 
 
-def _judge(gates: str, evidence: Evidence, *, phase: int = 1, fetched: int = 0) -> list[Finding]:
+def _judge(gates: str, evidence: Evidence, *, phase: int = 1, **view: object) -> list[Finding]:
     """Return what the gates but installs find in a phase that soaks."""
     standing = Standing(phase=phase, phase_state=PhaseState.SOAKING, since=NOW)
     rollout = Rollout(id="r", spec=parse(SPEC % gates), release_path="p", standing=standing)
     phases = [Counts(), Counts(), Counts()]
     phases[phase] = Counts(committed=20)
     left = 0 if phase == 2 else 40
-    view = FleetView(
-        phases=tuple(phases), members=60, control_devices=left, evidence=evidence, bytes=fetched
-    )
-    return [found for found in judge(rollout, view, NOW + 1) if found.gate != "installs"]
+    told = FleetView(phases=tuple(phases), members=60, control_devices=left, evidence=evidence)
+    found = judge(rollout, msgspec.structs.replace(told, **view), NOW + 1)
+    return [each for each in found if each.gate != "installs"]
 
 
 def _arm(mean: float, devices: int = 20, spread: float = 0.02, observations: int = 4_000) -> Arm:
@@ -174,10 +174,10 @@ def test_drift_is_judged_next_to_the_control(changed: int, verdict: Verdict) -> 
 
 
 def test_traffic_is_an_average_over_devices_that_ended() -> None:
-    """Within the limit or above it; before anybody ended, nobody knows."""
+    """Within the limit or above it; what others fetched so far does not count."""
     gates = "traffic: {device_bytes_max: 100}"
-    assert _judge(gates, Evidence(), fetched=2_000)[0].verdict is P
-    assert _judge(gates, Evidence(), fetched=2_001)[0].verdict is F
+    assert _judge(gates, Evidence(), ended_bytes=2_000, bytes=9_000)[0].verdict is P
+    assert _judge(gates, Evidence(), ended_bytes=2_001)[0].verdict is F
 
 
 @pytest.mark.parametrize(
@@ -197,6 +197,37 @@ def test_metrics_of_others(answer: Metric | None, verdict: Verdict, words: str) 
     metrics = () if answer is None else (("cpu", answer),)
     (found,) = _judge(gates, Evidence(metrics=metrics))
     assert (found.verdict, words in found.sentence) == (verdict, True), found.sentence
+
+
+@pytest.mark.parametrize(
+    ("changed", "devices", "verdict"), [(0, 1, P), (1, 1, W), (3, 20, P), (6, 20, W), (18, 20, F)]
+)
+def test_drift_without_a_control(changed: int, devices: int, verdict: Verdict) -> None:
+    """One device that rang first is no share of a fleet: above the limit has to be shown."""
+    bits = [1.0] * changed + [0.0] * (devices - changed)
+    arms = Arms(candidate=Arm.of(bits, [0.0] * devices, devices))
+    (found,) = _judge("drift: {changed_share_max: 0.2}", Evidence(changed=arms), phase=2)
+    assert found.verdict is verdict, found.sentence
+
+
+@pytest.mark.parametrize(("at", "verdict"), [(NOW - 8, W), (NOW - 7, W), (NOW - 6, F)])
+def test_a_metric_tells_of_a_phase_that_had_offers_when_it_was_asked(
+    at: float, verdict: Verdict
+) -> None:
+    """What was before can neither let the phase pass nor end it."""
+    gates = "metrics: [{name: cpu, url: 'http://p:9090', query: up, at_most: 5}]"
+    began = Counts(committed=20, offered_first=NOW - 7)
+    evidence = Evidence(metrics=(("cpu", Metric(6.0, at)),))
+    (found,) = _judge(gates, evidence, phases=(Counts(), began, Counts()))
+    assert found.verdict is verdict, found.sentence
+
+
+@pytest.mark.parametrize("gate", ["latency: {}", "drift: {}", "label_errors: {margin: 0.1}"])
+def test_a_control_that_is_away_is_missing(gate: str) -> None:
+    """Nobody to compare with at hand is inconclusive; only a fleet without a control needs none."""
+    away = _judge(gate, Evidence(), control_devices=0, is_control_away=True)
+    none = _judge(gate, Evidence(), control_devices=0)
+    assert (away[0].verdict, none[0].verdict) == (W, None), away[0].sentence
 
 
 def test_alpha_is_shared_by_the_gates_that_test() -> None:

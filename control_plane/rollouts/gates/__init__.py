@@ -42,7 +42,7 @@ def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
     findings += [values.judge(gate, rollout, view) for gate in gates.values]
     if gates.traffic is not None:
         findings.append(traffic.judge(gates.traffic, rollout, view))
-    findings += [metrics.judge(gate, view, now) for gate in gates.metrics]
+    findings += [metrics.judge(gate, rollout, view, now) for gate in gates.metrics]
     return tuple(_timed(finding, rollout, view, now) for finding in findings)
 
 

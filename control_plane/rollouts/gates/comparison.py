@@ -10,7 +10,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from control_plane.rollouts.evidence import Arms
-from control_plane.rollouts.model import Finding, FleetView, Rollout, Verdict, phase_ends
+from control_plane.rollouts.model import (
+    Finding,
+    FleetView,
+    Rollout,
+    Verdict,
+    devices_of,
+    phase_ends,
+)
 from control_plane.rollouts.statistics import (
     DEVICES_MIN,
     OBSERVATIONS_MIN,
@@ -19,6 +26,7 @@ from control_plane.rollouts.statistics import (
     Arm,
     Difference,
     compare,
+    lower_bound,
 )
 
 
@@ -46,7 +54,7 @@ def judge(asked: Question, rollout: Rollout, view: FleetView, arms: Arms) -> Fin
     if rollout.spec.course()[rollout.watched].mode == "shadow":
         return told(asked.name, None, "does not apply: the release does not serve yet")
     reached = phase_ends(rollout.spec, view.members, rollout.joined)[rollout.watched]
-    if view.control_devices and reached < view.members:
+    if view.has_control and reached < view.members:
         return _between(asked, arms)
     if asked.limit is not None:
         return _absolute(asked, asked.limit, arms.candidate)
@@ -121,13 +129,16 @@ def _absolute(asked: Question, limit: float, arm: Arm) -> Finding:
         counted = f"{arm.observations} observations of the candidate"
         needed = f"{asked.observations_min} are needed"
         return told(asked.name, Verdict.INCONCLUSIVE, f"{counted}; {needed}", samples=samples)
-    is_above = arm.since > limit
-    verdict = Verdict.FAIL if is_above else Verdict.PASS
-    where = "above" if is_above else "within"
+    verdict, where = Verdict.PASS, "within the limit"
+    if arm.since > limit:
+        verdict, where = Verdict.FAIL, "above the limit"
+        # A few devices that all changed are no large share of a fleet.
+        if asked.is_share and lower_bound(round(arm.z), arm.devices, asked.alpha) <= limit:
+            verdict, where = Verdict.INCONCLUSIVE, "not shown to be above the limit"
     return told(
         asked.name,
         verdict,
-        f"no control is left; {asked.level(arm.since)} on {arm.devices} devices, {where} the limit"
+        f"no control is left; {asked.level(arm.since)} on {devices_of(arm.devices)}, {where}"
         f" of {asked.level(limit)}",
         value=arm.since,
         threshold=limit,

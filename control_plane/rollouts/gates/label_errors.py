@@ -43,7 +43,7 @@ def judge(gate: LabelErrorsGate, rollout: Rollout, view: FleetView) -> Finding:
         return _finding(view, None, "does not apply: in the shadow, pairs are compared")
     reached = phase_ends(rollout.spec, view.members, rollout.joined)[rollout.watched]
     alpha = rollout.gates.alpha_each
-    if view.control_devices and reached < view.members:
+    if view.has_control and reached < view.members:
         if min(reached, view.members - reached) >= DEVICES_MIN:
             return _between_arms(gate, view, alpha)
         return _on_these_devices(gate, view, alpha)

@@ -9,7 +9,7 @@ from typing import Final
 
 from control_plane.rollouts.gate_specs import MetricGate
 from control_plane.rollouts.gates.comparison import told
-from control_plane.rollouts.model import Finding, FleetView, Verdict
+from control_plane.rollouts.model import Finding, FleetView, Rollout, Verdict
 
 _PERIODS_MAX: Final = 3.0
 
@@ -19,11 +19,18 @@ def name(gate: MetricGate) -> str:
     return f"metric {gate.name}"
 
 
-def judge(gate: MetricGate, view: FleetView, now: float) -> Finding:
-    """Return what the last answer says at `now` (Unix seconds)."""
+def judge(gate: MetricGate, rollout: Rollout, view: FleetView, now: float) -> Finding:
+    """Return what the last answer says at `now` (Unix seconds).
+
+    One from before the phase's first offer cannot tell of it, and may be of another phase's query.
+    """
     found = dict(view.evidence.metrics).get(gate.name)
     if found is None:
         return told(name(gate), Verdict.INCONCLUSIVE, "not asked yet")
+    began = view.phases[rollout.watched].offered_first
+    if began is not None and found.at <= began:
+        why = "the last answer is from before the phase's first offer"
+        return told(name(gate), Verdict.INCONCLUSIVE, why)
     if found.fault:
         return told(name(gate), Verdict.ERROR, found.fault)
     age_s = max(now - found.at, 0.0)

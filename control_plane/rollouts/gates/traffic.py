@@ -17,7 +17,7 @@ def judge(gate: TrafficGate, rollout: Rollout, view: FleetView) -> Finding:
     samples = {"devices": ended}
     if not ended:
         return told(NAME, Verdict.INCONCLUSIVE, "no device has ended yet", samples=samples)
-    mean = view.bytes / ended
+    mean = view.ended_bytes / ended
     limit = f"the limit of {gate.device_bytes_max}"
     is_above = mean > gate.device_bytes_max
     verdict, where = (Verdict.FAIL, "above") if is_above else (Verdict.PASS, "within")
