@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from control_plane.store.schema import (
 from control_plane.store.tallies import Place, Sums
 from control_plane.telemetry import latency
 from control_plane.telemetry.labels import Counted, Given, Truth
+from control_plane.telemetry.ranges import holds
 from firmware_bundles.wire.columns import UNKNOWN
 from firmware_bundles.wire.messages import SegmentKind
 
@@ -189,9 +189,7 @@ class Intake:
             *of, own.first <= wanted[-1], own.last >= wanted[0]
         )
         found = [
-            first
-            for first, last in self._connection.execute(within)
-            if bisect_left(wanted, first) < bisect_right(wanted, last)
+            first for first, last in self._connection.execute(within) if holds(first, last, wanted)
         ]
         statement = select(own.family, own.model, own.body)
         for first in found:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import bindparam, insert, select, text
 
 from control_plane.store.schema import pair_count, segment
+from control_plane.telemetry.ranges import holds
 from firmware_bundles.wire.columns import Labels, decode_labels
 from firmware_bundles.wire.messages import SegmentKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, TextClause
 
@@ -29,6 +30,7 @@ _MIRRORED: Final = """
     select distinct device_id, incarnation from {segment}
     where kind = 'shadow' and device_id in :devices
 """
+_IS_SHADOW: Final = text("segment.kind = 'shadow'")
 _DEVICES_MAX: Final = 500
 
 
@@ -73,14 +75,24 @@ class PairIntake:
 
     def shadows(self, device_id: str, incarnation: str, live: Segment) -> Iterator[Beside]:
         """Yield the shadows' answers that may be to the same inputs as live predictions."""
-        return self.shadows_at(device_id, incarnation, live.key.first, live.key.last)
+        if (device_id, incarnation) in self._mirrored:
+            first, last = live.key.first, live.key.last
+            yield from self._at(SegmentKind.SHADOW, device_id, incarnation, first, last)
 
     def shadows_at(
-        self, device_id: str, incarnation: str, first: int, last: int
+        self, device_id: str, incarnation: str, numbers: Iterable[int]
     ) -> Iterator[Beside]:
-        """Yield the shadows' answers that may be to these inputs."""
-        if (device_id, incarnation) in self._mirrored:
-            yield from self._at(SegmentKind.SHADOW, device_id, incarnation, first, last)
+        """Yield the shadows' answers that may be to these inputs; what is between is not read."""
+        if (device_id, incarnation) not in self._mirrored:
+            return
+        own, wanted = segment.c, sorted(numbers)
+        of = own.device_id == device_id, own.incarnation == incarnation
+        within = select(own.first, own.last).where(
+            _IS_SHADOW, *of, own.first <= wanted[-1], own.last >= wanted[0]
+        )
+        for first, last in self._connection.execute(within.order_by(own.received, own.first)).all():
+            if holds(first, last, wanted):
+                yield from self._stored(SegmentKind.SHADOW, device_id, of[1], own.first == first)
 
     def labels(self, device_id: str, shadow: Segment) -> Iterator[tuple[str, Labels]]:
         """Yield model and rows of the labels that may be of the inputs of a shadow's segment."""

@@ -102,7 +102,7 @@ def settle_truths(
             one = told.setdefault(truth.incarnation, {})
             one[truth.sequence] = Told(truth.label, answer.predicted)
     for incarnation, truths in told.items():
-        for beside in intake.shadows_at(device_id, incarnation, min(truths), max(truths)):
+        for beside in intake.shadows_at(device_id, incarnation, truths):
             counted = judge(truths, decode_predictions(beside.body))
             intake.add(device_id, by, model, beside.model, counted)
 
@@ -118,8 +118,7 @@ def _labels(bodies: Iterable[tuple[str, Labels]], incarnation: str) -> Iterator[
     for model, rows in reversed(list(bodies)):
         names = [rows.incarnations[at] for at in rows.incarnation.tolist()]
         columns = (rows.prediction, rows.labels, rows.predicted)
-        for name, sequence, label, live in zip(
-            names, *(each.tolist() for each in columns), strict=True
-        ):
+        told = list(zip(names, *(each.tolist() for each in columns), strict=True))
+        for name, sequence, label, live in reversed(told):
             if name == incarnation and label != UNKNOWN:
                 yield sequence, _Known(label, live, model)

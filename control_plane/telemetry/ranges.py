@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class Range(NamedTuple):
@@ -27,3 +28,8 @@ def joined(ranges: Iterable[Range]) -> list[Range]:
         else:
             found.append(each)
     return found
+
+
+def holds(first: int, last: int, wanted: Sequence[int]) -> bool:
+    """Say whether one of these numbers, which ascend, is among `first` to `last`."""
+    return bisect_left(wanted, first) < bisect_right(wanted, last)

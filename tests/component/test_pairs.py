@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
+from control_plane.store.arrivals import Sent
 from control_plane.store.database import Database
 from control_plane.store.schema import pair_count
 from control_plane.store.telemetry import Telemetry
@@ -66,3 +67,27 @@ def test_pairs_are_the_same_in_every_order_and_in_every_batch(database: Database
                 split,
                 [each.key.kind for each in order],
             )
+
+
+def test_labels_weeks_apart_read_only_what_a_shadow_answered_to_them(database: Database) -> None:
+    """Of the shadow's segments between an old and a new input nothing is read."""
+    fleet_rows.enrol(database, "ant", secret=SECRET)
+    kind = SegmentKind.SHADOW
+    sent = [segments.predictions([at, at + 1], [0, 1], kind=kind) for at in range(1, 40, 2)]
+    _send(database, "ant", sent)
+    with Telemetry(database).storing(100.0) as intake:
+        intake.pairs.begin([Sent("ant", LIVE)])
+        found = list(intake.pairs.shadows_at("ant", segments.INCARNATION, {40, 2, 1}))
+    assert [each.body for each in found] == [sent[0].body, sent[-1].body]
+
+
+def test_of_two_labels_for_one_input_the_first_counts(database: Database) -> None:
+    """In one segment as in two, whether or not the shadow's answers came before."""
+    twice = segments.labels([1, 2], [2, 2], [1, 0], predicted=[1, 1])
+    for number, order in enumerate(permutations([LIVE, MIRRORED, twice])):
+        fleet_rows.enrol(database, f"device-{number}", secret=SECRET)
+        _send(database, f"device-{number}", list(order))
+        for each in order:
+            _send(database, f"device-{number}", [each])
+        counted = _counted(database, f"device-{number}")
+        assert (counted.labelled, counted.live_only, counted.shadow_only) == (1, 0, 1)
