@@ -83,7 +83,7 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
         for phase in range(len(wanted.spec.course()))
     )
     firsts = [counts.offered_first for counts in phases if counts.offered_first is not None]
-    since = phases[wanted.watched].offered_first
+    since = _since(wanted, phases)
     begun = min(firsts, default=None)
     arms = label_sums.count(connection, wanted, since, begun)
     mirroring = sum(row.others for row in rows if row.status == "planned")
@@ -104,6 +104,17 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
         offsets=_offsets(connection, wanted, runs),
         evidence=evidence.gather(connection, wanted, since, begun),
     )
+
+
+def _since(wanted: Rollout, phases: Sequence[Counts]) -> float | None:
+    """Return since when evidence counts: the first offer of the phase that is watched.
+
+    One that reaches nobody new, as shares of a small fleet may not, goes on with that before it.
+    """
+    for counts in reversed(phases[: wanted.watched + 1]):
+        if counts.offered_first is not None or counts.planned:
+            return counts.offered_first
+    return None
 
 
 def _planned(connection: Connection, wanted: Rollout, first: int, end: int) -> int:

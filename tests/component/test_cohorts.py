@@ -289,3 +289,19 @@ def test_devices_lost_to_another_rollout_do_not_hasten_the_waves(world: World) -
         world.run(60.0)
         world.run(1.0)
         assert len(world.offered("low")) == 2 * wave
+
+
+def test_a_phase_that_reaches_nobody_new_goes_on_with_the_evidence(world: World) -> None:
+    """Shares of a small fleet may come to the same devices: their labels are not forgotten."""
+    phases = "phases: [{count: 6, soak_s: 0}, {share: 0.5, soak_s: 0}, {share: 1.0, soak_s: 0}]"
+    gates = "gates: {label_errors: {margin: 0.1, labels_min: 10}}"
+    wanted = rollout(spec(gates).replace(PHASES, phases))
+    world.rollouts.create(wanted, choose(wanted.spec, Needs(), world.cohorts).members)
+    world.run()
+    order = world.order()
+    for place, device_id in enumerate(order):
+        version = "2" if place < 6 else "1"
+        world.fleet.label(device_id, version, labelled=20, wrong=1, at=world.now + 1.0)
+    for _ in range(4):
+        world.run()
+    assert world.rollouts.get("example").standing.phase == 2
