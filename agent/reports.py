@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from agent import inventory, log
 from agent.deployment import retirement, slots
+from agent.service_deaths import ServiceDeaths
 from agent.task_messages import Signed, SignReport
 from firmware_bundles.errors import ClockSuspect, ShoalError, WorkerUnavailable
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX, TEXT_CHARS_MAX
@@ -69,6 +70,7 @@ class Reports:
         self._clock = clock
         self._slots_root = slots_root
         self._is_clock_suspect = False
+        self._deaths = ServiceDeaths()
         self._asked = asyncio.Event()
 
     def ask(self, pause_s: float = PAUSE_S) -> None:
@@ -122,7 +124,9 @@ class Reports:
             time=self._clock.now(),
             agent_version=inventory.agent_version(),
             families=tuple(
-                family_report(name, records.get(name), served.get(name))
+                family_report(
+                    name, records.get(name), served.get(name), self._deaths_of(name, served)
+                )
                 for name in names[:FAMILIES_PER_DEVICE_MAX]
             ),
             detected=self._state.detections(),
@@ -131,9 +135,20 @@ class Reports:
             erased=UNSET if erased is None else erased,
         )
 
+    def _deaths_of(self, family: str, served: Mapping[str, FamilyStatus]) -> int | None:
+        status = served.get(family)
+        if status is None or status.digest is None:
+            return None
+        return self._deaths.of(family, status.digest, self._worker.deaths())
 
-def family_report(family: str, record: Record | None, status: FamilyStatus | None) -> FamilyReport:
-    """Return the truth about one family: its deployment's state, and what answers now."""
+
+def family_report(
+    family: str, record: Record | None, status: FamilyStatus | None, deaths: int | None = None
+) -> FamilyReport:
+    """Return the truth about one family: its deployment's state, and what answers now.
+
+    `deaths` are the worker's while that model serves; None where they are not known.
+    """
     fault = record.fault if record else None
     if fault is None and status is not None and not status.ready and status.reason:
         fault = Fault(code=WorkerUnavailable.code, message=status.reason[:512])
@@ -142,7 +157,7 @@ def family_report(family: str, record: Record | None, status: FamilyStatus | Non
         generation=record.generation if record else 0,
         state=record.state if record else None,
         rollout=record.rollout if record else None,
-        serving=_serving(status),
+        serving=_serving(status, deaths),
         fault=fault,
         waits_for=(record.waits_for if record else None) or UNSET,
         transfer=(record.transfer if record else None) or UNSET,
@@ -150,7 +165,7 @@ def family_report(family: str, record: Record | None, status: FamilyStatus | Non
     )
 
 
-def _serving(status: FamilyStatus | None) -> Serving | None:
+def _serving(status: FamilyStatus | None, deaths: int | None) -> Serving | None:
     if status is None or not status.ready or status.digest is None or status.version is None:
         return None
     return Serving(
@@ -161,4 +176,6 @@ def _serving(status: FamilyStatus | None) -> Serving | None:
         since=status.since,
         answered=status.answered,
         delegate_reason=status.delegate_reason[:TEXT_CHARS_MAX] or UNSET,
+        failed=status.errors,
+        deaths=UNSET if deaths is None else deaths,
     )

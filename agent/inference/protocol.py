@@ -214,6 +214,7 @@ class Endpoint:
             async with asyncio.timeout(most):
                 stored, latency_us = await work
         except TimeoutError as error:
+            serving.model.errors += 1
             raise retry_later(503, f"the model did not answer within {most:g} seconds") from error
         return self._finish(serving, taken, stored, latency_us)
 

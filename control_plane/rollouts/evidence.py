@@ -43,11 +43,16 @@ class Metric(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """All of it. Latency is in ln(1 + microseconds); `changed` is 1 for a device that drifts."""
+    """All of it. Latency is in ln(1 + microseconds); `changed` is 1 for a device that drifts.
+
+    `failed` is the share of requests, `deaths` are the worker's in a minute of service.
+    """
 
     pairs: Pairs = Pairs()
     latency: Arms = Arms()
     changed: Arms = Arms()
+    failed: Arms = Arms()
+    deaths: Arms = Arms()
     values: tuple[tuple[str, Arms], ...] = ()
     metrics: tuple[tuple[str, Metric], ...] = ()
 

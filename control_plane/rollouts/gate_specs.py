@@ -14,6 +14,7 @@ from control_plane.rollouts.spec_parts import Bytes, Duration, Part, Positive, R
 
 Alpha = Annotated[float, Meta(gt=0, le=0.5)]
 ValueName = Annotated[str, Meta(min_length=1, max_length=100)]
+DeathsPerDay = Annotated[float, Meta(ge=0, le=86_400)]
 NAMED_MAX: Final = 16
 _DAY_S: Final = 86_400.0
 
@@ -70,6 +71,28 @@ class LatencyGate(Part, frozen=True, kw_only=True):
 
     increase_max: Annotated[float, Meta(ge=0, le=100)] = 0.2
     latency_ms_max: Annotated[float, Meta(gt=0, le=3_600_000)] | None = None
+    deadline_s: Seconds = _DAY_S
+
+
+class ErrorsGate(Part, frozen=True, kw_only=True):
+    """How many more of the candidate's requests may fail by its own fault than of the control's.
+
+    `margin` is a difference of shares, `rate_max` judges the share where no control is left.
+    """
+
+    margin: Rate = 0.01
+    rate_max: Rate | None = None
+    deadline_s: Seconds = _DAY_S
+
+
+class CrashesGate(Part, frozen=True, kw_only=True):
+    """How much more often the worker may die with the candidate than with the control's model.
+
+    Deaths a device in a day of service; `crashes_max` judges where no control is left.
+    """
+
+    margin: DeathsPerDay = 1.0
+    crashes_max: DeathsPerDay | None = None
     deadline_s: Seconds = _DAY_S
 
 
@@ -134,6 +157,8 @@ class Gates(Part, frozen=True, kw_only=True):
     shadow_pairs: ShadowPairsGate | None = None
     agreement: AgreementGate | None = None
     latency: LatencyGate | None = None
+    errors: ErrorsGate | None = None
+    crashes: CrashesGate | None = None
     drift: DriftGate | None = None
     values: Values = ()
     traffic: TrafficGate | None = None
@@ -142,7 +167,15 @@ class Gates(Part, frozen=True, kw_only=True):
     @property
     def alpha_each(self) -> float:
         """The part of `alpha` that each gate with a test has."""
-        singles = (self.label_errors, self.shadow_pairs, self.agreement, self.latency, self.drift)
+        singles = (
+            self.label_errors,
+            self.shadow_pairs,
+            self.agreement,
+            self.latency,
+            self.errors,
+            self.crashes,
+            self.drift,
+        )
         tests = sum(gate is not None for gate in singles) + len(self.values)
         return self.alpha / max(tests, 1)
 
@@ -159,6 +192,8 @@ class PhaseGates(Part, frozen=True, kw_only=True):
     shadow_pairs: ShadowPairsGate | UnsetType | None = UNSET
     agreement: AgreementGate | UnsetType | None = UNSET
     latency: LatencyGate | UnsetType | None = UNSET
+    errors: ErrorsGate | UnsetType | None = UNSET
+    crashes: CrashesGate | UnsetType | None = UNSET
     drift: DriftGate | UnsetType | None = UNSET
     values: Values | UnsetType = UNSET
     traffic: TrafficGate | UnsetType | None = UNSET

@@ -21,6 +21,7 @@ from control_plane.store.schema import (
     segment,
     value_sum,
 )
+from control_plane.store.tally_schema import service_count
 from firmware_bundles.wire.messages import Arm
 from firmware_bundles.wire.totals import LOG_SCALE
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from control_plane.rollouts.model import Rollout
 
+_MINUTE_S: Final = 60.0
 _candidate: Final = release.alias("candidate")
 
 
@@ -95,6 +97,34 @@ def label_errors(
         label_count,
         (said.labelled, said.wrong, said.wrong),
         said.labelled > 0,
+        (since, first),
+    )
+
+
+def failures(
+    connection: Connection, wanted: Rollout, since: float, first: float
+) -> list[DeviceSums]:
+    """Return the moments of failed (1) among all requests by device; see `values`."""
+    said = service_count.c
+    return _by_device(
+        connection,
+        wanted,
+        service_count,
+        (said.requests, said.failed, said.failed),
+        said.requests > 0,
+        (since, first),
+    )
+
+
+def deaths(connection: Connection, wanted: Rollout, since: float, first: float) -> list[DeviceSums]:
+    """Return the workers' deaths among minutes of service by device; see `values`."""
+    said = service_count.c
+    return _by_device(
+        connection,
+        wanted,
+        service_count,
+        (said.seconds / _MINUTE_S, said.deaths, said.deaths),
+        said.seconds > 0,
         (since, first),
     )
 

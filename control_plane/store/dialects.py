@@ -36,6 +36,30 @@ def upsert_all(connection: Connection, table: Table, rows: Sequence[Mapping[str,
     )
 
 
+def add_all(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    newest: Sequence[str],
+) -> None:
+    """Insert rows, or add them to those with the same primary keys; of `newest` the last stays."""
+    if not rows:
+        return
+    keys = [column.name for column in table.primary_key]
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table)
+    changed = {
+        name: statement.excluded[name] + (0 if name in newest else table.c[name])
+        for name in rows[0]
+        if name not in keys
+    }
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=keys, set_=changed),
+        [dict(row) for row in rows],
+    )
+
+
 def greatest(connection: Connection, *values: Any) -> ColumnElement[int]:  # noqa: ANN401 - numbers
     """Say which of the numbers is the greatest."""
     is_postgresql = connection.dialect.name == "postgresql"

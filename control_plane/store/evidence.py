@@ -38,6 +38,12 @@ def gather(
     if gates.latency:
         devices = device_sums.log_latencies(connection, wanted, since, first)
         found = found._replace(latency=_arms(device_sums.arms(devices)))
+    if gates.errors:
+        devices = device_sums.failures(connection, wanted, since, first)
+        found = found._replace(failed=_arms(device_sums.arms(devices)))
+    if gates.crashes:
+        devices = device_sums.deaths(connection, wanted, since, first)
+        found = found._replace(deaths=_arms(device_sums.arms(devices)))
     if gates.drift:
         found = found._replace(changed=_changed(connection, wanted, since))
     named = {}

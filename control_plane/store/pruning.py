@@ -10,7 +10,7 @@ from sqlalchemy import and_, delete, func, insert, select, update
 from control_plane.store import many, tallies
 from control_plane.store.dialects import upsert
 from control_plane.store.schema import feedback, label_pending, report_counter, segment
-from control_plane.store.tally_schema import deleted, segment_past, window_day
+from control_plane.store.tally_schema import deleted, segment_past, service_count, window_day
 from control_plane.telemetry.ranges import Range, joined
 
 if TYPE_CHECKING:
@@ -111,7 +111,12 @@ class Prune:
 
     def rows(self, table: str, before: float, limit: int) -> int:
         """Delete the oldest rows of a table that came before this time; return how many."""
-        of = {"label_pending": label_pending, "feedback": feedback, "segment_past": segment_past}
+        of = {
+            "label_pending": label_pending,
+            "feedback": feedback,
+            "segment_past": segment_past,
+            "service_count": service_count,
+        }
         own = of[table]
         keys = list(own.primary_key)
         found = self._connection.execute(

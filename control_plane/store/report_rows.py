@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import bindparam, select, update
 
 from control_plane.fleet import facts
+from control_plane.store import service_counts
 from control_plane.store.dialects import upsert_all
 from control_plane.store.schema import detection, device, report_counter, reported
 
@@ -39,6 +40,7 @@ def accept(connection: Connection, reports: Sequence[Report], now: float) -> lis
     taken = [report for report, new in zip(reports, is_new, strict=True) if new]
     upsert_all(connection, report_counter, [_counted(report, known) for report in taken])
     _update_devices(connection, taken, now)
+    service_counts.add(connection, taken, now)
     said = ((report.device, family) for report in taken for family in report.families)
     upsert_all(connection, reported, [_reported(*each, now) for each in said])
     detected = ((report.device, each) for report in taken for each in report.detected)

@@ -71,3 +71,33 @@ deleted = Table(
     Column("count", BigInteger, nullable=False),
     Column("latest", Float, nullable=False),
 )
+
+# What reports tell of the model that served, summed up in spans of time: requests that it took, how
+# many of them failed by its fault, seconds of service, and the worker's deaths in them.
+service_count = Table(
+    "service_count",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("family", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("span", BigInteger, primary_key=True),
+    Column("received", Float, nullable=False, index=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("deaths", BigInteger, nullable=False),
+)
+
+# The counts that were last told, to which the next ones are compared; null: not told.
+service_said = Table(
+    "service_said",
+    metadata,
+    Column("device_id", String, ForeignKey("device.id"), primary_key=True),
+    Column("family", String, primary_key=True),
+    Column("model", String, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("answered", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=True),
+    Column("deaths", BigInteger, nullable=True),
+    Column("received", Float, nullable=False),
+)

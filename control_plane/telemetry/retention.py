@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _BATCH: Final = 500
 # Merging a window takes about a tenth of a millisecond.
 _WINDOWS: Final = 100
+# Longer than a phase is watched: no gate asks for what is older.
+_SERVICE_DAYS: Final = 40
 _REST_S: Final = 60.0
 # In a round: what takes longer goes on in the next, so that others write in between.
 _SPELL_S: Final = 0.3
@@ -103,6 +105,7 @@ class Retention:
                 ("label_pending", own.pending_labels_days),
                 ("feedback", own.segment_keys_days),
                 ("segment_past", own.segment_keys_days),
+                ("service_count", _SERVICE_DAYS),
             ):
                 count += prune.rows(table, now - days * DAY_S, _BATCH) if days else 0
             if own.report_incarnations_max:

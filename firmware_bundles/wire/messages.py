@@ -279,7 +279,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """The model that answers now.
 
     `delegate` is the accelerator's name or `cpu`, `delegate_reason` what it took of the model, or
-    why a configured one does not serve.
+    why a configured one does not serve. `answered` and `failed` (by the model's or worker's fault,
+    no client's) count since `since`, `deaths` those of the worker while the agent knows this model.
     """
 
     digest: Digest
@@ -289,6 +290,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     answered: Count
     delegate_reason: Text | UnsetType = UNSET
+    failed: Count | UnsetType = UNSET
+    deaths: Count | UnsetType = UNSET
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):

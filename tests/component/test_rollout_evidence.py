@@ -10,6 +10,7 @@ from threading import Thread
 
 import msgspec
 import pytest
+from msgspec import UNSET, UnsetType
 from sqlalchemy import insert
 
 from control_plane.fleet.selectors import Selector
@@ -17,10 +18,14 @@ from control_plane.rollouts import prometheus
 from control_plane.rollouts.evidence import Evidence, Pairs
 from control_plane.rollouts.executor import Executor
 from control_plane.rollouts.gate_specs import MetricGate
+from control_plane.rollouts.statistics import Arm
+from control_plane.store import report_rows
 from control_plane.store.dialects import upsert
+from control_plane.store.pruning import Pruning
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.schema import pair_count
 from control_plane.store.watch_schema import watch
+from firmware_bundles.wire.messages import FamilyReport, Report, Serving
 from support.rollout_fleet import FAMILY, RowFleet, digest, rollout
 
 SPEC = """
@@ -137,6 +142,82 @@ def test_drift_counts_devices_by_arm_where_their_watch_is_sure(tmp_path: Path) -
     assert (found.candidate.devices, found.candidate.z) == (2, 1.0)
     assert (found.control.devices, found.control.z) == (2, 1.0)
     world.fleet.database.close()
+
+
+def test_failures_and_deaths_count_by_device_and_arm(tmp_path: Path) -> None:
+    """From signed reports, also when nothing serves between; an old agent is missing data."""
+    world = World(tmp_path, "{errors: {}, crashes: {}}")
+    for _ in range(12):
+        phase = world.rollouts.get("example").standing.phase
+        world.tick("shadowing" if phase == 0 else "committed")
+        if phase == 1:
+            break
+    world.tick()
+    offered = sorted(world.fleet.offered("2"))
+    others = [each for each in world.fleet.devices if each not in offered]
+    candidate = _Reporter(world, offered[0], "2")
+    control = _Reporter(world, others[0], "1")
+    _Reporter(world, offered[1], "2").tell(answered=90)
+    candidate.tell(answered=90, failed=10, deaths=0)
+    control.tell(answered=50, failed=0, deaths=0)
+    world.now += 600.0
+    candidate.tell(None)
+    world.now += 600.0
+    candidate.tell(answered=0, failed=0, deaths=2, since=9.0)
+    control.tell(answered=100, failed=0, deaths=0)
+    control.tell(answered=100, failed=0, deaths=0, turn=1)  # an older one says nothing
+    found = world.evidence
+    assert found.failed.candidate == Arm.of([0.1], [0.0], 100)
+    assert found.failed.control == Arm.of([0.0], [0.0], 100)
+    assert found.deaths.candidate == Arm.of([2 / 20], [0.0], 20)
+    assert found.deaths.control == Arm.of([0.0], [0.0], 20)
+    with Pruning(world.fleet.database).at(world.now) as prune:
+        assert [prune.rows("service_count", world.now + 1, 500) for _ in range(2)] == [4, 0]
+    assert world.evidence.failed.candidate == Arm()
+    world.fleet.database.close()
+
+
+class _Reporter:
+    """A device whose reports are stored as they come."""
+
+    def __init__(self, world: World, device_id: str, version: str) -> None:
+        self._world = world
+        self._device = device_id
+        self._version = version
+        self._turn = 0
+
+    def tell(
+        self,
+        answered: int | None,
+        since: float = 1.0,
+        turn: int | None = None,
+        failed: int | UnsetType = UNSET,
+        deaths: int | UnsetType = UNSET,
+    ) -> None:
+        """Report what serves; nothing where `answered` is None."""
+        self._turn += 1
+        serving = None
+        if answered is not None:
+            serving = Serving(
+                digest=digest(self._version),
+                version=self._version,
+                runtime="x",
+                delegate="cpu",
+                since=since,
+                answered=answered,
+                failed=failed,
+                deaths=deaths,
+            )
+        report = Report(
+            device=self._device,
+            incarnation="0" * 16,
+            counter=turn or self._turn,
+            time=self._world.now,
+            agent_version="1",
+            families=(FamilyReport(family=FAMILY, generation=0, serving=serving),),
+        )
+        with self._world.fleet.database.transaction() as connection:
+            report_rows.accept(connection, [report], self._world.now)
 
 
 def _watch(world: World, device_id: str, version: str, state: str) -> None:

@@ -62,6 +62,8 @@ class Replay:
                 self.told["evidence"] = Evidence(pairs=Pairs(*(int(each) for each in rest)))
             case "author":
                 self.rollout = msgspec.structs.replace(self.rollout, created_by=rest[0])
+            case "failed" | "deaths":
+                self._tell_arm(word, rest[0], *(float(each) for each in rest[1:]))
             case "approve":
                 return self._approved(int(rest[0]) - 1, rest[1], float(rest[2]))
             case "bytes" | "control_devices":
@@ -69,6 +71,16 @@ class Replay:
             case _:
                 return self._asked(verbs.VERBS[word], rest)
         return []
+
+    def _tell_arm(
+        self, quantity: str, arm: str, mean: float, devices: float, spread: float, count: float
+    ) -> None:
+        """Let so many observations of an arm be there, the devices `spread` around the mean."""
+        means = [mean + (-1) ** place * spread for place in range(int(devices))]
+        found = self.told.get("evidence", Evidence())
+        sums = Arm.of(means, [0.0] * len(means), int(count))
+        arms = getattr(found, quantity)._replace(**{arm: sums})
+        self.told["evidence"] = found._replace(**{quantity: arms})
 
     def _outrun(self, other: Plan) -> list[str]:
         """Tell what becomes of the decision of an executor that looked at the same moment."""

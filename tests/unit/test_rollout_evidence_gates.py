@@ -87,6 +87,35 @@ def test_the_losses_that_would_be_found_are_the_fewest(split: int, alpha: float)
 
 
 @pytest.mark.parametrize(
+    ("gate", "quantity", "limit", "harm"),
+    [("errors", "failed", "rate_max: 0.02", 0.2), ("crashes", "deaths", "crashes_max: 2", 0.1)],
+)
+def test_failures_and_deaths_are_judged_by_device_or_by_a_limit(
+    gate: str, quantity: str, limit: str, harm: float
+) -> None:
+    """Harm fails, alike passes, and devices that do not tell are never taken for good ones."""
+    bad, good, few = _arm(harm), _arm(0.0, spread=0.0), _arm(harm, devices=9)
+
+    def verdict(candidate: Arm, control: Arm, phase: int = 1, fields: str = "") -> Verdict | None:
+        arms = Arms(candidate, control)
+        evidence = Evidence(failed=arms) if quantity == "failed" else Evidence(deaths=arms)
+        (found,) = _judge(f"{gate}: {{{fields}}}", evidence, phase=phase)
+        return found.verdict
+
+    assert verdict(bad, good) is F
+    assert verdict(good, good) is P
+    assert {verdict(few, good), verdict(good, few), verdict(Arm(), Arm())} == {W}
+    assert verdict(bad, Arm(), 2) is None
+    assert [verdict(each, Arm(), 2, limit) for each in (bad, good, few, Arm())] == [F, P, F, W]
+
+
+def test_failures_and_deaths_take_their_part_of_alpha() -> None:
+    """Two more gates that test: each has half of the chance for a false stop."""
+    both = parse(SPEC % "{errors: {}, crashes: {}}").gates
+    assert both.alpha_each == pytest.approx(both.alpha / 2)
+
+
+@pytest.mark.parametrize(
     ("pairs", "verdict"),
     [
         (Pairs(2, 99, 0), W),

@@ -11,7 +11,9 @@ import msgspec
 
 from control_plane.rollouts.gates import (
     agreement,
+    crashes,
     drift,
+    errors,
     installs,
     label_errors,
     latency,
@@ -37,6 +39,10 @@ def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
         findings.append(agreement.judge(gates.agreement, rollout, view))
     if gates.latency is not None:
         findings.append(latency.judge(gates.latency, rollout, view))
+    if gates.errors is not None:
+        findings.append(errors.judge(gates.errors, rollout, view))
+    if gates.crashes is not None:
+        findings.append(crashes.judge(gates.crashes, rollout, view))
     if gates.drift is not None:
         findings.append(drift.judge(gates.drift, rollout, view))
     findings += [values.judge(gate, rollout, view) for gate in gates.values]
@@ -54,6 +60,8 @@ def deadline_s(rollout: Rollout, finding: Finding) -> float:
         shadow_pairs.NAME: gates.shadow_pairs,
         agreement.NAME: gates.agreement,
         latency.NAME: gates.latency,
+        errors.NAME: gates.errors,
+        crashes.NAME: gates.crashes,
         drift.NAME: gates.drift,
     }
     named = {values.name(gate): gate for gate in gates.values}

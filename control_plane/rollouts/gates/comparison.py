@@ -35,7 +35,7 @@ class Question(NamedTuple):
 
     `margin` and `tau`, the standard deviation of the effects that are expected, are in the unit of
     the quantity; `words` tells a difference, and `level` a mean. `limit` judges where no control is
-    left.
+    left. `unit` is what an observation is called; with `is_bit` each device is one, of 0 or 1.
     """
 
     name: str
@@ -45,8 +45,10 @@ class Question(NamedTuple):
     level: Callable[[float], str]
     tau: float = TAU_SHARE
     is_share: bool = False
+    is_bit: bool = False
     observations_min: int = OBSERVATIONS_MIN
     limit: float | None = None
+    unit: str = "observations"
 
 
 def judge(asked: Question, rollout: Rollout, view: FleetView, arms: Arms) -> Finding:
@@ -88,7 +90,7 @@ def _between(asked: Question, arms: Arms) -> Finding:
     least = min(candidate.observations, control.observations)
     if min(candidate.devices, control.devices) < DEVICES_MIN or least < asked.observations_min:
         counted = (
-            f"{candidate.observations} observations on {candidate.devices} devices of the"
+            f"{candidate.observations} {asked.unit} on {candidate.devices} devices of the"
             f" candidate, {control.observations} on {control.devices} of the control"
         )
         needed = f"{asked.observations_min} on {DEVICES_MIN} are needed"
@@ -126,14 +128,14 @@ def _verdict(asked: Question, found: Difference) -> tuple[Verdict, str]:
 def _absolute(asked: Question, limit: float, arm: Arm) -> Finding:
     samples = _samples(arm, Arm())
     if not arm.devices or arm.observations < asked.observations_min:
-        counted = f"{arm.observations} observations of the candidate"
+        counted = f"{arm.observations} {asked.unit} of the candidate"
         needed = f"{asked.observations_min} are needed"
         return told(asked.name, Verdict.INCONCLUSIVE, f"{counted}; {needed}", samples=samples)
     verdict, where = Verdict.PASS, "within the limit"
     if arm.since > limit:
         verdict, where = Verdict.FAIL, "above the limit"
         # A few devices that all changed are no large share of a fleet.
-        if asked.is_share and lower_bound(round(arm.z), arm.devices, asked.alpha) <= limit:
+        if asked.is_bit and lower_bound(round(arm.z), arm.devices, asked.alpha) <= limit:
             verdict, where = Verdict.INCONCLUSIVE, "not shown to be above the limit"
     return told(
         asked.name,

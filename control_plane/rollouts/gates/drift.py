@@ -27,6 +27,7 @@ def judge(gate: DriftGate, rollout: Rollout, view: FleetView) -> Finding:
         level=lambda share: f"changed are {share:.1%}",
         tau=_TAU,
         is_share=True,
+        is_bit=True,
         observations_min=1,
         limit=gate.changed_share_max,
     )
