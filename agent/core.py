@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent import identity as identities
@@ -118,7 +119,7 @@ class Core:
         )
         self._updater = Updater(steps, state, on_change=self._changed, detect=self._detect)
         self._leaving = Leaving(config.state_dir, state, worker, clock)
-        self._hellos = Hellos(identity.device, incarnation, config)
+        self._hellos = Hellos(identity.device, incarnation, config, state_dir=config.state_dir)
         self._reports = Reports(
             identity,
             incarnation=incarnation,
@@ -318,7 +319,8 @@ def _downloads(
         root, store=store, children=children, stall_s=config.chunk_stall_s, detect=detect
     )
     judge = _judge(config.conditions(), meter)
-    return downloads, Fetching(root, store, downloads, patching, judge, offered=inventory.offered)
+    offered = partial(inventory.offered, config.state_dir)
+    return downloads, Fetching(root, store, downloads, patching, judge, offered=offered)
 
 
 def _judge(own: Conditions, meter: Meter) -> Callable[[Conditions, int, bool], Permission]:

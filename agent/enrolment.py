@@ -80,7 +80,7 @@ def enrol(
             csr=signing_request(key).public_bytes(serialization.Encoding.PEM).decode(),
             device=device,
             agent_version=inventory.agent_version(),
-            inventory=inventory.facts(),
+            inventory=inventory.facts(state_dir),
         )
         answer = _ask(server, request, ca)
         check_certificate(answer, key)

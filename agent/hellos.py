@@ -19,6 +19,7 @@ from firmware_bundles.wire.messages import Hello
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
 
     from agent.config import Config
 
@@ -29,9 +30,12 @@ _ANSWER_S_MAX: Final = 5.0
 class Hellos:
     """Says hello when asked and while unanswered."""
 
-    def __init__(self, device: str, incarnation: str, config: Config) -> None:
+    def __init__(
+        self, device: str, incarnation: str, config: Config, *, state_dir: Path | None = None
+    ) -> None:
         self._device = device
         self._incarnation = incarnation
+        self._state_dir = state_dir
         self._jitter_s = config.hello_jitter_s
         self._retry_s = config.hello_retry_s
         self._every_s = config.hello_s
@@ -91,7 +95,7 @@ class Hellos:
             incarnation=self._incarnation,
             agent_version=inventory.agent_version(),
             generations=dict(generations),
-            inventory_digest=inventory.digest(),
+            inventory_digest=inventory.digest(self._state_dir),
         )
         is_sent = send(topics.up(self._device, topics.Up.HELLO), codec.encode(hello))
         if not is_sent:

@@ -13,8 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from agent import speed
+from agent.inference import delegates
 from firmware_bundles import capabilities, operations
 from firmware_bundles.capabilities import Capabilities
+from firmware_bundles.errors import ConfigInvalid
 from firmware_bundles.windows import UTC_OFFSET
 from firmware_bundles.wire.messages import inventory_digest_input
 
@@ -26,9 +29,17 @@ _ASK_RUNTIME: Final = (sys.executable, "-I", "-m", "agent.inference.operations")
 _ASK_S_MAX: Final = 30.0
 
 
-def facts() -> dict[str, str | int | float | bool]:
-    """Return the inventory; only the offset of local time changes while the agent runs."""
-    return {**_fixed(), UTC_OFFSET: time.localtime().tm_gmtoff // 60}
+def facts(state_dir: Path | None = None) -> dict[str, str | int | float | bool]:
+    """Return the inventory; with a state directory also what is configured and was measured there.
+
+    While the agent runs that may change, and the offset of local time.
+    """
+    found = {**_fixed(), UTC_OFFSET: time.localtime().tm_gmtoff // 60}
+    if state_dir is not None:
+        found[capabilities.ACCELERATORS] = _accelerators(state_dir)
+        if (measured := speed.kept(state_dir)) is not None:
+            found[capabilities.SPEED_CLASS] = measured
+    return found
 
 
 @cache
@@ -45,20 +56,30 @@ def _fixed() -> dict[str, str | int | float | bool]:
     }
 
 
-def offered() -> Capabilities:
-    """Return what this device offers to a model."""
-    return capabilities.of_inventory(facts())
+def offered(state_dir: Path | None = None) -> Capabilities:
+    """Return what this device offers to a model. Measures its speed first if nobody did; blocks."""
+    if state_dir is not None:
+        speed.measured(state_dir)
+    return capabilities.of_inventory(facts(state_dir))
 
 
-def digest() -> str:
+def digest(state_dir: Path | None = None) -> str:
     """Return the SHA-256 of the inventory: a change of it makes the control plane ask."""
-    return hashlib.sha256(inventory_digest_input(facts())).hexdigest()
+    return hashlib.sha256(inventory_digest_input(facts(state_dir))).hexdigest()
 
 
 @cache
 def agent_version() -> str:
     """Return the version of the installed distribution."""
     return _version(_DISTRIBUTION) or "unknown"
+
+
+def _accelerators(state_dir: Path) -> str:
+    try:
+        names = [each.name for each in delegates.load(state_dir)]
+    except ConfigInvalid:
+        names = []  # the worker serves without any, and says why
+    return capabilities.accelerators_fact(names)
 
 
 def _runtime() -> str:

@@ -130,7 +130,7 @@ class Reports:
                 for name in names[:FAMILIES_PER_DEVICE_MAX]
             ),
             detected=self._state.detections(),
-            inventory=inventory.facts(),
+            inventory=inventory.facts(self._slots_root.parent),
             buffer=status.buffer if status else BufferFacts(),
             erased=UNSET if erased is None else erased,
         )

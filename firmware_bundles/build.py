@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from firmware_bundles import (
     arrays,
@@ -27,7 +28,7 @@ from firmware_bundles import (
     model_facts,
 )
 from firmware_bundles.errors import BundleError, BundleTooLarge, InputError, ManifestInvalid
-from firmware_bundles.identifiers import Family, ModelVersion, parse
+from firmware_bundles.identifiers import AcceleratorName, Family, ModelVersion, parse
 from firmware_bundles.manifest import Classification, FileEntry, Golden, Manifest, Needs
 from firmware_bundles.sketches import codec as sketch_codec
 
@@ -75,6 +76,8 @@ class Settings:
     float_model: Path | None = None
     accuracy_drop_max: float = conversion.ACCURACY_DROP_MAX
     runtimes: tuple[str, ...] = ()
+    accelerator: str | None = None
+    speed_class_min: int | None = None
 
 
 class Bundle(NamedTuple):
@@ -103,6 +106,8 @@ def build(settings: Settings, out: Path, run: Run | None = None) -> Bundle:
     """
     parse(Family, settings.family, "model family")
     parse(ModelVersion, settings.version, "model version")
+    if settings.accelerator is not None:
+        parse(AcceleratorName, settings.accelerator, "name of an accelerator")
     if out.exists():
         raise InputError(f"{out} exists already", hint="Name another folder, or remove this one.")
     model = _read(settings.model)
@@ -135,7 +140,7 @@ def build(settings: Settings, out: Path, run: Run | None = None) -> Bundle:
         golden=promise,
         baseline=BASELINE_FILE if BASELINE_FILE in files else None,
         classification=classification,
-        needs=Needs(operations=facts.operations, memory_bytes=memory_bytes),
+        needs=_needs(settings, facts, memory_bytes),
         lineage=dict(settings.lineage),
     )
     data = manifest.encode(document)
@@ -314,6 +319,16 @@ def _ready_baseline(settings: Settings, facts: ModelFacts, labels: tuple[str, ..
             f"the model takes {takes}, and names {len(labels)}"
         )
     return data
+
+
+def _needs(settings: Settings, facts: ModelFacts, memory_bytes: int) -> Needs:
+    least = settings.speed_class_min
+    return Needs(
+        operations=facts.operations,
+        memory_bytes=memory_bytes,
+        accelerator=UNSET if settings.accelerator is None else settings.accelerator,
+        speed_class_min=UNSET if least is None else least,
+    )
 
 
 def _entry(name: str, data: bytes) -> FileEntry:

@@ -31,6 +31,9 @@ Nonce = Annotated[
 FileName = Annotated[
     str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,62}\Z", description="name of a file in a bundle")
 ]
+AcceleratorName = Annotated[
+    str, Meta(pattern=r"\A[a-z0-9][a-z0-9_-]{0,31}\Z", description="name of an accelerator")
+]
 TargetPath = Annotated[
     str,
     Meta(

@@ -64,6 +64,7 @@ FIELD_CHARS_MAX: Final = 128
 SAMPLES_BYTES_MAX: Final = 56 * 1024
 SCALE_BITS_MAX: Final = 100
 TEXT_CHARS_MAX: Final = 512
+SPEED_CLASS_MAX: Final = 40  # 2^40 million operations a second: no device of these decades
 
 # Trust.
 ASSIGNMENT_LIFE_S: Final = 600

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from firmware_bundles import limits
 from firmware_bundles.errors import BundleTooLarge, ManifestInvalid, VersionUnsupported
-from firmware_bundles.identifiers import Digest, Family, FileName, ModelVersion
+from firmware_bundles.identifiers import AcceleratorName, Digest, Family, FileName, ModelVersion
 from firmware_bundles.wire.messages import Text
 
 SCHEMA = "1.0"
@@ -87,11 +87,18 @@ class Golden(_Part, frozen=True, kw_only=True):
 
 
 class Needs(_Part, frozen=True, kw_only=True):
-    """What a device must offer."""
+    """What a device must offer.
+
+    `accelerator` is the name that a device's owner gives one in `inference.toml`, `speed_class_min`
+    the least speed class (`agent.inference.calibration`); both are known before a byte moves.
+    `latency_ms_max` is measured with the model itself, in its self-test.
+    """
 
     operations: dict[Text, int] = msgspec.field(default_factory=dict)
     memory_bytes: Annotated[int, Meta(ge=0)] = 0
     latency_ms_max: Annotated[float, Meta(ge=0)] = 0.0
+    accelerator: AcceleratorName | UnsetType = UNSET
+    speed_class_min: Annotated[int, Meta(ge=0, le=limits.SPEED_CLASS_MAX)] | UnsetType = UNSET
 
 
 class Manifest(_Part, frozen=True, kw_only=True):

@@ -19,12 +19,12 @@ import msgspec
 from msgspec import Meta
 
 from firmware_bundles.errors import ConfigInvalid
+from firmware_bundles.identifiers import AcceleratorName
 
 FILE_NAME: Final = "inference.toml"
 CPU: Final = "cpu"
 
 _FILE_BYTES_MAX: Final = 64 * 1024
-_Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}\Z")]
 _File = Annotated[str, Meta(pattern=r"^/[^\x00]{1,4000}\Z")]
 _Seconds = Annotated[float, Meta(ge=0.05, le=600)]
 _Pause = Annotated[float, Meta(ge=0.05, le=7 * 86400)]
@@ -41,7 +41,7 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     golden vectors each `check_s`.
     """
 
-    name: _Name
+    name: AcceleratorName
     exclusive: bool = False
     may_be_slower: bool = False
     probe_s_max: _Seconds = 10.0

@@ -52,6 +52,8 @@ class Runtime(BaseModel):
     runtime: str
     operations: dict[str, int]
     memory_bytes: int
+    accelerators: list[str] | None = None
+    speed_class: int | None = None
     devices: int
     example: str
 
@@ -116,6 +118,8 @@ def _offered(kind: domain.Kind) -> Runtime:
         runtime=offered.runtime,
         operations=dict(offered.operations),
         memory_bytes=offered.memory_bytes,
+        accelerators=None if offered.accelerators is None else list(offered.accelerators),
+        speed_class=offered.speed_class,
         devices=kind.devices,
         example=kind.example,
     )

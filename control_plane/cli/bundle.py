@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec import UNSET
 
 from control_plane.cli import baseline as baselines
 from control_plane.cli import output, runtimes, trial
 from firmware_bundles import build, conversion
 from firmware_bundles.errors import InputError, RuntimeUnsupported
-from firmware_bundles.manifest import Tensor
+from firmware_bundles.limits import SPEED_CLASS_MAX
+from firmware_bundles.manifest import Needs, Tensor
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.command()(baselines.baseline)
@@ -32,6 +34,33 @@ FleetRuntimes = Annotated[
 BaselineFile = Annotated[
     Path | None, typer.Option(help="A file of `shoal bundle baseline`, instead of --heldout.")
 ]
+LabelsFile = Annotated[
+    Path | None, typer.Option(help="Class names, one a line, in the order of the scores.")
+]
+HeldOutFile = Annotated[
+    Path | None, typer.Option(help="Held-out rows for the baseline: .npz as --golden.")
+]
+Scores = Annotated[
+    str | None, typer.Option(help="Output that holds the scores, if there are several.")
+]
+Activation = Annotated[
+    str | None, typer.Option(help="What makes scores of the output: softmax or sigmoid.")
+]
+Threshold = Annotated[float | None, typer.Option(help="Below this score devices name no class.")]
+TopK = Annotated[int | None, typer.Option(help="How many classes devices name, the best first.")]
+Accelerator = Annotated[
+    str | None,
+    typer.Option(help="An accelerator without which it is of no use, as inference.toml names it."),
+]
+SpeedClassMin = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=SPEED_CLASS_MAX,
+        help="The slowest devices that may have it, by fact/speed_class.",
+    ),
+]
+Lineage = Annotated[list[str] | None, typer.Option(help="KEY=VALUE to remember, may be repeated.")]
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle folder.", show_default=False)]
 
 
@@ -45,34 +74,22 @@ def build_bundle(
         Path, typer.Option(help="Golden vectors: .npz with an array for each tensor, and 'label'.")
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="Class names, one a line, in the order of the scores.")
-    ] = None,
-    heldout: Annotated[
-        Path | None, typer.Option(help="Held-out rows for the baseline: .npz as --golden.")
-    ] = None,
+    labels: LabelsFile = None,
+    heldout: HeldOutFile = None,
     baseline: BaselineFile = None,
-    scores: Annotated[
-        str | None, typer.Option(help="Output that holds the scores, if there are several.")
-    ] = None,
-    activation: Annotated[
-        str | None, typer.Option(help="What makes scores of the output: softmax or sigmoid.")
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Below this score devices name no class.")
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="How many classes devices name, the best first.")
-    ] = None,
+    scores: Scores = None,
+    activation: Activation = None,
+    threshold: Threshold = None,
+    top_k: TopK = None,
     runtime: Annotated[
         str, typer.Option(help="Runtime that gave the golden answers.")
     ] = build.RUNTIME_DEFAULT,
     float_model: FloatModel = None,
     accuracy_drop_max: AccuracyDropMax = conversion.ACCURACY_DROP_MAX,
     fleet_runtime: FleetRuntimes = None,
-    lineage: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE to remember, may be repeated.")
-    ] = None,
+    accelerator: Accelerator = None,
+    speed_class_min: SpeedClassMin = None,
+    lineage: Lineage = None,
 ) -> None:
     """Build a bundle from a model and what its owner knows about it.
 
@@ -84,6 +101,9 @@ def build_bundle(
     The model runs on its golden vectors. What quantization cost, and that old devices can run it:
       shoal bundle build ... --float-model float.tflite --accuracy-drop-max 0.01 \\
           --fleet-runtime "tflite-runtime 2.14.0"
+    \b
+    Only for devices with an accelerator, or fast enough:
+      shoal bundle build ... --accelerator edgetpu --speed-class-min 12
     """
     settings = build.Settings(
         family=family,
@@ -102,6 +122,8 @@ def build_bundle(
         float_model=float_model,
         accuracy_drop_max=accuracy_drop_max,
         runtimes=tuple(fleet_runtime or ()),
+        accelerator=accelerator,
+        speed_class_min=speed_class_min,
     )
     output.show_one(_facts(_built(settings, out)))
 
@@ -165,12 +187,19 @@ def _facts(bundle: build.Bundle) -> dict[str, object]:
         "outputs": [_tensor(tensor) for tensor in document.outputs],
         "operations": document.needs.operations,
         "memory_bytes": document.needs.memory_bytes,
+        **_asked(document.needs),
         "golden_rows": document.golden.rows,
         "has_baseline": document.baseline is not None,
         "lineage": document.lineage,
         "files": {entry.name: entry.length for entry in document.files},
         "chunks": len(document.chunks()),
     }
+
+
+def _asked(needs: Needs) -> dict[str, object]:
+    """Return the needs that only some models have."""
+    found = {"accelerator": needs.accelerator, "speed_class_min": needs.speed_class_min}
+    return {name: value for name, value in found.items() if value is not UNSET}
 
 
 def _tensor(tensor: Tensor) -> str:

@@ -28,7 +28,13 @@ def tell(needs: Needs) -> None:
         output.note(f"the fleet was not asked whether it can run the model: {error.message}")
         return
     for each in found:
-        offered = Capabilities(each["runtime"], each["operations"], each["memory_bytes"])
+        offered = Capabilities(
+            each["runtime"],
+            each["operations"],
+            each["memory_bytes"],
+            each.get("accelerators"),
+            each.get("speed_class"),
+        )
         if lacks := capabilities.lacking(needs, offered):
             who = f"{each['devices']} devices, {each['example']} among them,"
             if each["devices"] == 1:

@@ -13,7 +13,7 @@ class DeviceError(ShoalError):
 
 
 class NeedsUnmet(DeviceError):
-    """A model needs newer operations or more memory than the device has; it was not fetched."""
+    """A model needs operations, memory, an accelerator or speed that are not there; unfetched."""
 
     code = "device.needs_unmet"
     default_hint = "Update the device's interpreter, or convert the model for the one it has."

@@ -127,6 +127,21 @@ def test_devices_that_cannot_run_a_release_are_counted(world: World) -> None:
     ]
 
 
+def test_devices_without_accelerator_or_too_slow_are_counted(world: World) -> None:
+    """What is told counts before any byte moves; a device that tells nothing is left in."""
+    world.start(needs=Needs(accelerator="edgetpu", speed_class_min=10))
+    assert sorted(world.order()) == [
+        f"d{number:02}" for number in range(12) if number not in (3, 4)
+    ]
+    (first, *_) = world.rollouts.decisions("example")
+    accelerator = "it needs the accelerator edgetpu; configured: none"
+    speed = "it needs speed class 10 or higher; 9 was measured"
+    assert first.why[1:] == [
+        f"left out 1 device (d04): cannot run it: {speed}",
+        f"left out 1 device (d03): cannot run it: {accelerator}; {speed}",
+    ]
+
+
 def test_excluded_devices_are_counted(world: World) -> None:
     """By id, by cohort and by selector, each once."""
     world.cohorts.create("lab", "", listed=["d01", "d02"])

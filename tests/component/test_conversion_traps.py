@@ -194,9 +194,10 @@ def test_the_server_tells_which_devices_cannot_run_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With a token, and unless the fleet's runtimes are named; the bundle is built all the same."""
-    for device, runtime in (("old", 1), ("elder", 1), ("new", 0)):
+    for device, runtime in (("old", 1), ("elder", 1), ("new", 0), ("slow", 0)):
         name, versions = list(operations.RUNTIMES.items())[runtime]
         facts = {"runtime": name, "operation_versions": versions, "memory_bytes": 2**30}
+        facts |= {"speed_class": 9} if device == "slow" else {}
         mine = schema.device.c.id == control_plane.enrol(device).id
         with control_plane.database.transaction() as connection:
             connection.execute(update(schema.device).where(mine).values(inventory=facts))
@@ -212,7 +213,12 @@ def test_the_server_tells_which_devices_cannot_run_it(
         assert "2 devices, elder among them, cannot run the model: it needs FULLY_CONNECTED" in (
             " ".join(capsys.readouterr().err.split())
         )
-    line[line.index("--out") + 1] = str(tmp_path / "third")
+        line[line.index("--out") + 1] = str(tmp_path / "third")
+        assert status_of([*line, "--speed-class-min", "12"]) == 0
+        assert "the device slow cannot run the model: it needs speed class 12" in (
+            " ".join(capsys.readouterr().err.split())
+        )
+    line[line.index("--out") + 1] = str(tmp_path / "fourth")
     assert status_of(line) == 0
     assert "the fleet was not asked whether it can run the model" in capsys.readouterr().err
 

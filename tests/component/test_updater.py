@@ -450,3 +450,24 @@ def test_a_model_that_needs_more_is_not_fetched(tmp_path: Path) -> None:
         assert device.serving() == "v1"
 
     asyncio.run(run())
+
+
+def test_a_model_for_another_kind_of_board_is_not_fetched(tmp_path: Path) -> None:
+    """Neither its accelerator nor the speed that it needs is here: only the manifest moves."""
+
+    async def run() -> None:
+        release = Release("v4", needs=Needs(accelerator="edgetpu", speed_class_min=12))
+        device = await deployed(tmp_path, V1)
+        device.offered = Capabilities("test", {}, accelerators=(), speed_class=9)
+        device.line.retained = device.line.retained | release.chunks
+        device.line.asked.clear()
+        device.updater.offer(release.order(2))
+        record = await device.ended(2)
+        assert record.fault is not None
+        assert record.fault.code == NeedsUnmet.code
+        assert "needs the accelerator edgetpu; configured: none" in record.fault.message
+        assert "needs speed class 12 or higher; 9 was measured" in record.fault.message
+        assert device.line.asked == {release.digest}
+        assert device.serving() == "v1"
+
+    asyncio.run(run())

@@ -23,6 +23,12 @@ from firmware_bundles.manifest import Manifest, Needs
 from support import deployments
 from support.rollout_fleet import RowFleet, device_row, rollout
 
+# Only some devices tell these.
+_EXTRAS: dict[int, dict[str, object]] = {
+    3: {"accelerators": "none", "speed_class": 9},
+    4: {"accelerators": "edgetpu.gpu", "speed_class": 9},
+    5: {"accelerators": "edgetpu", "speed_class": 14},
+}
 PHASES = "phases: [{share: 0.5, soak_s: 0}, {share: 1.0, soak_s: 0}]"
 
 
@@ -77,6 +83,7 @@ class World:
             "arch": "aarch64" if number % 3 == 0 else "x86_64",
             "memory_bytes": 1_000 * (number + 1),
             "runtime": "ai-edge-litert 2.3.0",
+            **_EXTRAS.get(number, {}),
         }
         row = device_row(f"d{number:02}")
         return row | {"inventory": inventory, "facts": facts.reported(inventory)}

@@ -49,6 +49,14 @@ def test_building_twice_gives_the_same_bytes(bundle: build.Bundle, tmp_path: Pat
     assert again.manifest_bytes == bundle.manifest_bytes
 
 
+def test_needs_that_the_owner_states_are_signed(tmp_path: Path) -> None:
+    """An accelerator and a speed class stand in the manifest, beside what the model says itself."""
+    settings = dataclasses.replace(SETTINGS, accelerator="edgetpu", speed_class_min=12)
+    needs = build.build(settings, tmp_path / "out").manifest.needs
+    assert (needs.accelerator, needs.speed_class_min) == ("edgetpu", 12)
+    assert needs.operations
+
+
 def test_an_existing_folder_is_left_alone(bundle: build.Bundle) -> None:
     """Building never overwrites."""
     with pytest.raises(InputError, match="exists already"):
@@ -68,6 +76,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     [
         ({"family": "Digits"}, Malformed),
         ({"version": "../1"}, Malformed),
+        ({"accelerator": "Edge TPU"}, Malformed),
         ({"scores": "nothing"}, InputError),
         ({"model": SAMPLE / "labels.txt"}, BundleError),
         ({"golden": SAMPLE / "model.tflite"}, InputError),
