@@ -109,11 +109,13 @@ def test_what_is_too_much_is_told_to_come_later(tmp_path: Path) -> None:
 
 
 def test_what_takes_too_long_is_refused_and_not_recorded(tmp_path: Path) -> None:
-    """An answer that nobody got is no prediction."""
+    """An answer that nobody got is no prediction, and a failure of the model's."""
     with _endpoint(tmp_path, QUICK._replace(answer_s_max=0.05)) as (endpoint, _, recorder):
         answer = asyncio.run(_answer(endpoint))
         assert (answer.status, recorder.last_sequence) == (503, 0)
         assert b"did not answer within 0.05 seconds" in answer.body
+        status = endpoint._registry.status("digits")
+        assert (status.answered, status.errors) == (0, 1)
 
 
 @pytest.mark.parametrize("clients", [6])
