@@ -100,11 +100,12 @@ class Retention:
             (SegmentKind.SAMPLES, own.samples_days),
         )
         count = sum(self._segments(kind, days, now) for kind, days in kinds if days)
+        longest = max(days for _, days in kinds)  # keys tell when a segment came
         with self._store.at(now) as prune:
             for table, days in (
                 ("label_pending", own.pending_labels_days),
                 ("feedback", own.segment_keys_days),
-                ("segment_past", own.segment_keys_days),
+                ("segment_past", own.segment_keys_days and own.segment_keys_days + longest),
                 ("service_count", _SERVICE_DAYS),
             ):
                 count += prune.rows(table, now - days * DAY_S, _BATCH) if days else 0

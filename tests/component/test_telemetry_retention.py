@@ -127,6 +127,19 @@ def test_a_deleted_segment_that_comes_again_counts_no_more(world: World) -> None
     assert world.acknowledged == 7
 
 
+def test_a_segment_is_known_for_its_time_after_it_was_deleted(world: World) -> None:
+    """Though that time be shorter than the time that it was kept."""
+    periods = Periods(segment_keys_days=7.0)
+    world.retention = Retention(world.stores.pruning, periods, lambda _: None, world._time)
+    sent = segments.predictions([1, 2], [0, 0])
+    world.send(sent)
+    world.pass_days(15)
+    world.send(sent)
+    assert (world.received(), world.ingest.tally.duplicates) == (2, 1)
+    world.pass_days(90)
+    assert world.count("segment_past") == 0
+
+
 def test_a_segment_that_comes_late_joins_the_ranges_beside_it(world: World) -> None:
     """A gap stays open for the segment that belongs there."""
     parts = [segments.predictions([at, at + 1], [0, 0]) for at in (1, 3, 5)]
