@@ -102,7 +102,8 @@ class Browser:
             except AssertionError:
                 pass  # between two pages there may be nothing to ask
             time.sleep(0.05)
-        raise TimeoutError(f"never true: {condition}")
+        told = self.evaluate("document.body.innerText.slice(0, 300)")
+        raise TimeoutError(f"never true: {condition}; problems {self.problems}; page {told!r}")
 
     def log_in(self, address: str, token: str) -> None:
         """Log in as a person does."""
