@@ -44,6 +44,7 @@ KINDS: Final = {
     "identity": r"identity/(agent\.json|root\.json|telemetry\.secret|device\.key)",
     "slot": rf"slots/{FAMILY}/[AB]/.*",
     "pointer": rf"slots/{FAMILY}/serving",
+    "speed class": r"speed_class",
     "chunk": r"chunks/[0-9a-f]{64}(\.part)?",
     "transient": r".*/?(lock|last-words|.*-wal|.*-shm|ballast.*)|identity/(ca\.pem|device\.crt)"
     r"|.*/\..*",
