@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +76,23 @@ def test_a_column_s_histogram_is_drawn_and_an_alert_acknowledged(
         browser.wait("document.getElementById('alerts').textContent.includes('by bea')")
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert browser.problems == []
+
+
+@pytest.mark.parametrize("late", ["htmx.min.js", "hx-sse.min.js", "page.js"])
+def test_a_script_that_comes_late_does_not_keep_the_page_from_following(
+    world: page_world.PageWorld, tmp_path: Path, late: str
+) -> None:
+    """Whichever script the network delays, the page says that it is live."""
+    app = world.app()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's own
+        if scope["type"] == "http" and scope["path"].endswith(f"/{late}"):
+            await asyncio.sleep(1)
+        await app(scope, receive, send)
+
+    with serving(slow) as address, Browser(tmp_path) as browser:
+        browser.log_in(address, world.token)
+        browser.wait("document.getElementById('link').textContent === 'live'")
 
 
 def test_a_wrong_token_keeps_the_door_shut(world: page_world.PageWorld, tmp_path: Path) -> None:
