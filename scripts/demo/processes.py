@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _STOP_S_MAX = 15.0
+_SERVER_PORTS = range(15_000, 32_000)
+_CHANCE = random.SystemRandom()
 
 
 class ProgramError(RuntimeError):
@@ -124,10 +127,15 @@ def resident_mb(pid: int) -> float:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback address that nobody uses now.
+
+    Below those that the system gives to connections: none of them takes it before its server does.
+    """
+    for number in _CHANCE.sample(_SERVER_PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", number))
+            return number
+    raise ProgramError(f"a hundred ports of {_SERVER_PORTS} are in use")
 
 
 def program(name: str) -> str:

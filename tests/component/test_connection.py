@@ -31,17 +31,11 @@ from firmware_bundles.errors import ShoalError
 from firmware_bundles.trust import verifier
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import Presence
+from processes import free_port
 from support import programs
 from support.release_service import ReleaseService
 
 DEVICE = "dev-1"
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Mosquitto:

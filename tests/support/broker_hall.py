@@ -17,6 +17,7 @@ from control_plane.broker import acl, client, mosquitto
 from control_plane.broker.client import BrokerClient
 from control_plane.broker.mosquitto import Mosquitto
 from control_plane.fleet.authority import Authority
+from processes import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,14 +147,6 @@ class Hall:
             peer.close()
         self.service.close()
         self.broker.stop()
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def is_refused(endpoint: Endpoint, tls: ssl.SSLContext) -> bool:

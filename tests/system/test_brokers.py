@@ -18,7 +18,8 @@ from firmware_bundles.errors import BrokerUnreachable
 from firmware_bundles.limits import CHUNK_BYTES_MAX
 from firmware_bundles.wire import topics
 from firmware_bundles.wire.topics import Down, Up
-from support.broker_hall import WAIT_S_MAX, Hall, Peer, Service, free_port
+from processes import free_port
+from support.broker_hall import WAIT_S_MAX, Hall, Peer, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+
+from processes import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,14 +95,6 @@ def works_in(process: Path, directory: Path) -> bool:
         return (process / "cwd").readlink() == directory
     except OSError:
         return False
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(params=[pytest.param("mosquitto", marks=pytest.mark.needs("mosquitto")), "amqtt"])
