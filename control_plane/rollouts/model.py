@@ -399,6 +399,16 @@ def shadows_now(rollout: Rollout) -> tuple[int, ...]:
     return tuple(range(first, now + 1))
 
 
+def offering_phase(rollout: Rollout, phases: Sequence[Counts]) -> int:
+    """Return the phase whose devices get the offers that are made now.
+
+    That is the present one, or an earlier one that does the same and has some again after a retry.
+    """
+    course, now = rollout.spec.course(), rollout.standing.phase
+    again = (each for each in range(now) if course[each].mode == course[now].mode)
+    return next((each for each in again if phases[each].planned), now)
+
+
 def phase_states(standing: Standing, phases: int) -> tuple[PhaseState, ...]:
     """Return where each of the phases stands."""
     passed = (PhaseState.PASSED,) * standing.phase

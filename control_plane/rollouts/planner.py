@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from control_plane.rollouts import gates
-from control_plane.rollouts.gates.installs import is_held_up, is_overdue
+from control_plane.rollouts.gates import installs
 from control_plane.rollouts.model import (
     Action,
     Finding,
@@ -24,6 +24,7 @@ from control_plane.rollouts.model import (
     Standing,
     Verdict,
     devices_of,
+    offering_phase,
     phase_ranges,
     total,
     worst,
@@ -115,40 +116,40 @@ def _await(rollout: Rollout, phase: int, now: float, *told: str) -> Plan:
 
 def _offer(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
     phase, timeout_s = rollout.standing.phase, rollout.phase.timeout_s
-    own, name = view.phases[phase], _name(rollout, phase)
-    installs = next(finding for finding in findings if finding.gate == gates.INSTALLS)
-    if again := _again(rollout, view):
-        late = devices_of(total(view.phases[:phase], "planned"))
-        told = f"{name}: offering again to {late} of earlier phases"
-        return Plan(next=rollout.standing, orders=again, why=(told,))
-    if own.planned:
-        return _offer_more(rollout, view, findings, now)
-    if own.unfinished and not is_overdue(rollout, view, now):
-        waiting = f"waiting for {own.unfinished} of {devices_of(own.offered)}"
+    name, awaited = _name(rollout, phase), installs.awaited(rollout, view)
+    unfinished, offered = total(awaited, "unfinished"), total(awaited, "offered")
+    found = next(finding for finding in findings if finding.gate == gates.INSTALLS)
+    offering = offering_phase(rollout, view.phases)
+    if view.phases[offering].planned:
+        return _offer_more(rollout, view, findings, now, offering)
+    if unfinished and not installs.is_overdue(rollout, view, now):
+        waiting = f"waiting for {unfinished} of {devices_of(offered)}"
         told = f"{name}: {waiting}, {timeout_s:g} s at most"
         return _wait(rollout, told, *_sentences(findings))
-    if own.unfinished and installs.verdict is not Verdict.PASS:
-        told = f"{name}: out of time for {devices_of(own.unfinished)}"
+    if unfinished and found.verdict is not Verdict.PASS:
+        told = f"{name}: out of time for {devices_of(unfinished)}"
         return _pause(rollout, told, *_sentences(findings))
     soak_s = rollout.phase.soak_s
-    share = f"{own.finished} of {devices_of(own.offered)}"
+    share = f"{total(awaited, 'finished')} of {devices_of(offered)}"
     ended = f"{name}: ended are {share}; soaking for {soak_s:g} s"
     changed = moved(rollout.standing, since=now, phase_state=PhaseState.SOAKING)
-    return Plan(next=changed, why=(ended, installs.sentence))
+    return Plan(next=changed, why=(ended, found.sentence))
 
 
-def _offer_more(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
-    """Offer to the devices of the phase that lack it, as far as pace and budget allow."""
-    phase = rollout.standing.phase
+def _offer_more(
+    rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float, phase: int
+) -> Plan:
+    """Offer to the devices of a phase that lack it, as far as its pace and the budget allow."""
     own, name = view.phases[phase], _name(rollout, phase)
+    name = name if phase == rollout.standing.phase else f"again in {name}"
     budget = rollout.spec.budgets.bytes_max
     if budget is not None and view.bytes >= budget:
         told = f"{name}: {view.bytes} bytes were fetched, the budget is {budget}"
         return _pause(rollout, told, *_sentences(findings))
-    if is_held_up(rollout, view, now):
+    if installs.is_held_up(rollout, view, now, phase):
         told = f"{name}: a device is silent for {rollout.phase.timeout_s:g} s; no more offers"
         return _pause(rollout, told, *_sentences(findings))
-    due = pace(rollout.phase, view, own.had_offer, own.offered_last, now)
+    due = pace(rollout.spec.course()[phase], view, own.had_offer, own.offered_last, now)
     if not due.is_due:
         told = f"{name}: {devices_of(own.planned)} to offer to; {due.why}"
         return _wait(rollout, told, *_sentences(findings))
@@ -275,16 +276,6 @@ def _offers(rollout: Rollout, view: FleetView, phase: int, due: Pace) -> tuple[O
             reached_max=None if most is None else min(most, size),
             offsets=due.offsets,
         ),
-    )
-
-
-def _again(rollout: Rollout, view: FleetView) -> tuple[Order, ...]:
-    """Return orders for devices of earlier phases whose offer was taken back to be made again."""
-    ranges = phase_ranges(rollout.spec, view.members, rollout.joined)
-    return tuple(
-        Order(phase=phase, first=first, end=end, action=Action.OFFER)
-        for phase, (first, end) in enumerate(ranges[: rollout.standing.phase])
-        if rollout.spec.course()[phase].mode == rollout.phase.mode and view.phases[phase].planned
     )
 
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import and_, case, func, literal, or_, select
 
-from control_plane.rollouts.model import Counts, FleetView, shadows_now, stretches
+from control_plane.rollouts.model import (
+    Counts,
+    FleetView,
+    offering_phase,
+    shadows_now,
+    stretches,
+)
 from control_plane.store import evidence, label_sums
 from control_plane.store.rollout_rivals import LOST
 from control_plane.store.schema import deployment, desired, device, release, reported, rollout
@@ -101,7 +107,7 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
         members=members,
         bytes=sum(row.bytes for row in rows),
         ended_bytes=sum(row.bytes for row in rows if row.status in _FINISHED),
-        offsets=_offsets(connection, wanted, runs),
+        offsets=_offsets(connection, wanted, runs, offering_phase(wanted, phases)),
         evidence=evidence.gather(connection, wanted, since, begun),
     )
 
@@ -176,17 +182,17 @@ def _offered(connection: Connection, wanted: Rollout, runs: Runs) -> Sequence[Ro
 
 
 def _offsets(
-    connection: Connection, wanted: Rollout, runs: Runs
+    connection: Connection, wanted: Rollout, runs: Runs, phase: int
 ) -> tuple[tuple[int | None, int], ...]:
     """Count the planned devices of a phase with a window by the offset of their local time."""
-    if wanted.phase.window is None:
+    if wanted.spec.course()[phase].window is None:
         return ()
     offset = device.c.inventory[UTC_OFFSET].as_integer()
     query = (
         from_deployments(wanted, offset.label("ahead"), func.count().label("devices"))
         .join(device, device.c.id == deployment.c.device_id)
         .where(
-            _phase(runs) == wanted.standing.phase,
+            _phase(runs) == phase,
             _status(wanted, runs) == "planned",
         )
         .group_by("ahead")

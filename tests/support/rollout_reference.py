@@ -14,6 +14,7 @@ from control_plane.rollouts.model import (
     FleetView,
     Order,
     Rollout,
+    offering_phase,
     phase_ranges,
     shadows_now,
 )
@@ -142,11 +143,11 @@ class ReferenceFleet:
     def _offsets(
         self, rollout: Rollout, planned: Sequence[int]
     ) -> tuple[tuple[int | None, int], ...]:
-        if rollout.phase.window is None:
+        phases = [self._counts(rollout, each) for each in range(len(rollout.spec.course()))]
+        phase = offering_phase(rollout, phases)
+        if rollout.spec.course()[phase].window is None:
             return ()
         here = [
-            self.devices[each].offset
-            for each in planned
-            if self.phase_of(rollout, each) == rollout.standing.phase
+            self.devices[each].offset for each in planned if self.phase_of(rollout, each) == phase
         ]
         return tuple((offset, here.count(offset)) for offset in dict.fromkeys(here))

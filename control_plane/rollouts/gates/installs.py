@@ -6,12 +6,14 @@ from typing import Final
 
 from control_plane.rollouts.gate_specs import InstallsGate
 from control_plane.rollouts.model import (
+    Counts,
     Finding,
     FleetView,
     PhaseState,
     Rollout,
     Verdict,
     devices_of,
+    offering_phase,
     total,
 )
 
@@ -19,39 +21,43 @@ NAME: Final = "installs"
 
 
 def is_overdue(rollout: Rollout, view: FleetView, now: float) -> bool:
-    """Whether devices of the present phase that have not ended count as silent now.
+    """Whether devices that the rollout waits for and that have not ended count as silent now.
 
     Time runs from the last offer, or from a later resume; while offers are still to be made it
     does not run.
     """
-    standing = rollout.standing
-    own = view.phases[standing.phase]
-    if standing.phase_state in (PhaseState.SOAKING, PhaseState.AWAITING):
+    if rollout.standing.phase_state in (PhaseState.SOAKING, PhaseState.AWAITING):
         return True
-    if own.planned:
+    if view.phases[offering_phase(rollout, view.phases)].planned:
         return False
     return now - begun(rollout, view) >= rollout.phase.timeout_s
 
 
-def is_held_up(rollout: Rollout, view: FleetView, now: float) -> bool:
-    """Whether silence forbids more offers, while there are still some to make."""
-    oldest = view.phases[rollout.standing.phase].unfinished_first
+def is_held_up(rollout: Rollout, view: FleetView, now: float, phase: int) -> bool:
+    """Whether silence forbids more offers in a phase, while there are still some to make."""
+    oldest = view.phases[phase].unfinished_first
     if oldest is None or rollout.gates.installs.silent_share_max:
         return False
     return now - max(oldest, rollout.standing.since) >= rollout.phase.timeout_s
 
 
 def begun(rollout: Rollout, view: FleetView) -> float:
-    """Return since when (Unix seconds) the phase waits for its devices to end."""
-    standing = rollout.standing
-    return max(standing.since, view.phases[standing.phase].offered_last or standing.since)
+    """Return since when (Unix seconds) the rollout waits for devices to end."""
+    since = rollout.standing.since
+    return max(since, *(each.offered_last or since for each in awaited(rollout, view)))
+
+
+def awaited(rollout: Rollout, view: FleetView) -> tuple[Counts, ...]:
+    """Return the phases whose devices still have their time: the present one, and those retried."""
+    phase, since = rollout.standing.phase, rollout.standing.since
+    retried = [each for each in view.phases[:phase] if (each.offered_last or since) > since]
+    return (*retried, view.phases[phase])
 
 
 def silent(rollout: Rollout, view: FleetView, *, is_overdue: bool) -> int:
     """Return how many devices had their time and did not say how their offer ended."""
-    phase = rollout.standing.phase
-    late = total(view.phases[:phase], "unfinished")
-    return late + (view.phases[phase].unfinished if is_overdue else 0)
+    every = total(view.phases[: rollout.standing.phase + 1], "unfinished")
+    return every if is_overdue else every - total(awaited(rollout, view), "unfinished")
 
 
 def judge(gate: InstallsGate, rollout: Rollout, view: FleetView, now: float) -> Finding:
