@@ -43,9 +43,10 @@ class Metric(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """All of it. Latency is in ln(1 + microseconds); `changed` is 1 for a device that drifts.
+    """All of it. Latency, or the percentile of each device, is in ln(1 + microseconds).
 
-    `failed` is the share of requests, `deaths` are the worker's in a minute of service.
+    `changed` is 1 for a device that drifts, `failed` is the share of requests, `deaths` are the
+    worker's in a minute of service.
     """
 
     pairs: Pairs = Pairs()

@@ -17,6 +17,7 @@ ValueName = Annotated[str, Meta(min_length=1, max_length=100)]
 DeathsPerDay = Annotated[float, Meta(ge=0, le=86_400)]
 NAMED_MAX: Final = 16
 _DAY_S: Final = 86_400.0
+_BEYOND_MIN: Final = 10
 
 
 class InstallsGate(Part, frozen=True, kw_only=True):
@@ -66,12 +67,19 @@ class AgreementGate(Part, frozen=True, kw_only=True):
 class LatencyGate(Part, frozen=True, kw_only=True):
     """By what share the mean latency, on a logarithmic scale, may be above the control's.
 
-    `latency_ms_max` judges the same mean where no control is left.
+    With a `percentile` that of each device is compared in place of its mean. `latency_ms_max`
+    judges the same number where no control is left.
     """
 
+    percentile: Literal[50, 90, 95, 99] | None = None
     increase_max: Annotated[float, Meta(ge=0, le=100)] = 0.2
     latency_ms_max: Annotated[float, Meta(gt=0, le=3_600_000)] | None = None
     deadline_s: Seconds = _DAY_S
+
+    @property
+    def answers_min(self) -> int:
+        """From how many answers on a device counts: so that ten are beyond its percentile."""
+        return 1 if self.percentile is None else _BEYOND_MIN * 100 // (100 - self.percentile)
 
 
 class ErrorsGate(Part, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SEGMENT: Final = (
     "device_id", "incarnation", "kind", "first", "last", "family", "model", "rows", "started",
     "ended", "received", "body", "answered", "latency_us", "log_latency", "log_latency2",
-    "is_tallied",
+    "is_tallied", "latency_bins",
 )  # fmt: skip
 _ADD: Final = f"insert into segment ({', '.join(_SEGMENT)}) values {{rows}}"  # noqa: S608 constants
 # The segments of one model do not overlap; those of two models may interleave.
@@ -74,11 +74,15 @@ class Stored(Enum):
 
 
 class Sent(NamedTuple):
-    """A segment, the device that sent it, and what its predictions add up to."""
+    """A segment, the device that sent it, and what its predictions add up to.
+
+    `latency_bins` is the histogram of `telemetry.latency_bins`.
+    """
 
     device_id: str
     sealed: Segment
     work: Totals | None = None
+    latency_bins: bytes | None = None
 
 
 class Count(NamedTuple):
@@ -146,7 +150,7 @@ def _apart(
 
 
 def _place(number: int, sent: Sent) -> Values:
-    device_id, sealed, _ = sent
+    device_id, sealed, *_ = sent
     key = sealed.key
     return (
         number,
@@ -156,7 +160,7 @@ def _place(number: int, sent: Sent) -> Values:
 
 
 def _row(sent: Sent, received: float) -> Values:
-    device_id, sealed, work = sent
+    device_id, sealed, work, latency_bins = sent
     key = sealed.key
     return (
         *(device_id, key.incarnation, key.kind.value, key.first, key.last),
@@ -164,6 +168,7 @@ def _row(sent: Sent, received: float) -> Values:
         *(received, sealed.body),
         *(_NO_WORK if work is None else _sums(work)),
         True,
+        latency_bins,
     )
 
 

@@ -28,12 +28,13 @@ from firmware_bundles.wire.totals import LOG_SCALE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Select
 
     from control_plane.rollouts.model import Rollout
 
 _MINUTE_S: Final = 60.0
 _candidate: Final = release.alias("candidate")
+_IS_OFFERED: Final = and_(deployment.c.generation > 0, deployment.c.mode == "serve")
 
 
 class Moments(NamedTuple):
@@ -161,32 +162,11 @@ def _by_device(
     condition: ColumnElement[bool],
     times: tuple[float, float],
 ) -> list[DeviceSums]:
-    since, first = times
-    said = table.c
-    is_offered = and_(deployment.c.generation > 0, deployment.c.mode == "serve")
-    is_candidate = said.model == _candidate.c.digest
-    is_own = case((is_offered, is_candidate), else_=~is_candidate)
-    is_since = and_(said.received >= since, is_own)
-    is_before = and_(said.received < first, ~is_candidate)
+    is_before, is_since = periods(table, *times)
+    sums = [_sum(part, each) for part in (is_before, is_since) for each in moments]
     query = (
-        select(
-            deployment.c.device_id,
-            case((is_offered, Arm.CANDIDATE.value), else_=Arm.CONTROL.value),
-            *(_sum(part, each) for part in (is_before, is_since) for each in moments),
-        )
-        .select_from(deployment)
-        .join(rollout, rollout.c.id == deployment.c.rollout_id)
-        .join(_candidate, _candidate.c.path == rollout.c.release_path)
-        .join(
-            table,
-            and_(said.device_id == deployment.c.device_id, said.family == rollout.c.family),
-        )
-        .where(
-            deployment.c.rollout_id == wanted.id,
-            deployment.c.generation >= 0,  # others follow another rollout
-            said.received >= first - HISTORY_S,
-            condition,
-        )
+        of_devices(wanted, table, times[1], sums)
+        .where(condition)
         .group_by(deployment.c.device_id, deployment.c.generation, deployment.c.mode)
         .having(_sum(is_since, moments[0]) > 0)
         .order_by(deployment.c.device_id)
@@ -200,6 +180,47 @@ def _by_device(
         )
         for device_id, arm, *sums in connection.execute(query)
     ]
+
+
+def periods(
+    table: Any,  # noqa: ANN401 - a table
+    since: float,
+    first: float,
+) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Return which rows of a table are of a device's day before, and which of its arm since.
+
+    For statements that `of_devices` begins.
+    """
+    is_candidate = table.c.model == _candidate.c.digest
+    is_own = case((_IS_OFFERED, is_candidate), else_=~is_candidate)
+    is_before = and_(table.c.received < first, ~is_candidate)
+    return is_before, and_(table.c.received >= since, is_own)
+
+
+def of_devices(
+    wanted: Rollout,
+    table: Any,  # noqa: ANN401 - a table
+    first: float,
+    columns: Sequence[ColumnElement[Any]],
+) -> Select[Any]:
+    """Select each device's id, its arm and columns of its rows, from a day before `first` on."""
+    said = table.c
+    arm = case((_IS_OFFERED, Arm.CANDIDATE.value), else_=Arm.CONTROL.value)
+    return (
+        select(deployment.c.device_id, arm, *columns)
+        .select_from(deployment)
+        .join(rollout, rollout.c.id == deployment.c.rollout_id)
+        .join(_candidate, _candidate.c.path == rollout.c.release_path)
+        .join(
+            table,
+            and_(said.device_id == deployment.c.device_id, said.family == rollout.c.family),
+        )
+        .where(
+            deployment.c.rollout_id == wanted.id,
+            deployment.c.generation >= 0,  # others follow another rollout
+            said.received >= first - HISTORY_S,
+        )
+    )
 
 
 def _sum(condition: ColumnElement[bool], value: Any) -> ColumnElement[float]:  # noqa: ANN401 - a column

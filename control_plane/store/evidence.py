@@ -8,7 +8,7 @@ from sqlalchemy import and_, case, select
 
 from control_plane.rollouts.evidence import Arms, Evidence
 from control_plane.rollouts.statistics import Arm as Sums
-from control_plane.store import device_sums, metric_answers, pair_sums
+from control_plane.store import device_sums, latency_sums, metric_answers, pair_sums
 from control_plane.store.schema import deployment, release, reported, rollout
 from control_plane.store.watch_schema import watch
 from firmware_bundles.sketches.watch import State
@@ -36,7 +36,7 @@ def gather(
     if is_paired:
         found = found._replace(pairs=pair_sums.count(connection, wanted, since))
     if gates.latency:
-        devices = device_sums.log_latencies(connection, wanted, since, first)
+        devices = latency_sums.of_gate(connection, wanted, gates.latency, since, first)
         found = found._replace(latency=_arms(device_sums.arms(devices)))
     if gates.errors:
         devices = device_sums.failures(connection, wanted, since, first)

@@ -93,7 +93,7 @@ class Intake:
 
         `latency_us` is that of its rows, None for a kind without.
         """
-        device_id, sealed, work = sent
+        device_id, sealed, work, _ = sent
         place = Place(self._hour, device_id, sealed.family, sealed.model, sealed.key.kind.value)
         answered = work.answered if work else sealed.rows
         total = work.latency_us if work else 0 if latency_us is None else int(latency_us.sum())

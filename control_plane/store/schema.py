@@ -304,6 +304,8 @@ segment = Table(
     Column("latency_us", BigInteger, nullable=True),
     Column("log_latency", BigInteger, nullable=True),
     Column("log_latency2", BigInteger, nullable=True),
+    # Its latencies in the bins of `telemetry.latency_bins`; null: it came before they were kept.
+    Column("latency_bins", LargeBinary, nullable=True),
     # 1 once the watch over its device took a window in: both are written in one transaction.
     Column("watched", SmallInteger, nullable=False, server_default="0"),
     Index(

@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from control_plane.store.arrivals import Sent, Stored
 from control_plane.store.intake import Unstorable
-from control_plane.telemetry import pairing
+from control_plane.telemetry import latency_bins, pairing
 from control_plane.telemetry.labels import Settled, Truth, count, join, sort
 from control_plane.telemetry.segment_rows import Rows, read
 from firmware_bundles.errors import (
@@ -246,7 +246,7 @@ def _decode(device_id: str, sealed: Segment) -> _Arrival:
 
 def _settle(intake: Intake, sent: Sent, stored: Stored, rows: Rows | None) -> Stored | ShoalError:
     """Count what a segment brought if it is new; answer what became of it."""
-    device_id, sealed, _ = sent
+    device_id, sealed, *_ = sent
     key = sealed.key
     if stored is Stored.OVERLAPPING:
         return SegmentOverlapping(
@@ -274,16 +274,16 @@ def _sound(arrivals: Sequence[_Arrival]) -> list[Sent]:
     sent = [
         (each.device_id, each.sealed, each.rows) for each in arrivals if each.sealed is not None
     ]
-    untold = {
+    told = {
         at: rows.latency_us
         for at, (_, sealed, rows) in enumerate(sent)
-        if isinstance(rows, Predictions)
-        and sealed.key.kind is SegmentKind.PREDICTIONS
-        and sealed.totals is UNSET
+        if isinstance(rows, Predictions) and sealed.key.kind is SegmentKind.PREDICTIONS
     }
+    bins = dict(zip(told, latency_bins.encoded(list(told.values())), strict=True))
+    untold = {at: each for at, each in told.items() if sent[at][1].totals is UNSET}
     works = dict(zip(untold, totals_of_each(list(untold.values())), strict=True))
     return [
-        Sent(device_id, sealed, works.get(at, sealed.totals or None))
+        Sent(device_id, sealed, works.get(at, sealed.totals or None), bins.get(at))
         for at, (device_id, sealed, _) in enumerate(sent)
     ]
 

@@ -11,6 +11,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sqlalchemy import insert, select
 
 from control_plane.rollouts.model import Rollout, Standing
@@ -26,6 +27,7 @@ from control_plane.store.schema import (
     segment,
     value_sum,
 )
+from control_plane.telemetry.latency_bins import encoded
 from firmware_bundles.identifiers import target_path
 from firmware_bundles.windows import UTC_OFFSET
 from firmware_bundles.wire.totals import LOG_SCALE
@@ -166,6 +168,26 @@ class RowFleet:
         with self.database.transaction() as connection:
             connection.execute(insert(value_sum), about | revenue)
             connection.execute(insert(segment), about | latency)
+
+    def answer(self, device_id: str, version: str, latencies_us: Sequence[int], at: float) -> None:
+        """Store that a device gave answers which took so long."""
+        row = {
+            "device_id": device_id,
+            "incarnation": "1" * 16,
+            "kind": "predictions",
+            "first": int(at * 1000) + int(version),
+            "last": int(at * 1000) + int(version),
+            "model": digest(version),
+            "family": FAMILY,
+            "received": at,
+            "rows": len(latencies_us),
+            "body": b"",
+            "started": at,
+            "ended": at,
+            "latency_bins": encoded([np.array(latencies_us)])[0],
+        }
+        with self.database.transaction() as connection:
+            connection.execute(insert(segment), row)
 
 
 def release_row(number: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ carried out at once, unless the script lets the executor die.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -64,6 +65,9 @@ class Replay:
                 self.rollout = msgspec.structs.replace(self.rollout, created_by=rest[0])
             case "failed" | "deaths":
                 self._tell_arm(word, rest[0], *(float(each) for each in rest[1:]))
+            case "latency":
+                mean, *spread = (float(each) for each in rest[1:])
+                self._tell_arm(word, rest[0], math.log1p(1_000 * mean), *spread)
             case "approve":
                 return self._approved(int(rest[0]) - 1, rest[1], float(rest[2]))
             case "bytes" | "control_devices":

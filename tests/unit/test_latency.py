@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.store.tallies import LatencyRow
-from control_plane.telemetry import latency, latency_groups
+from control_plane.telemetry import latency, latency_bins, latency_groups
 from control_plane.telemetry.ranges import Range, joined
 from firmware_bundles.wire import totals
 
@@ -53,6 +53,33 @@ def test_many_runs_are_summed_up_as_each_alone(runs: list[list[int]]) -> None:
 def test_of_nothing_there_is_no_percentile() -> None:
     """No counts, no number."""
     assert latency.percentile([0] * latency.BUCKETS, 0.5) is None
+
+
+def test_bins_are_kept_in_the_form_that_was_agreed() -> None:
+    """Pairs of bin and count, 16 bits each, low byte first: a form that is stored never changes."""
+    runs = [np.array([3, 15, 16, 1_000, 1_000, 2**40]), np.array([0]), np.array([20_000] * 300)]
+    assert [each.hex() for each in latency_bins.encoded(runs)] == [
+        "00000200010001005f00020060010100",
+        "00000100",
+        "a4002c01",
+    ]
+    assert latency_bins.encoded([]) == []
+
+
+@given(latencies, latencies, st.sampled_from([0.5, 0.9, 0.95, 0.99, 1.0]))
+def test_a_percentile_of_bins_is_near_the_true_one(
+    first: list[int], second: list[int], share: float
+) -> None:
+    """Histograms put after each other are that of all, and the error is half a bin's width."""
+    values = sorted(first + second)
+    parts = latency_bins.encoded([np.array(each, dtype=np.int64) for each in (first, second)])
+    found = latency_bins.quantile(b"".join(parts), share)
+    assert found is not None
+    assert found.rows == len(values)
+    ends = latency_bins.BOUNDS_US[0], latency_bins.BOUNDS_US[-1]
+    true = np.clip(values[int(np.ceil(share * len(values))) - 1], *ends)
+    assert abs(np.log(found.us / true)) <= latency_bins.WIDTH_LOG / 2 + 1e-12
+    assert latency_bins.quantile(b"", share) is None
 
 
 def _row(device: str, model: str, arm: str, latency_us: int, count: int) -> LatencyRow:

@@ -139,6 +139,22 @@ _MS_10 = math.log1p(10_000)
 @pytest.mark.parametrize(
     ("arms", "verdict", "words"),
     [
+        (Arms(), W, "0 answers on 0 devices of the candidate, 0 on 0 of the control"),
+        (Arms(_arm(_MS_10, devices=9), _arm(_MS_10)), W, "2000 on 10 are needed"),
+        (Arms(_arm(_MS_10), _arm(_MS_10)), P, "p95 10 ms on 20 devices, p95 10 ms on 20"),
+        (Arms(_arm(_MS_10 + 0.22), _arm(_MS_10)), P, "within the limit of +25.3%"),
+        (Arms(_arm(_MS_10 + 0.5), _arm(_MS_10)), F, "above the limit of +25.3%"),
+    ],
+)
+def test_a_percentile_between_arms(arms: Arms, verdict: Verdict, words: str) -> None:
+    """The same test on the devices' percentiles, a bin's width beyond the increase."""
+    (found,) = _judge("latency: {percentile: 95}", Evidence(latency=arms))
+    assert (found.verdict, words in found.sentence) == (verdict, True), found.sentence
+
+
+@pytest.mark.parametrize(
+    ("arms", "verdict", "words"),
+    [
         (Arms(), W, "200 on 10 are needed"),
         (Arms(_arm(_MS_10, devices=9), _arm(_MS_10)), W, "on 9 devices of the candidate"),
         (Arms(_arm(_MS_10), _arm(_MS_10)), P, "would have been found in 95% of cases"),

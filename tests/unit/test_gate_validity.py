@@ -1,0 +1,96 @@
+"""Gates are seldom wrong however often one looks: fleets that are alike, looked at each minute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from control_plane.rollouts.evidence import Arms, Evidence
+from control_plane.rollouts.gates import judge
+from control_plane.rollouts.model import (
+    Counts,
+    FleetView,
+    PhaseState,
+    Rollout,
+    Standing,
+    Verdict,
+)
+from control_plane.rollouts.parsing import parse
+from control_plane.rollouts.statistics import Arm
+from control_plane.telemetry import latency_bins
+
+ALPHA = 0.05
+LOOKS = 240
+DEVICES = 10
+SPEC = """
+family: digits
+release: "2"
+cohort: all
+phases:
+  - {count: 10}
+  - {share: 1.0}
+gates: {%s}
+"""
+Floats = NDArray[np.float64]
+
+
+def _rollout(gates: str, phase: int = 0) -> Rollout:
+    standing = Standing(phase=phase, phase_state=PhaseState.SOAKING, since=0.0)
+    return Rollout(id="r", spec=parse(SPEC % gates), release_path="p", standing=standing)
+
+
+def _is_stopped(rollout: Rollout, evidence: Evidence) -> bool:
+    view = FleetView(
+        phases=(Counts(committed=DEVICES), Counts()),
+        members=2 * DEVICES,
+        control_devices=0 if rollout.standing.phase else DEVICES,
+        evidence=evidence,
+    )
+    return any(each.verdict is Verdict.FAIL for each in judge(rollout, view, 1.0))
+
+
+def _share_stopped(rollout: Rollout, runs: list[Iterator[Evidence]]) -> float:
+    """Return the share of runs that are stopped at any look."""
+    stopped = [any(_is_stopped(rollout, each) for each in run) for run in runs]
+    return sum(stopped) / len(stopped)
+
+
+def _percentiles(bins: NDArray[np.intp], share: float) -> Floats:
+    """Return the percentile of each device from its bins [arms, devices, answers]."""
+    flat = bins.reshape(-1, bins.shape[-1])
+    counts = np.stack([np.bincount(row, minlength=latency_bins.BINS) for row in flat])
+    told = [_pairs(row) for row in counts]
+    found = [latency_bins.quantile(each, share) for each in told]
+    logs = [np.log1p(each.us) for each in found if each is not None]
+    return np.array(logs).reshape(bins.shape[:2])
+
+
+def _pairs(counts: NDArray[np.intp]) -> bytes:
+    places = np.flatnonzero(counts)
+    return np.stack((places, counts[places]), axis=1).astype("<u2").tobytes()
+
+
+def _latencies(generator: np.random.Generator, share: float) -> Iterator[Evidence]:
+    """Twenty answers a minute of devices whose speeds lie 10 % apart, with long tails."""
+    speed = generator.normal(np.log(10_000), 0.1, (2, DEVICES, 1))
+
+    def answers(count: int) -> NDArray[np.intp]:
+        us = np.exp(speed + generator.gamma(2.0, 0.3, (2, DEVICES, count)))
+        return np.searchsorted(latency_bins.BOUNDS_US, us, side="right")
+
+    before, since = _percentiles(answers(2_000), share), answers(20 * LOOKS)
+    for seen in range(200, 20 * LOOKS + 1, 20):
+        now = _percentiles(since[..., :seen], share)
+        candidate, control = (
+            Arm.of(z.tolist(), x.tolist(), DEVICES * seen) for z, x in zip(now, before, strict=True)
+        )
+        yield Evidence(latency=Arms(candidate, control))
+
+
+def test_slow_tails_that_are_alike_are_seldom_stopped() -> None:
+    """Devices with speeds of their own, no increase allowed: alpha of runs at most."""
+    generator = np.random.default_rng(7)
+    rollout = _rollout("latency: {percentile: 95, increase_max: 0}")
+    assert _share_stopped(rollout, [_latencies(generator, 0.95) for _ in range(20)]) <= ALPHA
