@@ -2,8 +2,8 @@
 
 Everything is written to a folder beside the target and verified there; one rename places it. What
 the lost control plane did after the backup is not known here: that versions and generations never
-go back is `releases.role_files.next_version` and `store.devices.change_desired`, for both are never
-below the time. What a person has to do again is returned.
+go back is `releases.role_files.next_version` and `store.rollout_orders`, for both are never below
+the time. What a person has to do again is returned.
 """
 
 from __future__ import annotations

@@ -243,14 +243,6 @@ class Devices:
                 found.update(connection.execute(query).scalars())
         return found
 
-    def set_desired(self, rows: Sequence[Desired], now: float) -> dict[str, int]:
-        """Change what devices shall run; return the new generation of each device.
-
-        `rows` holds one family for each device.
-        """
-        with self._database.transaction() as connection:
-            return change_desired(connection, rows, now)
-
     def orders(self, device_id: str) -> list[Order]:
         """Return what a device shall run, one order for each family."""
         return self.orders_of([device_id]).get(device_id, [])
@@ -269,12 +261,11 @@ class Devices:
         """Return what is wanted of a device, as stored."""
         return self._rows(desired, device_id)
 
-    def accept_report(self, report: Report, now: float) -> bool:
-        """Store a checked report in one transaction; False if this or a later one was stored."""
-        return self.accept_reports([report], now)[0]
-
     def accept_reports(self, reports: Sequence[Report], now: float) -> list[bool]:
-        """Store checked reports, in order, in one transaction; say of each what is said of one."""
+        """Store checked reports, in order, in one transaction.
+
+        False for each of which this or a later one was stored.
+        """
         with self._database.transaction() as connection:
             return report_rows.accept(connection, reports, now)
 
@@ -323,23 +314,6 @@ class Devices:
             ]
 
 
-def change_desired(connection: Connection, rows: Sequence[Desired], now: float) -> dict[str, int]:
-    """Change, in the caller's transaction, what devices shall run; return each one's generation.
-
-    A generation is newer than the device's last and never below the time, so that it stays newer
-    after a restore from a backup. `rows` holds one family for each device.
-    """
-    assert len({row.device_id for row in rows}) == len(rows)
-    generations: dict[str, int] = {}
-    for part in _parts(rows):
-        previous = _generations(connection, part)
-        for row in part:
-            last = previous.get((row.device_id, row.family), 0)
-            generations[row.device_id] = max(last + 1, int(now))
-    store_desired(connection, rows, generations, now)
-    return generations
-
-
 def store_desired(
     connection: Connection, rows: Sequence[Desired], generations: Mapping[str, int], now: float
 ) -> None:
@@ -358,24 +332,6 @@ def store_desired(
 
 def _devices() -> Any:  # noqa: ANN401 a statement of eight columns
     return select(*(device.c[name] for name in DeviceRow._fields))
-
-
-def _generations(connection: Connection, rows: Sequence[Desired]) -> dict[tuple[str, str], int]:
-    ids = [row.device_id for row in rows]
-    own, told = (
-        connection.execute(
-            select(table.c.device_id, table.c.family, table.c.generation).where(
-                table.c.device_id.in_(ids)
-            )
-        ).all()
-        for table in (desired, reported)
-    )
-    found: dict[tuple[str, str], int] = {}
-    # After a restore from a backup the device may know a newer generation than we do.
-    for row in (*own, *told):
-        key = (row.device_id, row.family)
-        found[key] = max(found.get(key, 0), row.generation)
-    return found
 
 
 def _order(row: Any) -> Order:  # noqa: ANN401 a row of `desired`

@@ -73,7 +73,7 @@ def test_what_a_device_serves_is_selected_from_its_next_report(world: World) -> 
         families=(family,),
         inventory={"arch": "x86_64"},
     )
-    world.devices.accept_report(report, world.now)
+    world.devices.accept_reports([report], world.now)
     assert world.cohorts.preview(selectors.parse("serves/digits=2")).examples == ("d01",)
     assert world.cohorts.count(selectors.parse("delegate/digits=edge-tpu")) == 1
     assert [each["arm"] for each in world.devices.reported("d01")] == ["candidate"]

@@ -12,7 +12,7 @@ from control_plane.broker.inbox import Inbox
 from control_plane.cli import main as command
 from control_plane.fleet.assignments import Assignments
 from control_plane.fleet.strangers import Strangers
-from control_plane.store.devices import Desired
+from control_plane.store.devices import Desired, store_desired
 from firmware_bundles.errors import (
     AuthenticationFailed,
     NotFound,
@@ -53,11 +53,13 @@ def hello(**generations: int) -> Hello:
     )
 
 
-def desired(device: str, family: str = "digits") -> Desired:
-    """Return a wish for one family."""
-    return Desired(
-        device, family, f"{family}/1/manifest.json", DIGEST, 1000, "r1", "candidate", Policy()
-    )
+def want(control_plane: ControlPlane, device: str, family: str = "digits") -> int:
+    """Want a model of a device, as a rollout does; return the generation."""
+    path, now = f"{family}/1/manifest.json", control_plane.clock()
+    wanted = Desired(device, family, path, DIGEST, 1000, "r1", "candidate", Policy())
+    with control_plane.database.transaction() as connection:
+        store_desired(connection, [wanted], {device: int(now)}, now)
+    return int(now)
 
 
 def report(member: Member, counter: int, **changes: object) -> Report:
@@ -92,17 +94,16 @@ def test_a_hello_is_answered_with_what_is_newer(control_plane: ControlPlane) -> 
     """The signed answer echoes the nonce and lists families whose generation is newer."""
     member = control_plane.enrol("press-1")
     now = control_plane.clock()
-    generations = control_plane.devices.set_desired([desired(member.id)], now)
-    control_plane.devices.set_desired([desired(member.id, "faces")], now)
-    assert generations == {member.id: int(now)}
+    generation = want(control_plane, member.id)
+    known = want(control_plane, member.id, "faces")
 
-    control_plane.assignments.handle(member.id, codec.encode(hello(faces=int(now))))
+    control_plane.assignments.handle(member.id, codec.encode(hello(faces=known)))
     topic, found = told(control_plane)
     assert topic == topics.down(member.id, Down.ASSIGNMENT)
     assert (found.device, found.nonce, found.issued) == (member.id, NONCE, now)
     assert found.expires > now
     (order,) = found.orders
-    assert (order.family, order.generation, order.model.digest) == ("digits", int(now), DIGEST)
+    assert (order.family, order.generation, order.model.digest) == ("digits", generation, DIGEST)
     assert control_plane.devices.get(member.id).is_online
 
 
@@ -125,27 +126,12 @@ def test_a_push_reaches_those_who_are_there(control_plane: ControlPlane) -> None
     control_plane.presences.handle(
         here.id, codec.encode(Presence(online=True, connection=CONNECTION))
     )
-    wishes = [desired(here.id), desired(away.id)]
-    control_plane.devices.set_desired(wishes, control_plane.clock())
+    for each in (here, away):
+        want(control_plane, each.id)
     control_plane.assignments.push([here.id, away.id])
     (sent,) = control_plane.sent.messages
     assert sent[0] == topics.down(here.id, Down.ASSIGNMENT)
     assert told(control_plane)[1].nonce is None
-
-
-def test_generations_only_grow(control_plane: ControlPlane) -> None:
-    """A new wish is newer than the last, than what the device reported, and than the clock."""
-    member = control_plane.enrol("press-1")
-    now = control_plane.clock()
-    first = control_plane.devices.set_desired([desired(member.id)], now)
-    assert control_plane.devices.set_desired([desired(member.id)], now)[member.id] == (
-        first[member.id] + 1
-    )
-    ahead = FamilyReport(family="digits", generation=int(now) + 1000)
-    signed = envelopes.sign(report(member, 1, families=(ahead,)), member.signer)
-    control_plane.reports.handle(member.id, signed)
-    later = control_plane.devices.set_desired([desired(member.id)], now)
-    assert later[member.id] == int(now) + 1001
 
 
 def test_a_report_is_believed_once(control_plane: ControlPlane) -> None:

@@ -140,7 +140,7 @@ def test_reports_stored_together_are_as_stored_one_by_one(
             connection.execute(update(device).values(inventory={}, agent_version=""))
     together, single = (Devices(fleet.database) for fleet in twins)
     accepted = together.accept_reports(reports, 5.0)
-    assert accepted == [single.accept_report(report, 5.0) for report in reports]
+    assert accepted == [single.accept_reports([report], 5.0)[0] for report in reports]
     for device_id in twins[0].devices:
         assert together.get(device_id) == single.get(device_id)
         assert together.reported(device_id) == single.reported(device_id)

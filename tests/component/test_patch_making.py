@@ -11,7 +11,7 @@ import pytest
 from control_plane.fleet.assignments import patched
 from control_plane.releases.patch_maker import PatchMaker
 from control_plane.store import dialects, schema
-from control_plane.store.devices import Desired, Devices
+from control_plane.store.devices import Desired, Devices, store_desired
 from control_plane.store.patches import Pair
 from control_plane.store.releases import ReleaseRow, Releases
 from firmware_bundles import chunks, manifest, patches
@@ -92,7 +92,8 @@ class Making(ReleaseService):
             arm="candidate",
             policy=Policy(),
         )
-        self.devices.set_desired([wanted], NOW)
+        with self.database.transaction() as connection:
+            store_desired(connection, [wanted], {"d1": 2}, NOW)
 
     def retained_chunks(self) -> set[str]:
         """The chunks that the broker retains now."""

@@ -10,7 +10,7 @@ from msgspec import UNSET
 from control_plane.api.auth import Role
 from control_plane.fleet.retirement import FAREWELL_S, WAIT_S_DEFAULT
 from control_plane.fleet.selectors import Selector
-from control_plane.store.devices import Desired
+from control_plane.store.devices import Desired, store_desired
 from firmware_bundles.errors import NotFound
 from firmware_bundles.trust import envelopes
 from firmware_bundles.wire import codec
@@ -72,12 +72,13 @@ def report(control_plane: ControlPlane, member: Member, counter: int, generation
     control_plane.reports.handle(member.id, envelopes.sign(said, member.signer))
 
 
-def order(control_plane: ControlPlane, device: str) -> int:
+def order(control_plane: ControlPlane, device: str) -> None:
     """Want a model of a device."""
     wanted = Desired(
         device, "digits", "digits/1/manifest.json", "a" * 64, 9, "r1", "candidate", Policy()
     )
-    return control_plane.devices.set_desired([wanted], control_plane.clock())[device]
+    with control_plane.database.transaction() as connection:
+        store_desired(connection, [wanted], {device: 1}, control_plane.clock())
 
 
 def test_a_retired_device_is_told_to_erase_and_to_run_nothing(
