@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from agent import identity as identities
 from agent import inventory, log
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
     from firmware_bundles.wire.messages import Assignment, Conditions
 
 _STATE_RETRY_S: Final = 10.0
-ResultT = TypeVar("ResultT")
 _REPORTED: Final = frozenset(
     {
         DeploymentState.PROBATION,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -236,16 +235,6 @@ def fill(
         durable.write(slot.directory / MANIFEST_NAME, manifest)
     except OSError as error:
         raise unwritable(f"slot {slot.family}/{slot.name}", error) from error
-
-
-def clear(slot: Slot) -> None:
-    """Remove what the slot holds, its manifest first. Raises OSError."""
-    if not slot.directory.is_dir():
-        return
-    (slot.directory / MANIFEST_NAME).unlink(missing_ok=True)
-    durable.sync_directory(slot.directory)
-    shutil.rmtree(slot.directory)
-    durable.sync_directory(slot.directory.parent)
 
 
 def sweep(root: Path) -> None:

@@ -190,10 +190,6 @@ class Buffer:
         """Close the connection."""
         self._connection.close()
 
-    def set_patience(self, busy_ms: int) -> None:
-        """Set how long to wait for another process that is writing."""
-        self._connection.execute(f"PRAGMA busy_timeout = {busy_ms}").fetchall()
-
     def cursor(self, incarnation: str) -> Position:
         """Return up to where the journal of `incarnation` was sealed."""
         query = "SELECT number, offset FROM cursor WHERE incarnation = ?"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import sqlite_utils
 
-VERSION = 2
 _MODE = 0o660
 
 

@@ -17,7 +17,7 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from control_plane.fleet import credentials
-from firmware_bundles.errors import InputError, NotAuthenticated, RoleInsufficient
+from firmware_bundles.errors import NotAuthenticated, RoleInsufficient
 
 if TYPE_CHECKING:
     from control_plane.store.access import AccessTokens, TokenRow
@@ -120,15 +120,6 @@ class Access:
 
     def _tag(self, claim: str) -> str:
         return hmac.new(self._key, claim.encode(), hashlib.sha256).hexdigest()
-
-
-def parse_role(text: str) -> Role:
-    """Return the role named `text`. Raises InputError."""
-    try:
-        return Role(text)
-    except ValueError as error:
-        known = ", ".join(role.value for role in Role)
-        raise InputError(f"{text!r:.40} is no role", hint=f"Roles are {known}.") from error
 
 
 def _caller(row: TokenRow) -> Caller:

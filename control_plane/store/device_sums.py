@@ -15,7 +15,6 @@ from control_plane.rollouts.statistics import Arm as Sums
 from control_plane.store.label_sums import HISTORY_S
 from control_plane.store.schema import (
     deployment,
-    label_count,
     release,
     rollout,
     segment,
@@ -83,21 +82,6 @@ def log_latencies(
         segment,
         (said.answered, said.log_latency / LOG_SCALE, said.log_latency2 / LOG_SCALE**2),
         said.answered.is_not(None),
-        (since, first),
-    )
-
-
-def label_errors(
-    connection: Connection, wanted: Rollout, since: float, first: float
-) -> list[DeviceSums]:
-    """Return the moments of wrong answers (1) among labelled ones by device; see `values`."""
-    said = label_count.c
-    return _by_device(
-        connection,
-        wanted,
-        label_count,
-        (said.labelled, said.wrong, said.wrong),
-        said.labelled > 0,
         (since, first),
     )
 

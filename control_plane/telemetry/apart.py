@@ -5,7 +5,6 @@ Pure. The rest is what all counted less what the device did, exactly.
 
 from __future__ import annotations
 
-from math import sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -69,11 +68,6 @@ def apart(device: Sketch, rest: Sketch, alpha: float = ALPHA) -> list[Apart]:
 def largest(found: list[Apart]) -> float:
     """Return how far the farthest column surely is, in standard deviations; 0 without one."""
     return max((_surely(each) for each in found), default=0.0)
-
-
-def distance(found: list[Apart]) -> float:
-    """Return how far a device is over all its columns: the root mean square of their JS."""
-    return sqrt(sum(each.js**2 for each in found) / len(found)) if found else 0.0
 
 
 def _surely(each: Apart) -> float:

@@ -2,7 +2,7 @@
 
 An input counts as paired once both answers are here, and as labelled once its truth is, too:
 whichever segment comes last counts it, so that each counts once. What the counts mean is the gates'
-affair; `shadows` compares what is stored.
+affair.
 """
 
 from __future__ import annotations

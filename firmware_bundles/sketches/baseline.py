@@ -166,11 +166,6 @@ def make(
     return msgspec.structs.replace(full, right=right.columns()[-2].counts)
 
 
-def with_cycle(baseline: Baseline, cycle_s: float) -> Baseline:
-    """Return the baseline with the seconds after which what is normal repeats."""
-    return msgspec.structs.replace(baseline, cycle_s=cycle_s)
-
-
 def _places(inputs: Mapping[str, Reals]) -> list[str]:
     return [
         f"{name}[{place}]"

@@ -52,16 +52,3 @@ def advance(evidence: Evidence, p: Floats) -> Evidence:
     return Evidence(
         np.where(is_tested, grown, evidence.scores), np.where(is_tested, ages, evidence.ages)
     )
-
-
-def e_bh(scores: Floats, alpha: float) -> NDArray[np.bool_]:
-    """Return which devices of a fleet are reported at false discovery rate alpha.
-
-    e-BH (Wang and Ramdas 2022): the largest k whose k-th score is at least D / (alpha k).
-    """
-    order = np.argsort(-scores)
-    wanted = len(scores) / (alpha * np.arange(1, len(scores) + 1))
-    passed = np.flatnonzero(scores[order] >= wanted)
-    is_reported = np.zeros(len(scores), dtype=np.bool_)
-    is_reported[order[: passed[-1] + 1 if len(passed) else 0]] = True
-    return is_reported

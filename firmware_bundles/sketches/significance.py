@@ -88,10 +88,3 @@ def benjamini_hochberg(p: Floats, alpha: float = BH_ALPHA) -> NDArray[np.bool_]:
     is_rejected = np.zeros(len(p), dtype=np.bool_)
     is_rejected[order[: passed[-1] + 1 if len(passed) else 0]] = True
     return is_rejected
-
-
-def simes(p: Floats) -> float:
-    """p-value of "no feature drifts at all" (Simes 1986): min F p_(i) / i."""
-    if not len(p):
-        return 1.0
-    return min(1.0, float((np.sort(p) * len(p) / np.arange(1, len(p) + 1)).min()))

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -90,7 +91,7 @@ class Device:
 def _facts() -> Baseline:
     held_out = np.random.default_rng(1).normal(size=(20_000, FEATURES)).astype(np.float32)
     made = baseline.make({"x": held_out}, np.zeros((20_000, 0), dtype=np.float32), ())
-    return baseline.with_cycle(made, CYCLE_S)
+    return msgspec.structs.replace(made, cycle_s=CYCLE_S)
 
 
 def _hear(device: Device, windows: int, shift: Shift, reference_rows: int, *, peers: bool) -> Heard:

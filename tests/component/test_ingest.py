@@ -13,16 +13,15 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from control_plane.store.database import Database
 from control_plane.store.intake import Intake, Unstorable
-from control_plane.store.schema import outcome_count, segment, value_sum
-from control_plane.store.shadows import Shadows
+from control_plane.store.schema import outcome_count, pair_count, segment, value_sum
 from control_plane.store.telemetry import Telemetry
-from control_plane.telemetry import shadows
 from control_plane.telemetry.ingest import Ingest
+from control_plane.telemetry.pairing import Paired
 from firmware_bundles.wire import codec, topics
 from firmware_bundles.wire.messages import Acknowledgement, Segment, SegmentKind, Totals
 from support import fleet_rows, segments
@@ -428,18 +427,20 @@ def test_any_delivery_gives_the_pooled_truth(
     world.database.close()
 
 
-def test_a_shadows_answers_are_stored_and_compared_but_not_counted(world: World) -> None:
+def test_a_shadows_answers_are_paired_but_not_counted(world: World) -> None:
     """Pairs by number, with labels whenever they came; none of it counts as predictions."""
     shadow = segments.predictions([2, 3, 9], [0, 1, 1], model="c" * 64, kind=SegmentKind.SHADOW)
     live = segments.predictions([1, 2, 3], [0, 1, 1])
     told = segments.labels([1], [2], [0])
     world.send(shadow, shadow, live, told)
     assert world.received() == 3
-    (pair,) = shadows.total(Shadows(world.database).mirrored("digits", 0.0)).items()
-    assert pair[0] == shadows.Pair("ant", live.model, "c" * 64)
-    found = pair[1]
-    assert (found.pairs, found.agreed) == (2, 1)
-    assert (found.labelled, found.live_wrong, found.shadow_wrong) == (1, 1, 0)
+    names = ("device_id", "live", "shadow")
+    sums = (func.sum(pair_count.c[name]) for name in Paired._fields)
+    query = select(*(func.max(pair_count.c[name]) for name in names), *sums)
+    with world.database.reading() as connection:
+        found = tuple(connection.execute(query).one())
+    assert found[:3] == ("ant", live.model, "c" * 64)
+    assert Paired._make(found[3:]) == Paired(pairs=2, agreed=1, labelled=1, live_only=1)
 
 
 def test_values_and_segments_count_once_however_feedback_comes(world: World) -> None:

@@ -445,14 +445,6 @@ def test_business_values_and_latency_stand_by_device_and_arm(world: World) -> No
     }
     assert nothing == []
     assert [each.since for each in latency] == [each.since for each in revenue]
-    for device_id, version, wrong in ((candidate, "2", 7), (control, "1", 3)):
-        world.fleet.label(device_id, version, labelled=100, wrong=wrong, at=world.clock.now)
-    with world.fleet.database.reading() as connection:
-        errors = device_sums.label_errors(connection, found, *since)
-    assert {each.device_id: each.since for each in errors} == {
-        candidate: device_sums.Moments(100, 7.0, 7.0),
-        control: device_sums.Moments(100, 3.0, 3.0),
-    }
     sums = device_sums.arms(revenue)
     assert sums[WireArm.CANDIDATE] == Arm.of([6.0], [1.5], 3)
     assert sums[WireArm.CONTROL] == Arm.of([4.0], [1.5], 1)

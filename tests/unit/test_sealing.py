@@ -118,15 +118,19 @@ def _fail(buffer: Buffer, life: Life) -> None:
     """A commit that fails in the middle: another connection holds the database."""
     blocker = sqlite3.connect(buffer.path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
-    buffer.set_patience(0)
+    _wait_for_others(buffer, 0)
     try:
         life.answer(1)
         with pytest.raises(sqlite3.OperationalError):
             life.sealer.seal()
     finally:
-        buffer.set_patience(5000)
+        _wait_for_others(buffer, 5000)
         blocker.execute("ROLLBACK")
         blocker.close()
+
+
+def _wait_for_others(buffer: Buffer, busy_ms: int) -> None:
+    buffer._connection.execute(f"PRAGMA busy_timeout = {busy_ms}").fetchall()
 
 
 def _check(buffer: Buffer, lives: list[Life]) -> None:

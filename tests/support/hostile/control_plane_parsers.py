@@ -10,7 +10,6 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from control_plane import audit, config
-from control_plane.api import auth
 from control_plane.broker import endpoint, subscriptions
 from control_plane.cli import broker, declared
 from control_plane.fleet import certificates, credentials, labels, selectors
@@ -154,5 +153,4 @@ PARSERS: Final = (
         make_seeds=lambda: [_METRIC],
         form=Form.JSON,
     ),
-    _text("role of a token", auth.parse_role, *(role.value for role in auth.Role)),
 )

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.telemetry.shadows import Comparison, compare
+from control_plane.telemetry.pairing import Paired, Told, judge, match
 from firmware_bundles.wire.columns import Predictions
 
 CLASSES = st.dictionaries(st.integers(1, 60), st.integers(0, 2), max_size=40)
@@ -29,18 +29,13 @@ def test_pairs_are_the_inputs_that_both_answered(
     live: dict[int, int], shadow: dict[int, int], labels: dict[int, int]
 ) -> None:
     """Each is counted once, and errors only where the truth is known."""
-    found = compare(_rows(live), _rows(shadow), labels)
     both = live.keys() & shadow.keys()
-    told = both & labels.keys()
-    assert found == Comparison(
-        pairs=len(both),
-        agreed=sum(live[each] == shadow[each] for each in both),
-        score_difference_sum=sum(live[each] != shadow[each] for each in both),
-        live_latency_us_sum=3 * len(both),
-        shadow_latency_us_sum=3 * len(both),
+    alike = sum(live[each] == shadow[each] for each in both)
+    assert match(_rows(live), _rows(shadow)) == Paired(pairs=len(both), agreed=alike)
+    known = {each: Told(labels[each], live[each]) for each in live.keys() & labels.keys()}
+    told = [(live[each], shadow[each], labels[each]) for each in both & labels.keys()]
+    assert judge(known, _rows(shadow)) == Paired(
         labelled=len(told),
-        live_wrong=sum(live[each] != labels[each] for each in told),
-        shadow_wrong=sum(shadow[each] != labels[each] for each in told),
-        both_wrong=sum(labels[each] not in {live[each], shadow[each]} for each in told),
+        live_only=sum(ours != label and theirs == label for ours, theirs, label in told),
+        shadow_only=sum(ours == label and theirs != label for ours, theirs, label in told),
     )
-    assert found.plus(Comparison()) == found
