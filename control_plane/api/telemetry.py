@@ -61,8 +61,11 @@ class Predictions(BaseModel):
 class ColumnDistance(BaseModel):
     """Effect sizes of one column with their n, and p-values of one window; no alarm.
 
-    `shift` is the difference of means from the baseline in its standard deviations (null where it
-    has none), `excess` the PSI less what chance adds; both with their intervals of 95 %.
+    `wasserstein` is in standard deviations of the baseline (null for classes, and where it has
+    none), of rows taken to lie in the middle of their bins; `is_rejected` is by Benjamini and
+    Hochberg among all columns, at .01. `shift` is the difference of means from the baseline in its
+    standard deviations (null where it has none), `excess` the PSI less what chance adds; both with
+    their intervals of 95 %.
     """
 
     name: str
@@ -70,10 +73,13 @@ class ColumnDistance(BaseModel):
     n: int
     psi: float
     js: float
+    hellinger: float
+    wasserstein: float | None
     ks: float
     ks_p: float
     chi2_p: float
     p: float
+    is_rejected: bool
     is_enough: bool
     shift: float | None
     shift_low: float | None

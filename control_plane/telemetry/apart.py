@@ -14,10 +14,7 @@ from firmware_bundles.sketches.distances import jensen_shannon, psi
 from firmware_bundles.sketches.intervals import ALPHA
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from firmware_bundles.sketches.baseline import ColumnKind
-    from firmware_bundles.sketches.distances import Floats
     from firmware_bundles.sketches.sketch import Sketch
 
 
@@ -41,7 +38,7 @@ class Apart(NamedTuple):
 
 def apart(device: Sketch, rest: Sketch, alpha: float = ALPHA) -> list[Apart]:
     """Return every column's difference; those that surely differ most come first."""
-    here, there = _moments(device), _moments(rest)
+    here, there = device.moments(), rest.moments()
     with np.errstate(divide="ignore", invalid="ignore"):
         shift = (here[1] - there[1]) / np.sqrt(there[2])
         error = np.sqrt(here[2] / here[0] + there[2] / there[0]) / np.sqrt(there[2])
@@ -75,13 +72,3 @@ def _surely(each: Apart) -> float:
     if np.isnan(each.shift) or each.shift_low <= 0 <= each.shift_high:
         return 0.0
     return min(abs(each.shift_low), abs(each.shift_high))
-
-
-def _moments(sketch: Sketch) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """n, mean and variance of the known values of each column; NaN where there is none."""
-    n = sketch.rows - sketch.counts[sketch.layout.offsets[:-1]]
-    scales = sketch.layout.scales
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = sketch.total / n
-        variance = np.maximum(0.0, sketch.total2 / n - mean * mean)
-    return n, mean / scales, variance / scales**2

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware_bundles.sketches.baseline import ROWS_MAX, Baseline, Column, Reals
+from firmware_bundles.sketches.distances import Floats
 from firmware_bundles.sketches.layout import layout_of
 from firmware_bundles.sketches.moments import Moments
 from firmware_bundles.sketches.outcomes import NO_ANSWER, Outcomes
@@ -141,6 +142,14 @@ class Sketch:
         """Return the counters of one column: missing, below, the bins, above."""
         first, last = self.layout.offsets[column : column + 2]
         return self.counts[first:last]
+
+    def moments(self) -> tuple[NDArray[np.int64], Floats, Floats]:
+        """Return n, mean and variance of each column's known values; NaN where there are none."""
+        n = self.rows - self.counts[self.layout.offsets[:-1]]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.total / n
+            variance = np.maximum(0.0, self.total2 / n - mean * mean)
+        return n, mean / self.layout.scales, variance / self.layout.scales**2
 
     def columns(self) -> tuple[Column, ...]:
         """Return the baseline's columns with this sketch's numbers in them."""

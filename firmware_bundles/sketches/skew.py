@@ -5,7 +5,6 @@ Devices differ for good reasons, all the time: their difference is shown and ran
 
 from __future__ import annotations
 
-from math import sqrt
 from statistics import NormalDist
 from typing import Final, NamedTuple
 
@@ -47,8 +46,9 @@ def skews(sketch: Sketch, alpha: float = ALPHA) -> list[Skew]:
     places = range(len(sketch.baseline.columns))
     pairs = [(sketch.counts_of(place), held_out.counts_of(place)) for place in places]
     excesses = _excesses(pairs, alpha)
+    shift, half = _shifts(sketch, held_out, alpha)
     found = [
-        _skew(place, sketch, held_out, alpha, excess)
+        _skew(sketch, place, float(shift[place]), float(half[place]), excess)
         for place, excess in zip(places, excesses, strict=True)
     ]
     return sorted(found, key=lambda skew: -skew.excess_low)
@@ -66,9 +66,8 @@ class _Excess(NamedTuple):
     js: float
 
 
-def _skew(place: int, sketch: Sketch, held_out: Sketch, alpha: float, excess: _Excess) -> Skew:
+def _skew(sketch: Sketch, place: int, shift: float, half: float, excess: _Excess) -> Skew:
     column = sketch.baseline.columns[place]
-    shift, half = _shift(place, sketch, held_out, alpha)
     return Skew(
         column=column.name,
         kind=column.kind,
@@ -139,21 +138,12 @@ def _normal_score(x: Floats, df: Floats, nc: Floats) -> Floats:
     return ((x / mean) ** h - expected) / (h * np.sqrt(2 * p) * (1 + 0.5 * m * p))
 
 
-def _shift(place: int, sketch: Sketch, held_out: Sketch, alpha: float) -> tuple[float, float]:
-    here, there = _moments(place, sketch), _moments(place, held_out)
-    if not (here[0] and there[0] and there[2] > 0):
-        return float("nan"), float("nan")
+def _shifts(sketch: Sketch, held_out: Sketch, alpha: float) -> tuple[Floats, Floats]:
+    """Return each column's shift and half of its interval; NaN where they are not known."""
+    (n, mean, variance), (m, normal, spread) = sketch.moments(), held_out.moments()
     z = NormalDist().inv_cdf(1 - alpha / 2)
-    error = sqrt(here[2] / here[0] + there[2] / there[0])
-    return (here[1] - there[1]) / sqrt(there[2]), z * error / sqrt(there[2])
-
-
-def _moments(place: int, sketch: Sketch) -> tuple[int, float, float]:
-    """n, mean and variance of the known values of a column."""
-    n = int(sketch.counts_of(place)[1:].sum())
-    if not n:
-        return 0, 0.0, 0.0
-    scale = sketch.baseline.columns[place].scale
-    mean = int(sketch.total[place]) / n
-    variance = int(sketch.total2[place]) / n - mean * mean
-    return n, mean / scale, max(0.0, variance) / scale**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shift = (mean - normal) / np.sqrt(spread)
+        half = z * np.sqrt((variance / n + spread / m) / spread)
+    is_known = np.isfinite(shift) & np.isfinite(half)
+    return np.where(is_known, shift, np.nan), np.where(is_known, half, np.nan)

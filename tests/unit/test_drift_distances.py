@@ -99,3 +99,10 @@ def test_a_shifted_feature_stands_out() -> None:
     assert min(found["x[0]"].p, found["x[2]"].p, found["class"].p) > 1e-4
     assert found["x[0]"].n == 1500
     assert found["x[0]"].is_enough
+    assert [name for name, each in found.items() if each.is_rejected] == ["x[1]"]
+    assert found["x[1]"].hellinger > 0.2 > 4 * found["x[0]"].hellinger
+    moved = {name: each.wasserstein for name, each in found.items()}
+    # Rows above the last edge are taken to lie at the largest value, so it comes out too large.
+    assert moved["x[1]"] == pytest.approx(1.0, abs=0.3)
+    assert moved["x[0]"] == pytest.approx(0.0, abs=0.1)
+    assert moved["class"] is None
