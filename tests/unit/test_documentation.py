@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from urllib.parse import unquote
 
+import msgspec
 import pytest
 import typer
 
@@ -18,6 +19,7 @@ from agent import config as agent_config
 from agent.inference import settings as worker_settings
 from control_plane import config as server_config
 from control_plane.cli import main as shoal_cli
+from firmware_bundles.wire import messages
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -126,11 +128,60 @@ def test_every_command_is_in_the_reference(list_commands: type[Iterator[str]]) -
 )
 def test_every_setting_is_in_the_reference(prefix: str, settings: type) -> None:
     """The page of settings has a row for each, with its default."""
-    text = (REFERENCE / "settings.md").read_text()
-    sections = re.split(r"^## ", text, flags=re.MULTILINE)
-    (section,) = (each for each in sections if f"`{prefix}NAME`" in each.splitlines()[0])
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, flags=re.MULTILINE))
+    rows = {row[0].strip("`"): row[1] for row in _rows(_section(prefix))[2:]}
     numbers = {name: float(shown) for name, shown in rows.items() if re.fullmatch(r"[\d.]+", shown)}
     known = {field.name: field.default for field in fields(settings)}
     assert set(rows) == set(known)
     assert numbers == {name: known[name] for name in numbers}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "ranges"),
+    [("SHOAL_AGENT_", agent_config._RANGES), ("SHOAL_INFERENCE_", worker_settings._RANGES)],
+)
+def test_every_range_is_in_the_reference(
+    prefix: str, ranges: dict[str, tuple[float, float]]
+) -> None:
+    """A number that is refused outside a range has that range in its row."""
+    shown = {
+        row[0].strip("`"): tuple(float(_power(end)) for end in row[2].split(" to "))
+        for row in _rows(_section(prefix))
+        if " to " in row[2]
+    }
+    assert shown == ranges
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_no_row_of_a_table_loses_a_cell(page: Path) -> None:
+    """Each row has as many cells as the head: what is more would not be shown."""
+    for table in re.findall(r"(?:^\|.*\n)+", _prose(page), flags=re.MULTILINE):
+        assert {len(row) for row in _rows(table)} == {len(_rows(table)[0])}, table
+
+
+def test_every_field_of_a_message_is_in_the_reference() -> None:
+    """The page of messages names each, among the parts of a message too."""
+    named = set(re.findall(r"`(\w+)`", (REFERENCE / "wire.md").read_text()))
+    kinds = [each for each in vars(messages).values() if isinstance(each, type)]
+    said = [each for each in kinds if issubclass(each, msgspec.Struct)]
+    assert len(said) > 10
+    missing = {each.__name__: {*each.__struct_fields__} - named for each in said}
+    assert {name: fields for name, fields in missing.items() if fields} == {}
+
+
+def _section(prefix: str) -> str:
+    """The part of the page of settings that is about one program."""
+    sections = re.split(r"^## ", (REFERENCE / "settings.md").read_text(), flags=re.MULTILINE)
+    (section,) = (each for each in sections if f"`{prefix}NAME`" in each.splitlines()[0])
+    return section
+
+
+def _rows(text: str) -> list[list[str]]:
+    """The cells of a table's rows; a bar within one stands behind a backslash."""
+    lines = [each for each in text.splitlines() if each.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip()[1:-1])] for line in lines]
+
+
+def _power(text: str) -> int | float:
+    """A number as the tables write it: 2^40, 0.05."""
+    base, _, exponent = text.partition("^")
+    return int(base) ** int(exponent) if exponent else float(base)
