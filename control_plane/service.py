@@ -52,6 +52,7 @@ from control_plane.releases.requests import ChunkRequests
 from control_plane.rollouts import prometheus
 from control_plane.rollouts.enlisting import Enlisting
 from control_plane.rollouts.executor import Executor
+from control_plane.rollouts.upholding import Upholding
 from control_plane.store.access import AccessTokens
 from control_plane.store.database import Database
 from control_plane.store.stores import Stores
@@ -288,6 +289,13 @@ class _Service:
             self._stores.rollouts, self._assignments.push, self._clock, ask=prometheus.ask
         )
         enlisting = Enlisting(self._stores.rollouts, self._registry, self._cohorts, self._clock)
+        upholding = Upholding(
+            self._stores.rollouts,
+            self._registry,
+            self._cohorts,
+            Executor(self._stores.rollouts, self._assignments.push, self._clock),
+            self._clock,
+        )
         maker = PatchMaker(
             self._stores.patches,
             self._registry,
@@ -307,7 +315,7 @@ class _Service:
         return (
             Ticker(rounds, tick_s),
             Ticker([maker.tick], slow_s),
-            Ticker([enlisting.tick], slow_s),
+            Ticker([enlisting.tick, upholding.tick], slow_s),
             Ticker([self._watching.tick], slow_s),
             Ticker([self._rounds.tick], max(10 * tick_s, 1.0)),
             Ticker([self._posting.tick], slow_s),

@@ -127,11 +127,15 @@ class GivenApproval(BaseModel):
 
 
 class RolloutDetail(RolloutSummary):
-    """One rollout with all that is known of it; `why` tells of now, the decisions of before."""
+    """One rollout with all that is known of it; `why` tells of now, the decisions of before.
+
+    `later` counts devices that came after the end, which are in no phase.
+    """
 
     release_path: str
     members: int
     phases: list[PhaseDetail]
+    later: PhaseCounts
     gates: list[GateFinding]
     why: list[str]
     decisions: list[DecisionDetail]
@@ -297,8 +301,9 @@ def detail(rollouts: Rollouts, rollout: Rollout, now: float) -> RolloutDetail:
         release_path=rollout.release_path,
         members=view.members,
         phases=_phases(rollout, view),
+        later=PhaseCounts.model_validate(view.later, from_attributes=True),
         gates=[GateFinding(**finding) for finding in findings],
-        why=list(planned.why) if rollout.is_open else decisions[-1].why,
+        why=list(planned.why) if rollout.is_open or rollout.later else decisions[-1].why,
         decisions=[DecisionDetail.model_validate(each._asdict()) for each in decisions],
         approvals=[GivenApproval(**msgspec.to_builtins(each)) for each in rollout.approvals],
         approvals_wanted=list(approvals.wanting(rollout)) if rollout.is_open else [],

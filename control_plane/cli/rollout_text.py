@@ -20,6 +20,8 @@ def overview(document: dict[str, Any]) -> list[str]:
     what = f"{document['id']}: {document['release_path']} to {document['cohort']}"
     lines = [f"{what} ({_devices(document['members'])}) is {_words(document['state'])}"]
     lines += [_phase(index, phase) for index, phase in enumerate(document["phases"])]
+    if any(document["later"].values()):
+        lines.append(f"  later    after the end: {_counted(document['later'])}")
     lines += [
         f"  gate {finding['verdict'] or 'not applicable':<14}  {finding['sentence']}"
         for finding in document["gates"]
@@ -84,9 +86,12 @@ def _phase(index: int, phase: dict[str, Any]) -> str:
     settled = sum(counts[name] for name in _SETTLED)
     filled = _BAR_CHARS * settled // size if size else 0
     bar = "#" * filled + "." * (_BAR_CHARS - filled)
-    told = ", ".join(f"{count} {_words(name)}" for name, count in counts.items() if count)
     state = f"{phase['state']} shadow" if phase["mode"] == "shadow" else phase["state"]
-    return f"  phase {index + 1}  {state:<9} [{bar}] {told or 'no devices'}"
+    return f"  phase {index + 1}  {state:<9} [{bar}] {_counted(counts) or 'no devices'}"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {_words(name)}" for name, count in counts.items() if count)
 
 
 def _numbers(finding: dict[str, Any]) -> str:

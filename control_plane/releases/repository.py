@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from control_plane.store.releases import Releases
     from firmware_bundles.manifest import Manifest
     from firmware_bundles.trust.floors import Mark
-    from firmware_bundles.trust.roles import ReleaseFacts
+    from firmware_bundles.trust.roles import Floor, ReleaseFacts
     from firmware_bundles.trust.verifier import Repository as View
 
 # Online roles are signed again when this share of their life is left.
@@ -149,7 +149,7 @@ class ModelsRepository:
             view = _verify(files, now, present)
             _raise_faults(view)
             self._keys.director.among({key.keyid for key in view.directors})
-            gone = [path for family in families for path in view.floor(family).withdrawn]
+            gone = [path for each in families for path in self._gone(each, view.floor(each))]
             gone += [row.path for family in revoked for row in self._releases.list(family)]
             said = _digests(change._asdict()) | {"withdrawn": sorted(gone)}
             told = Statement(now, by, "trust.changed", "trust/roles", said)
@@ -186,7 +186,7 @@ class ModelsRepository:
             self._check_chunks(document)
             self._chunks.put(facts.digest, manifest_bytes)
             row = _row(document, facts, manifest_bytes, now)
-            withdrawn = view.floor(document.family).withdrawn
+            withdrawn = self._gone(document.family, view.floor(document.family))
             said = {"digest": row.digest, "number": row.number, "withdrawn": sorted(withdrawn)}
             told = Statement(now, by, "release.published", f"release/{row.path}", said)
             self._releases.replace(next_files, now, added=row, withdrawn=withdrawn, told=told)
@@ -216,6 +216,12 @@ class ModelsRepository:
             if files := self._releases.files():
                 self._settle(files)
                 self._releases.replace(self._sealed(files, now), now)
+
+    def _gone(self, family: str, floor: Floor) -> list[str]:
+        """Return the releases that the owners no longer allow: withdrawn, or below the floor."""
+        rows = self._releases.list(family)
+        below = {row.path for row in rows if row.number < floor.min_release}
+        return sorted({*floor.withdrawn, *below})
 
     def _files(self) -> dict[str, bytes]:
         files = self._releases.files()

@@ -8,6 +8,7 @@ A look at the whole fleet costs time, so each is followed by a pause that is muc
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from control_plane.rollouts.model import joining_phase
@@ -15,7 +16,7 @@ from control_plane.rollouts.selection import choose
 from firmware_bundles.errors import ConflictError, NotFound, SelectorInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from control_plane.rollouts.draft import Releases
     from control_plane.rollouts.model import Rollout
@@ -25,6 +26,25 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 LOOK_S: Final = 15.0
 _SHARE_OF_TIME: Final = 0.05
+
+
+class Pauses:
+    """Says when a look is due: between two lies much more time than the first one took."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next = float("-inf")
+
+    @contextmanager
+    def look(self) -> Iterator[bool]:
+        """Say whether a look is due, which the block then takes."""
+        began = self._clock()
+        if began < self._next:
+            yield False
+            return
+        yield True
+        ended = self._clock()
+        self._next = ended + max(LOOK_S, max(ended - began, 0.0) / _SHARE_OF_TIME)
 
 
 class Enlisting:
@@ -41,17 +61,13 @@ class Enlisting:
         self._releases = releases
         self._fleet = fleet
         self._clock = clock
-        self._next = float("-inf")
+        self._pauses = Pauses(clock)
 
     def tick(self) -> None:
         """Let every open rollout have the devices that came since; no more often than is due."""
-        began = self._clock()
-        if began < self._next:
-            return
-        for rollout in self._rollouts.open():
-            self._look(rollout)
-        spent_s = max(self._clock() - began, 0.0)
-        self._next = self._clock() + max(LOOK_S, spent_s / _SHARE_OF_TIME)
+        with self._pauses.look() as is_due:
+            for rollout in self._rollouts.open() if is_due else ():
+                self._look(rollout)
 
     def _look(self, rollout: Rollout) -> None:
         spec = rollout.spec

@@ -49,13 +49,17 @@ class Executor:
         ids = {rollout.id for rollout in found}
         self._reminded = {key: at for key, at in self._reminded.items() if key in ids}
         for rollout in found:
-            try:
-                self._remind(rollout)
-                self._advance(rollout)
-            except ConflictError as error:
-                _LOG.info("somebody was faster rollout=%s reason=%s", rollout.id, error)
-            except Exception:  # noqa: BLE001 logged; one rollout must not hold up the others
-                _LOG.exception("rollout is not looked after rollout=%s", rollout.id)
+            self.look_after(rollout)
+
+    def look_after(self, rollout: Rollout) -> None:
+        """Bring a rollout as far as it gets now."""
+        try:
+            self._remind(rollout)
+            self._advance(rollout)
+        except ConflictError as error:
+            _LOG.info("somebody was faster rollout=%s reason=%s", rollout.id, error)
+        except Exception:  # noqa: BLE001 logged; one rollout must not hold up the others
+            _LOG.exception("rollout is not looked after rollout=%s", rollout.id)
 
     def _advance(self, rollout: Rollout) -> None:
         self._ask_metrics(rollout)

@@ -96,7 +96,10 @@ class Approval(_Value, frozen=True, kw_only=True):
 
 
 class Joined(_Value, frozen=True, kw_only=True):
-    """Devices that came while a rollout ran: they make no phase up to `phase` any larger."""
+    """Devices that came later: they make no phase up to `phase` any larger.
+
+    Those that make none larger, not even the last one, came after the end.
+    """
 
     phase: int
     devices: int
@@ -139,6 +142,12 @@ class Rollout(_Value, frozen=True, kw_only=True):
     def is_open(self) -> bool:
         """Whether the executor still has to look after it."""
         return self.standing.state in OPEN_STATES
+
+    @property
+    def later(self) -> int:
+        """How many devices came after the end; they stand behind all others."""
+        last = len(self.spec.course()) - 1
+        return sum(each.devices for each in self.joined if each.phase >= last)
 
 
 class Counts(_Value, frozen=True, kw_only=True):
@@ -225,7 +234,8 @@ class FleetView(_Value, frozen=True, kw_only=True):
     rollout. `offsets` tells of the planned devices of a phase with a window by how many minutes
     their local time is ahead of UTC, and how many they are; None stands for those that do not say.
     `control_devices` are at hand; with `is_control_away` there are some, but none of them is.
-    `ended_bytes` are those of the devices that said how their offer ended.
+    `ended_bytes` are those of the devices that said how their offer ended. `later` counts the
+    devices that came after the end, which are in no phase.
     """
 
     phases: tuple[Counts, ...]
@@ -234,6 +244,7 @@ class FleetView(_Value, frozen=True, kw_only=True):
     control_devices: int = 0
     is_control_away: bool = False
     members: int = 0
+    later: Counts = Counts()
     bytes: int = 0
     ended_bytes: int = 0
     evidence: Evidence = Evidence()
@@ -243,6 +254,11 @@ class FleetView(_Value, frozen=True, kw_only=True):
     def has_control(self) -> bool:
         """Whether there are devices on another model; those that are away are missing, not none."""
         return self.control_devices > 0 or self.is_control_away
+
+    @property
+    def everybody(self) -> tuple[Counts, ...]:
+        """The counts of all phases, and of the devices that came after the end."""
+        return (*self.phases, self.later)
 
 
 class Finding(_Value, frozen=True, kw_only=True):
@@ -332,7 +348,7 @@ def phase_ends(spec: RolloutSpec, members: int, joined: Sequence[Joined] = ()) -
         before = [end for end, was in zip(ends, serving, strict=False) if was or not is_serving]
         ends.append(min(max([size, *before]), served))
     if len(course) > len(ends):
-        ends.append(members)
+        ends.append(known[-1])
     return tuple(ends)
 
 
@@ -355,20 +371,23 @@ def phase_ranges(
 def stretches(rollout: Rollout, members: int) -> tuple[tuple[int, int, int], ...]:
     """Return the phase in which the devices of each run of positions count: phase, first, end.
 
-    Those in the shadow now come before those where they will serve; beyond all it is -1.
+    Those in the shadow now come before those where they will serve; beyond all it is -1, and one
+    more than the last phase for the devices that came after the end.
     """
     ranges, course = phase_ranges(rollout.spec, members, rollout.joined), rollout.spec.course()
     serving = [phase for phase, each in enumerate(course) if each.mode == "serve"]
     asked = (*shadows_now(rollout), *serving)
-    cuts = sorted({0, members, *(cut for pair in ranges for cut in pair)})
-    return tuple(
+    before_end = members - rollout.later
+    cuts = sorted({0, before_end, *(cut for pair in ranges for cut in pair)})
+    runs = [
         (
             next((p for p in asked if ranges[p][0] <= first < ranges[p][1]), -1),
             first,
             end,
         )
         for first, end in pairwise(cuts)
-    )
+    ]
+    return (*runs, (len(course), before_end, members)) if rollout.later else tuple(runs)
 
 
 def joining_phase(rollout: Rollout) -> int | None:

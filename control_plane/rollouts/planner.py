@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from control_plane.rollouts import gates
+from control_plane.rollouts import gates, later
 from control_plane.rollouts.gates import installs
 from control_plane.rollouts.model import (
     Action,
@@ -42,6 +42,8 @@ def plan(rollout: Rollout, view: FleetView, now: float) -> Plan:
         return _roll_back(rollout, view, now)
     if state is RolloutState.ROLLING_BACK_PHASE:
         return _roll_back_phase(rollout, view, now)
+    if state is RolloutState.COMPLETED and rollout.later:
+        return later.offer(rollout, view, now)
     if not rollout.is_open:
         told = f"the rollout is {state.value.replace('_', ' ')}"
         return Plan(next=rollout.standing, why=(told,))
@@ -57,12 +59,11 @@ def moved(standing: Standing, **changes: object) -> Standing:
 
 def revert_all(rollout: Rollout, view: FleetView) -> tuple[Order, ...]:
     """Return the order that sends every device with an offer back to its previous model."""
-    if not total(view.phases, "revertible"):
+    if not total(view.everybody, "revertible"):
         return ()
     phase = rollout.standing.phase
-    end = max(
-        end for _, end in phase_ranges(rollout.spec, view.members, rollout.joined)[: phase + 1]
-    )
+    ranges = phase_ranges(rollout.spec, view.members, rollout.joined)[: phase + 1]
+    end = view.members if rollout.later else max(end for _, end in ranges)
     return (Order(phase=phase, first=0, end=end, action=Action.REVERT),)
 
 
@@ -217,8 +218,9 @@ def _fail(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: f
 
 def _roll_back(rollout: Rollout, view: FleetView, now: float) -> Plan:
     orders = revert_all(rollout, view)
-    left = total(view.phases, "revertible") + total(view.phases, "reverting")
-    reverted, stuck = total(view.phases, "reverted"), total(view.phases, "stuck")
+    every = view.everybody
+    left = total(every, "revertible") + total(every, "reverting")
+    reverted, stuck = total(every, "reverted"), total(every, "stuck")
     kept = (
         (f"left as they are, for want of a previous model: {devices_of(stuck)}",) if stuck else ()
     )

@@ -56,7 +56,8 @@ class RolloutSpec(Part, frozen=True, kw_only=True):
 
     Where devices belong to two rollouts of a family, the higher `priority` has them. Each phase
     reaches devices with the same values of `stratify_by` in the same share. After a
-    failure the rollout goes back, only the failed phase does, or a person is asked.
+    failure the rollout goes back, only the failed phase does, or a person is asked. Once it is
+    completed, devices that come later get the release too, unless it `is_closed_after`.
     """
 
     schema: str | int | float = SCHEMA
@@ -74,6 +75,7 @@ class RolloutSpec(Part, frozen=True, kw_only=True):
     gates: Gates = Gates()
     budgets: RolloutBudgets = RolloutBudgets()
     on_failure: Literal["rollback", "rollback_phase", "pause"] = "rollback"
+    is_closed_after: bool = False
     probation_s: Seconds = 60.0
     policy: DevicePolicy = DevicePolicy()
 

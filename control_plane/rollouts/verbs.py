@@ -64,7 +64,7 @@ def abort(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
         RolloutState.ROLLING_BACK_PHASE,
     )
     changed = moved(rollout.standing, since=now, state=RolloutState.CANCELLED)
-    left = total(view.phases, "offered") + total(view.phases, "reverting")
+    left = total(view.everybody, "offered") + total(view.everybody, "reverting")
     told = (f"aborted by {by}", f"devices left as they are: {left}")
     return Plan(next=changed, why=told)
 
@@ -83,7 +83,7 @@ def rollback(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
     changed = moved(rollout.standing, since=now, state=RolloutState.ROLLING_BACK)
     told = (
         f"rollback asked for by {by}",
-        f"devices that go back to their previous model: {total(view.phases, 'revertible')}",
+        f"devices that go back to their previous model: {total(view.everybody, 'revertible')}",
     )
     return Plan(next=changed, orders=revert_all(rollout, view), why=told)
 
@@ -124,7 +124,13 @@ def _unpromotable(rollout: Rollout, view: FleetView, findings: Sequence[Finding]
 
 
 def retry(rollout: Rollout, view: FleetView, now: float, by: str) -> Plan:
-    """Offer again to the devices that failed or rolled back; the phase begins anew with them."""
+    """Offer again to the devices that failed or rolled back; the phase begins anew with them.
+
+    After the end, to those of the devices that came later.
+    """
+    if rollout.standing.state is RolloutState.COMPLETED and view.later.broken:
+        again = f"devices that failed and get another offer: {view.later.broken}"
+        return Plan(next=moved(rollout.standing), why=(f"retried by {by}", again), is_retry=True)
     _require(rollout, "retried", RolloutState.RUNNING, RolloutState.PAUSED)
     standing = rollout.standing
     if standing.phase_state not in (PhaseState.OFFERING, PhaseState.SOAKING):

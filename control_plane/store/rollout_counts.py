@@ -105,6 +105,7 @@ def view(connection: Connection, wanted: Rollout) -> FleetView:
         control_devices=controls,
         is_control_away=is_away,
         members=members,
+        later=_counts([row for row in rows if row.in_phase == len(phases)], planned[len(phases)]),
         bytes=sum(row.bytes for row in rows),
         ended_bytes=sum(row.bytes for row in rows if row.status in _FINISHED),
         offsets=_offsets(connection, wanted, runs, offering_phase(wanted, phases)),
@@ -184,7 +185,10 @@ def _offered(connection: Connection, wanted: Rollout, runs: Runs) -> Sequence[Ro
 def _offsets(
     connection: Connection, wanted: Rollout, runs: Runs, phase: int
 ) -> tuple[tuple[int | None, int], ...]:
-    """Count the planned devices of a phase with a window by the offset of their local time."""
+    """Count the planned devices of a phase with a window by the offset of their local time.
+
+    After the end these are the ones that came later.
+    """
     if wanted.spec.course()[phase].window is None:
         return ()
     offset = device.c.inventory[UTC_OFFSET].as_integer()
@@ -192,7 +196,7 @@ def _offsets(
         from_deployments(wanted, offset.label("ahead"), func.count().label("devices"))
         .join(device, device.c.id == deployment.c.device_id)
         .where(
-            _phase(runs) == phase,
+            _phase(runs) == (phase if wanted.is_open else len(wanted.spec.course())),
             _status(wanted, runs) == "planned",
         )
         .group_by("ahead")
@@ -219,9 +223,15 @@ def deployments(connection: Connection, wanted: Rollout) -> list[DeploymentRow]:
 
 
 def broken(connection: Connection, wanted: Rollout) -> list[str]:
-    """Return the devices whose offer stands, and that do not serve what they were offered."""
+    """Return the devices whose offer stands, and that do not serve what they were offered.
+
+    After the end these are the ones that came later.
+    """
     status = standing(connection, wanted)
     query = from_deployments(wanted, deployment.c.device_id).where(status.in_(_BROKEN))
+    if not wanted.is_open:
+        first = _members(connection, wanted) - wanted.later
+        query = query.where(deployment.c.position >= first)
     return list(connection.execute(query.order_by(deployment.c.position)).scalars())
 
 

@@ -64,7 +64,7 @@ def join(connection: Connection, wanted: Rollout, members: Selector) -> Joining 
         _place(connection, wanted, device_id, first=reached, members=number, held=held)
     taken = rollout_rivals.take(connection, wanted, rivals)
     joined = Joined(phase=phase, devices=len(devices))
-    return Joining(joined, (_told(wanted, devices), *told_of(taken)), taken)
+    return Joining(joined, (told_of_joined(wanted, devices), *told_of(taken)), taken)
 
 
 def has_later(connection: Connection, wanted: Rollout, members: Selector) -> bool:
@@ -154,7 +154,8 @@ def _move(connection: Connection, wanted: Rollout, at: int, to: int) -> bool:
     return connection.execute(moved).rowcount > 0
 
 
-def _told(wanted: Rollout, devices: Sequence[str]) -> str:
+def told_of_joined(wanted: Rollout, devices: Sequence[str]) -> str:
+    """Return a sentence on devices that joined, which names the first ones."""
     count = "1 device" if len(devices) == 1 else f"{len(devices)} devices"
     more = ", ..." if len(devices) > _NAMED_MAX else ""
     return f"joined: {count} of {wanted.spec.cohort} ({', '.join(devices[:_NAMED_MAX])}{more})"

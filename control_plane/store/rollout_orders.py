@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, bindparam, case, func, or_, select, update
 
 from control_plane.rollouts.model import Action, Order, Rollout
+from control_plane.store import rollout_upholding
 from control_plane.store.devices import Desired, store_desired
 from control_plane.store.dialects import greatest, skip_locked
 from control_plane.store.schema import deployment, desired, device, release, reported, rollout
@@ -115,6 +116,8 @@ def _in_range(wanted: Rollout, order: Order) -> Select[Any]:
 def _lacking(wanted: Rollout, order: Order, mode: str) -> Select[Any]:
     """Select those that had no such offer: a device in the shadow is still to be asked to serve."""
     query = _in_range(wanted, order)
+    if not wanted.is_open:
+        query = query.where(rollout_upholding.is_free(wanted, deployment.c.device_id))
     had_shadows = any(phase.mode == "shadow" for phase in wanted.spec.phases[: order.phase])
     if mode == "shadow" or not had_shadows:
         query = query.where(deployment.c.generation == 0)

@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import insert, select, update
 
 from control_plane.audit import SERVICE
+from control_plane.rollouts import later
 from control_plane.rollouts.model import (
     OPEN_STATES,
     Approval,
@@ -35,6 +36,7 @@ from control_plane.store import (
     rollout_orders,
     rollout_reasons,
     rollout_rivals,
+    rollout_upholding,
 )
 from control_plane.store.rollout_counts import DeploymentRow
 from control_plane.store.schema import approval as approvals
@@ -122,6 +124,25 @@ class Rollouts:
             audit.append(connection, rollout_audit.of_decision(before, plan, now, SERVICE), *told)
         return joined.joined.devices
 
+    def join_later(self, before: Rollout, members: Selector, now: float) -> int:
+        """Let selected devices join after the end that no other rollout has; return how many did.
+
+        Raises ConflictError if somebody decided since `before` was loaded.
+        """
+        with self._database.reading() as connection:
+            if not rollout_upholding.has_newcomers(connection, before, members):
+                return 0
+        with self._database.transaction() as connection:
+            count, told = rollout_upholding.join(connection, before, members)
+            if count:
+                plan = Plan(next=moved(before.standing), why=(told,))
+                _advance(connection, before, plan, now)
+                joined = msgspec.to_builtins(rollout_upholding.noted(before, count))
+                own = update(rollout).where(rollout.c.id == before.id)
+                connection.execute(own.values(joined=joined))
+                audit.append(connection, rollout_audit.of_decision(before, plan, now, SERVICE))
+        return count
+
     def dismiss(self, before: Rollout, now: float) -> int:
         """Give up the devices that lost their access meanwhile; return how many.
 
@@ -154,6 +175,19 @@ class Rollouts:
         """Return the rollouts that somebody has to look after."""
         query = select(rollout).where(rollout.c.state.in_(sorted(OPEN_STATES)))
         return self._load(query.order_by(rollout.c.created, rollout.c.id))
+
+    def upheld(self) -> list[Rollout]:
+        """Return the completed rollouts that devices which come now belong to, newest first."""
+        with self._database.reading() as connection:
+            withdrawn = rollout_upholding.withdrawn(connection)
+        return list(later.upheld(self._load(rollout_upholding.completed()), withdrawn))
+
+    def wanting(self, rollout_id: str) -> Rollout | None:
+        """Return a rollout if devices that came after its end lack an offer, or are silent."""
+        found = self.get(rollout_id)
+        with self._database.reading() as connection:
+            is_wanting = found.later > 0 and rollout_upholding.is_wanting(connection, found)
+        return found if is_wanting else None
 
     def decisions(self, rollout_id: str) -> list[Decision]:
         """Return all decisions on a rollout, the first one first."""

@@ -88,7 +88,7 @@ def test_a_revoked_device_does_not_join(world: World) -> None:
 
 
 def test_the_last_phase_takes_devices_in_while_it_offers(world: World) -> None:
-    """At once, as the phase is for all; once it soaks, it is too late."""
+    """At once, as the phase is for all; once it soaks, it is too late for a phase."""
     world.start()
     for _ in range(20):
         world.now += 10.0
@@ -106,7 +106,7 @@ def test_the_last_phase_takes_devices_in_while_it_offers(world: World) -> None:
         world.run()
     assert world.rollouts.get("example").standing.state is RolloutState.COMPLETED
     world.enrol(51)
-    world.look()
+    world.enlisting.tick()
     assert "d51" not in world.positions()
 
 

@@ -248,6 +248,18 @@ def test_chunks_of_a_withdrawn_release_are_cleared(
     assert topics.chunk(first.digest) not in service.retained.messages
 
 
+def test_a_release_below_the_floor_counts_as_withdrawn(
+    service: ReleaseService, api: Api, keys: Path, tmp_path: Path
+) -> None:
+    """No device would take it, so no rollout offers it, and its chunks are cleared."""
+    first = bundle_of(tmp_path, "1")
+    publish(api, keys, first)
+    publish(api, keys, bundle_of(tmp_path, "2"), min_release=2)
+    assert service.registry.find("digits", "1").is_withdrawn
+    assert not service.registry.find("digits", "2").is_withdrawn
+    assert topics.chunk(first.digest) not in service.retained.messages
+
+
 def test_the_broker_saves_once_after_something_was_said(
     service: ReleaseService, api: Api, keys: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from control_plane.rollouts.enlisting import LOOK_S, Enlisting
 from control_plane.rollouts.executor import Executor
 from control_plane.rollouts.model import Rollout
 from control_plane.rollouts.selection import choose
+from control_plane.rollouts.upholding import Upholding
 from control_plane.store.cohorts import CohortRows
 from control_plane.store.devices import Devices
 from control_plane.store.rollouts import Rollouts
@@ -68,6 +69,8 @@ class World:
         self.rollouts = Rollouts(self.fleet.database)
         self.executor = Executor(self.rollouts, lambda _devices: None, lambda: self.now)
         self.enlisting = Enlisting(self.rollouts, _Releases(), self.cohorts, lambda: self.now)
+        own = Executor(self.rollouts, lambda _devices: None, lambda: self.now)
+        self.upholding = Upholding(self.rollouts, _Releases(), self.cohorts, own, lambda: self.now)
 
     def enrol(self, *numbers: int) -> None:
         """Let devices become members of the fleet, with version 1."""
@@ -107,6 +110,7 @@ class World:
         """Let those join that came since."""
         self.now += LOOK_S
         self.enlisting.tick()
+        self.upholding.tick()
 
     def positions(self, rollout_id: str = "example") -> dict[str, int]:
         """Return the devices of a rollout with their positions, each of which is taken once."""

@@ -42,8 +42,14 @@ class ReferenceFleet:
         self.bytes = 0
 
     def phase_of(self, rollout: Rollout, position: int) -> int | None:
-        """Return the phase in which a device counts: that of its shadow, or where it serves."""
-        ranges, course = phase_ranges(rollout.spec, len(self.devices)), rollout.spec.course()
+        """Return the phase in which a device counts: that of its shadow, or where it serves.
+
+        Those that came after the end count beyond the last one.
+        """
+        members, course = len(self.devices), rollout.spec.course()
+        ranges = phase_ranges(rollout.spec, members, rollout.joined)
+        if position >= members - rollout.later:
+            return len(course)
         serving = [index for index, phase in enumerate(course) if phase.mode == "serve"]
         for phase in (*shadows_now(rollout), *serving):
             first, end = ranges[phase]
@@ -72,6 +78,7 @@ class ReferenceFleet:
         return FleetView(
             phases=phases,
             members=len(self.devices),
+            later=self._counts(rollout, len(course)),
             control_devices=len(planned),
             bytes=self.bytes,
             offsets=self._offsets(rollout, planned),

@@ -17,6 +17,7 @@ from control_plane.rollouts import approvals, verbs
 from control_plane.rollouts.evidence import Evidence, Pairs
 from control_plane.rollouts.model import (
     FleetView,
+    Joined,
     LabelCounts,
     Plan,
     Rollout,
@@ -26,7 +27,7 @@ from control_plane.rollouts.parsing import parse
 from control_plane.rollouts.planner import plan
 from control_plane.rollouts.statistics import Arm
 from firmware_bundles.errors import ApprovalRefused, ConflictError, ShoalError
-from support.rollout_reference import ReferenceFleet
+from support.rollout_reference import Device, ReferenceFleet
 
 
 class Replay:
@@ -55,8 +56,21 @@ class Replay:
                 found = self.rollout, self.view(), float(rest[0])
                 lines = self._decided(plan(*found), rest)
                 return [*lines, *self._outrun(plan(*found))] if "races" in rest else lines
+            case "approve":
+                return self._approved(int(rest[0]) - 1, rest[1], float(rest[2]))
+            case _ if word in verbs.VERBS:
+                return self._asked(verbs.VERBS[word], rest)
+            case _:
+                self._tell(word, rest)
+        return []
+
+    def _tell(self, word: str, rest: list[str]) -> None:
+        """Let something be so from now on."""
+        match word:
             case "phase":
                 self._change(int(rest[0]) - 1, rest[1:])
+            case "later":
+                self._come_later(int(rest[0]))
             case "labels":
                 self.told[rest[0]] = _labels(*rest[1:])
             case "pairs":
@@ -68,13 +82,17 @@ class Replay:
             case "latency":
                 mean, *spread = (float(each) for each in rest[1:])
                 self._tell_arm(word, rest[0], math.log1p(1_000 * mean), *spread)
-            case "approve":
-                return self._approved(int(rest[0]) - 1, rest[1], float(rest[2]))
             case "bytes" | "control_devices":
                 self.told[word] = int(rest[0])
             case _:
-                return self._asked(verbs.VERBS[word], rest)
-        return []
+                raise AssertionError(f"no script says {word!r}")
+
+    def _come_later(self, devices: int) -> None:
+        """Let devices join after the end; `phase` with the next number tells how they fare."""
+        self.fleet.devices += [Device() for _ in range(devices)]
+        last = len(self.rollout.spec.course()) - 1
+        joined = (*self.rollout.joined, Joined(phase=last, devices=devices))
+        self.rollout = msgspec.structs.replace(self.rollout, joined=joined)
 
     def _tell_arm(
         self, quantity: str, arm: str, mean: float, devices: float, spread: float, count: float
@@ -132,7 +150,8 @@ class Replay:
         states = [name for name, count in values if name != "stuck" for _ in range(count)]
         positions = self.fleet.members_of(self.rollout, phase)
         states += ["waiting"] * (len(positions) - len(states))
-        mode = self.rollout.spec.course()[phase].mode
+        course = self.rollout.spec.course()
+        mode = course[min(phase, len(course) - 1)].mode
         times = [self.fleet.devices[each].offered for each in positions]
         first = min((at for at in times if at is not None), default=None)
         for position, state in zip(positions, states, strict=True):
