@@ -13,7 +13,8 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,6 +22,8 @@ from firmware_bundles import durable
 
 RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
 
+# Read at once; a record that is larger takes what it needs.
+_BLOCK_BYTES: Final = 64 * 1024
 _FRAME: Final = struct.Struct("<II")
 _NAME: Final = re.compile(r"journal-([0-9a-f]{16})-([0-9]{6,12})\.log")
 _DAMAGED: Final = ".damaged"
@@ -34,17 +37,42 @@ class Position(NamedTuple):
     offset: int = 0
 
 
-class Record(NamedTuple):
-    """A payload, and where it ends: in which file, and how many bytes behind its begin."""
+class Block(NamedTuple):
+    """Whole records that were read together: payload i is `data[starts[i]:ends[i]]`.
 
-    payload: bytes
+    `data` begins `offset` bytes behind the begin of file `number`. Never without a record.
+    """
+
+    data: bytes
+    starts: list[int]
+    ends: list[int]
     number: int
     offset: int
 
     @property
     def end(self) -> Position:
-        """The place just behind it."""
-        return Position(self.number, self.offset)
+        """The place just behind its last record."""
+        return Position(self.number, self.offset + self.ends[-1])
+
+    def payloads(self) -> Iterator[bytes]:
+        """Yield what was appended, one after the other."""
+        return (self.data[start:end] for start, end in zip(self.starts, self.ends, strict=True))
+
+    def until(self, end: Position) -> Block | None:
+        """Return its records up to a place, None if there are none."""
+        if end.number != self.number:
+            return self if end.number > self.number else None
+        count = bisect_right(self.ends, end.offset - self.offset)
+        return self._records(0, count) if count else None
+
+    def _records(self, first: int, last: int) -> Block:
+        return self._replace(starts=self.starts[first:last], ends=self.ends[first:last])
+
+    def split(self, count: int) -> tuple[Block, Block | None]:
+        """Return the first `count` records, and the rest if there is one."""
+        if count >= len(self.starts):
+            return self, None
+        return self._records(0, count), self._records(count, len(self.starts))
 
 
 class JournalFile(NamedTuple):
@@ -115,7 +143,7 @@ def set_aside(file: JournalFile) -> int:
 
     0 where it is whole, and nothing was done. Only the newest ones set aside are kept.
     """
-    end = max((record.end.offset for record in read(file)), default=0)
+    end = max((block.end.offset for block in read(file)), default=0)
     lost = file.path.stat().st_size - end
     if lost <= 0:
         return 0
@@ -134,20 +162,67 @@ def files(directory: Path) -> list[JournalFile]:
     return sorted(JournalFile(match[1], int(match[2]), path) for path, match in matches if match)
 
 
-def read(file: JournalFile, offset: int = 0) -> Iterator[Record]:
-    """Yield the whole records of a file from `offset` on, up to its end or a torn tail."""
+def read(file: JournalFile, offset: int = 0) -> Iterator[Block]:
+    """Yield the whole records of a file from `offset` on, up to its end or a torn tail.
+
+    What is appended after the first block was asked for may be missing.
+    """
     with file.path.open("rb") as stream:
+        left = max(0, os.fstat(stream.fileno()).st_size - offset)
         stream.seek(offset)
-        data = stream.read()
-    behind = offset
-    offset = 0
-    while (start := offset + _FRAME.size) <= len(data):
-        length, checksum = _FRAME.unpack_from(data, offset)
-        offset = start + length
+        data, wanted = b"", _BLOCK_BYTES
+        while left and (more := stream.read(min(wanted, left))):
+            left -= len(more)
+            data += more
+            walked = _walk(data)
+            if walked.ends:
+                yield Block(data, walked.starts, walked.ends, file.number, offset)
+                offset += walked.ends[-1]
+                data = data[walked.ends[-1] :]
+            if walked.is_torn:
+                return
+            wanted = max(_BLOCK_BYTES, walked.lacking)
+
+
+def parts(blocks: Iterable[Block], most: int) -> Iterator[list[Block]]:
+    """Yield the records of all blocks, `most` in each part but the last, which may be empty."""
+    part: list[Block] = []
+    room = most
+    for block in blocks:
+        rest: Block | None = block
+        while rest is not None:
+            head, rest = rest.split(room)
+            part.append(head)
+            room -= len(head.starts)
+            if not room:
+                yield part
+                part, room = [], most
+    yield part
+
+
+class _Walked(NamedTuple):
+    """Where whole records lie; how many bytes the next one lacks, or that it cannot be believed."""
+
+    starts: list[int]
+    ends: list[int]
+    lacking: int = 0
+    is_torn: bool = False
+
+
+def _walk(data: bytes) -> _Walked:
+    starts: list[int] = []
+    ends: list[int] = []
+    end, size = 0, len(data)
+    while (start := end + _FRAME.size) <= size:
+        length, checksum = _FRAME.unpack_from(data, end)
         # Length zero is what a tail of zeros looks like, and its checksum would be right.
-        if not 0 < length <= RECORD_BYTES_MAX or offset > len(data):
-            return
-        payload = data[start:offset]
-        if zlib.crc32(payload) != checksum:
-            return
-        yield Record(payload, file.number, behind + offset)
+        if not 0 < length <= RECORD_BYTES_MAX:
+            return _Walked(starts, ends, is_torn=True)
+        end = start + length
+        if end > size:
+            return _Walked(starts, ends, lacking=end - size)
+        if zlib.crc32(data[start:end]) != checksum:
+            return _Walked(starts, ends, is_torn=True)
+        starts.append(start)
+        ends.append(end)
+    return _Walked(starts, ends)

@@ -1,8 +1,8 @@
 """What the journal's records mean: a model that is in use, a prediction, feedback.
 
 A prediction's row holds all that a restart needs to count it again: the scores and, for the rows
-that the sketch counts, the watched features, as real values. How rows become segments stands in
-`sealing`.
+that the sketch counts, the watched features, as real values. Records of predictions and shadows
+are read in `answers`, many at once. How rows become segments stands in `sealing`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from firmware_bundles.errors import Malformed
 
 Reals = NDArray[np.float32]
 
-_MODEL: Final = 1
-_PREDICTION: Final = 2
+MODEL: Final = 1
+PREDICTION: Final = 2
 _LABEL: Final = 3
-_SHADOW: Final = 4
-_PREDICTION_OF_SEGMENT: Final = 5
+SHADOW: Final = 4
+PREDICTION_OF_SEGMENT: Final = 5
 _FEEDBACK: Final = 6
 _SAMPLE: Final = 7
 # kind, model, sequence, time_us, class, latency_us, scores, watched features
@@ -111,19 +111,19 @@ class LabelRow(NamedTuple):
         return self.label >= 0 and not self.values and self.segment == forgotten
 
 
-Row = ModelRow | PredictionRow | ShadowRow | LabelRow | SampleRow
+Row = ModelRow | LabelRow | SampleRow
 
 
 def encode_model(row: ModelRow) -> bytes:
     """Return the record of a model."""
-    return bytes([_MODEL]) + msgspec.msgpack.encode(row)
+    return bytes([MODEL]) + msgspec.msgpack.encode(row)
 
 
 def encode_prediction(row: PredictionRow) -> bytes:
     """Return the record of a prediction."""
     model, sequence, time_us, predicted, latency_us, scores, watched, segment = row
     head = _PREDICTION_HEAD.pack(
-        _PREDICTION_OF_SEGMENT if segment else _PREDICTION,
+        PREDICTION_OF_SEGMENT if segment else PREDICTION,
         model,
         sequence,
         time_us,
@@ -139,7 +139,7 @@ def encode_prediction(row: PredictionRow) -> bytes:
 
 def encode_shadow(row: ShadowRow) -> bytes:
     """Return the record of a shadow's answer, in the shape of a prediction's."""
-    return bytes([_SHADOW]) + encode_prediction(row.answer)[1:]
+    return bytes([SHADOW]) + encode_prediction(row.answer)[1:]
 
 
 def encode_sample(row: SampleRow) -> bytes:
@@ -163,17 +163,13 @@ def encode_label(row: LabelRow) -> bytes:
 
 
 def parse(record: bytes) -> Row:
-    """Return the row of a record. Raises Malformed; the journal's checksum makes that a bug."""
+    """Return the row of a record that is no answer's (see `answers`).
+
+    Raises Malformed; the journal's checksum makes that a bug.
+    """
     if not record:
         raise Malformed("a record of the journal is empty")
     try:
-        if record[0] == _PREDICTION:
-            return _prediction(record)
-        if record[0] == _PREDICTION_OF_SEGMENT:
-            end = _PREDICTION_HEAD.size
-            return _prediction(record[:end] + record[end + 1 :])._replace(segment=record[end])
-        if record[0] == _SHADOW:
-            return ShadowRow(_prediction(record))
         if record[0] == _LABEL:
             _, model, sequence, time_us, named, *rest = _LABEL_ROW.unpack(record)
             segment = -1 if rest[-1] == -1 else 0
@@ -182,22 +178,11 @@ def parse(record: bytes) -> Row:
             return msgspec.msgpack.decode(record[1:], type=LabelRow)
         if record[0] == _SAMPLE:
             return _sample(record)
-        if record[0] == _MODEL:
+        if record[0] == MODEL:
             return msgspec.msgpack.decode(record[1:], type=ModelRow)
     except (struct.error, ValueError, IndexError, msgspec.DecodeError, RecursionError) as error:
         raise Malformed(f"a record of the journal cannot be read: {error}") from error
     raise Malformed(f"the journal has a record of kind {record[0]}")
-
-
-def _prediction(record: bytes) -> PredictionRow:
-    head = _PREDICTION_HEAD.unpack_from(record)
-    _, model, sequence, time_us, predicted, latency_us, scores, watched = head
-    values = np.frombuffer(record, dtype=_FLOAT, offset=_PREDICTION_HEAD.size)
-    if len(values) != scores + watched:
-        raise Malformed("a prediction in the journal has another length than it says")
-    return PredictionRow(
-        model, sequence, time_us, predicted, latency_us, values[:scores], values[scores:]
-    )
 
 
 def _sample(record: bytes) -> SampleRow:

@@ -13,7 +13,7 @@ import numpy as np
 
 from agent.telemetry.capture import bytes_of, day_of
 from agent.telemetry.rows import SampleRow
-from agent.telemetry.sealing import Model, segment_of, time_ms_of
+from agent.telemetry.sealing import Model, order_of, segment_of
 from firmware_bundles import limits
 from firmware_bundles.wire import columns
 from firmware_bundles.wire.messages import Segment, SegmentKind
@@ -74,13 +74,14 @@ def _parts(rows: Sequence[SampleRow]) -> Iterator[Sequence[SampleRow]]:
 
 
 def _segment(incarnation: str, model: Model, rows: Sequence[SampleRow]) -> Segment:
+    order = order_of(rows)
     found = Samples(
-        sequence=np.array([row.sequence for row in rows]),
-        time_ms=time_ms_of(rows),
+        sequence=order.sequence,
+        time_ms=order.time_ms,
         reasons=np.array([row.reasons for row in rows], dtype=np.uint8),
         classes=np.array([min(row.predicted, columns.CLASS_MAX) for row in rows]),
         spans=tuple(Span(*span) for span in rows[0].spans),
         scores=np.stack([row.scores for row in rows]),
         values=np.stack([row.values for row in rows]),
     )
-    return segment_of(incarnation, SegmentKind.SAMPLES, model, rows, encode_samples(found))
+    return segment_of(incarnation, SegmentKind.SAMPLES, model, order, encode_samples(found))

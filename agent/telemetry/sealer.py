@@ -6,18 +6,18 @@ nothing but sealing what is left. Runs in one thread at a time, apart from the a
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.store import journal
 from agent.store.buffer import Buffer, Dropped, Kept, OpenWindow, Sealed
-from agent.store.journal import JournalFile, Position, Record
-from agent.telemetry import rows, sample_sealing, sealing
-from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow, SampleRow, ShadowRow
+from agent.store.journal import Block, JournalFile, Position
+from agent.telemetry import reading, sample_sealing, sealing
+from agent.telemetry.answers import Watched
+from agent.telemetry.reading import Found
+from agent.telemetry.rows import ModelRow
 from agent.telemetry.sample_sealing import Day
 from agent.telemetry.sealing import Model, Window
 from firmware_bundles import durable
@@ -29,30 +29,6 @@ from firmware_bundles.wire.messages import Segment
 
 # In one transaction: a burst of rows takes no more memory than this many.
 ROWS_MAX: Final = 2 * ROWS_PER_SEGMENT_MAX
-
-
-class _Found:
-    """Rows of the journal by kind and model, in their order."""
-
-    def __init__(self) -> None:
-        self.predictions: dict[int, list[PredictionRow]] = defaultdict(list)
-        self.labels: dict[int, list[LabelRow]] = defaultdict(list)
-        self.shadows: dict[int, list[PredictionRow]] = defaultdict(list)
-        self.samples: dict[int, list[SampleRow]] = defaultdict(list)
-        self.count = 0
-
-    def add(self, row: PredictionRow | ShadowRow | LabelRow | SampleRow) -> None:
-        """Put a row to its like."""
-        self.count += 1
-        match row:
-            case PredictionRow():
-                self.predictions[row.model].append(row)
-            case ShadowRow(answer):
-                self.shadows[answer.model].append(answer)
-            case LabelRow():
-                self.labels[row.model].append(row)
-            case SampleRow():
-                self.samples[row.model].append(row)
 
 
 class Finished(NamedTuple):
@@ -98,10 +74,11 @@ class Sealer:
             self._load()
         try:
             count = 0
-            records = self._records(self._cursor)
-            while len(part := list(islice(records, ROWS_MAX))) == ROWS_MAX:
-                count += self._seal(part, 0.0, Dropped())
-            return count + self._seal(part, windows_before, Dropped(rows_dropped, samples_dropped))
+            for part in journal.parts(self._blocks(self._cursor), ROWS_MAX):
+                is_last = sum(len(block.starts) for block in part) < ROWS_MAX
+                dropped = Dropped(rows_dropped, samples_dropped) if is_last else Dropped()
+                count += self._seal(part, windows_before if is_last else 0.0, dropped)
+            return count
         except BaseException:
             self._is_loaded = False
             raise
@@ -133,11 +110,11 @@ class Sealer:
         """Begin where the last commit ended: models from the journal, windows from the buffer."""
         self._cursor = self._buffer.cursor(self._incarnation)
         self._models, self._windows = {}, {}
-        for record in self._records(Position()):
-            if record.end > self._cursor:
+        for block in self._blocks(Position()):
+            sealed = block.until(self._cursor)
+            if sealed is None:
                 break
-            if isinstance(row := rows.parse(record.payload), ModelRow):
-                self._learn(row)
+            self._learn(reading.models(sealed))
         by_digest = {model.digest: model for model in self._models.values()}
         self._orphans = []
         for each in self._buffer.windows(self._incarnation):
@@ -152,14 +129,9 @@ class Sealer:
             )
         self._is_loaded = True
 
-    def _seal(self, part: list[Record], windows_before: float, dropped: Dropped) -> int:
-        found = _Found()
-        for record in part:
-            row = rows.parse(record.payload)
-            if isinstance(row, ModelRow):
-                self._learn(row)
-            else:
-                found.add(row)
+    def _seal(self, part: list[Block], windows_before: float, dropped: Dropped) -> int:
+        found = reading.read(part)
+        self._learn(found.models)
         cursor = part[-1].end if part else self._cursor
         segments, kept = self._segments(found)
         captured = self._samples(found)
@@ -168,15 +140,15 @@ class Sealer:
         segments += self._close_windows(windows_before)
         if cursor != self._cursor or segments or any(dropped):
             self._commit(cursor, segments, kept, dropped, self._days(found))
-        return found.count
+        return found.total
 
-    def _segments(self, found: _Found) -> sealing.Split:
+    def _segments(self, found: Found) -> sealing.Split:
         segments, kept = sealing.Split([], [])
         for index, answered in found.predictions.items():
             model = self._models[index]
             share = self._share(model.family)
-            split = sealing.predictions(self._incarnation, model, answered, share)
-            segments += [*split.sent, *self._count(model, answered)]
+            split = sealing.predictions(self._incarnation, model, answered.all, share)
+            segments += [*split.sent, *self._count(model, answered.watched)]
             kept += split.kept
         for index, told in found.labels.items():
             segments += sealing.labels(self._incarnation, self._models[index], told)
@@ -184,7 +156,7 @@ class Sealer:
             segments += sealing.shadows(self._incarnation, self._models[index], mirrored)
         return sealing.Split(segments, kept)
 
-    def _samples(self, found: _Found) -> sample_sealing.Sealed:
+    def _samples(self, found: Found) -> sample_sealing.Sealed:
         made = [
             sample_sealing.samples(self._incarnation, self._models[index], captured)
             for index, captured in found.samples.items()
@@ -192,15 +164,15 @@ class Sealer:
         segments = [segment for each in made for segment in each.segments]
         return sample_sealing.Sealed(segments, sum(each.dropped for each in made))
 
-    def _days(self, found: _Found) -> list[Day]:
+    def _days(self, found: Found) -> list[Day]:
         return [
             day
             for index, captured in found.samples.items()
             for day in sample_sealing.days(self._models[index], captured)
         ]
 
-    def _count(self, model: Model, found: list[PredictionRow]) -> list[Segment]:
-        windows = sealing.count(self._windows.pop(model.digest, None), model, found)
+    def _count(self, model: Model, watched: Watched) -> list[Segment]:
+        windows = sealing.count(self._windows.pop(model.digest, None), model, watched)
         if windows.open is not None:
             self._windows[model.digest] = windows.open
         return [self._closed(each) for each in windows.closed]
@@ -245,17 +217,18 @@ class Sealer:
             if file.number < cursor.number:
                 file.path.unlink()
 
-    def _learn(self, row: ModelRow) -> None:
-        baseline = None
-        with suppress(WireError):  # written by another release: its rows count, without windows
-            baseline = sketch_codec.parse_baseline(row.baseline) if row.baseline else None
-        self._models[row.index] = Model(row.family, row.digest, baseline)
+    def _learn(self, declared: list[ModelRow]) -> None:
+        for row in declared:
+            baseline = None
+            with suppress(WireError):  # written by another release: its rows count, not windows
+                baseline = sketch_codec.parse_baseline(row.baseline) if row.baseline else None
+            self._models[row.index] = Model(row.family, row.digest, baseline)
 
     def _files(self) -> list[JournalFile]:
         found = journal.files(self._directory)
         return [file for file in found if file.incarnation == self._incarnation]
 
-    def _records(self, start: Position) -> Iterator[Record]:
+    def _blocks(self, start: Position) -> Iterator[Block]:
         for file in self._files():
             if file.number >= start.number:
                 offset = start.offset if file.number == start.number else 0

@@ -1,12 +1,12 @@
-"""From rows to sealed segments and windows. Pure: rows in, values out, the time an argument.
+"""From answers and labels to sealed segments and windows. Pure: the time is an argument.
 
-Where rows come from, and where segments go, is `sealer`'s affair.
+Where they come from, and where segments go, is `sealer`'s affair.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,7 +14,8 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from agent.store.buffer import OpenWindow
-from agent.telemetry.rows import LabelRow, PredictionRow, SampleRow
+from agent.telemetry.answers import Answers, Watched
+from agent.telemetry.rows import LabelRow, SampleRow
 from firmware_bundles import limits
 from firmware_bundles.sketches import codec as sketch_codec
 from firmware_bundles.sketches.baseline import Baseline
@@ -30,8 +31,7 @@ _GOLDEN_RATIO: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2: Final = np.uint64(0x94D049BB133111EB)
 
-RowT = TypeVar("RowT")
-Rows = Sequence[PredictionRow] | Sequence[LabelRow] | Sequence[SampleRow]
+Integers = NDArray[np.int64]
 
 
 class Model(NamedTuple):
@@ -60,6 +60,20 @@ class Windows(NamedTuple):
     open: Window | None
 
 
+class Order(NamedTuple):
+    """When rows came: their numbers, ascending, and their times."""
+
+    sequence: Integers
+    time_us: Integers
+
+    @property
+    def time_ms(self) -> Integers:
+        """The times since the first of them, in milliseconds, never falling."""
+        # A clock that is set right in the middle must not make a segment of fifty years.
+        offsets: Integers = np.maximum.accumulate(self.time_us - self.time_us[0])
+        return np.minimum(offsets // 1000, _SPAN_MS_MAX)
+
+
 class Split(NamedTuple):
     """Segments that leave the device, and such as are kept here for late labels only."""
 
@@ -67,27 +81,26 @@ class Split(NamedTuple):
     kept: list[Segment]
 
 
-def predictions(
-    incarnation: str, model: Model, rows: Sequence[PredictionRow], share: float = 1.0
-) -> Split:
-    """Return the segments of these rows of one model, in order of sequence.
+def predictions(incarnation: str, model: Model, answered: Answers, share: float = 1.0) -> Split:
+    """Return the segments of these answers of one model, in order of sequence.
 
     Of each a share leaves, one row at least, and stands for all of them.
     """
     split = Split([], [])
-    for part in _parts(rows):
+    for part in _parts(answered):
         if share >= 1:
             split.sent.append(_predictions(incarnation, model, part))
             continue
-        is_sent = sampled(incarnation, np.array([row.sequence for row in part]), share).tolist()
-        some = [row for row, is_chosen in zip(part, is_sent, strict=True) if is_chosen]
-        rest = [row for row, is_chosen in zip(part, is_sent, strict=True) if not is_chosen]
-        sample = _predictions(incarnation, model, some)
-        key = _key(incarnation, SegmentKind.PREDICTIONS, part[0].sequence, part[-1].sequence)
-        adds_up = totals(np.array([row.latency_us for row in part]))
+        is_sent = sampled(incarnation, part.sequence, share)
+        sample = _predictions(incarnation, model, part.take(is_sent))
+        key = _key(incarnation, SegmentKind.PREDICTIONS, part.sequence)
+        adds_up = totals(part.latency_us)
         split.sent.append(msgspec.structs.replace(sample, key=key, totals=adds_up))
-        if rest:
-            bare = [row._replace(scores=row.scores[:0], latency_us=0) for row in rest]
+        if not is_sent.all():
+            rest = part.take(~is_sent)
+            bare = rest._replace(
+                scores=rest.scores[:, :0], latency_us=np.zeros_like(rest.latency_us)
+            )
             split.kept.append(_predictions(incarnation, model, bare))
     return split
 
@@ -113,38 +126,39 @@ def stands_for(segment: Segment) -> int:
     return segment.rows if segment.totals is UNSET else segment.totals.answered
 
 
-def shadows(incarnation: str, model: Model, rows: Sequence[PredictionRow]) -> list[Segment]:
+def shadows(incarnation: str, model: Model, mirrored: Answers) -> list[Segment]:
     """Return the segments of a shadow's answers, by the sequence of the live predictions."""
     kind = SegmentKind.SHADOW
-    return [_predictions(incarnation, model, part, kind) for part in _parts(rows)]
+    return [_predictions(incarnation, model, part, kind) for part in _parts(mirrored)]
 
 
 def labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> list[Segment]:
     """Return the segments of these labels of one model, in order of sequence."""
-    parts = (part for some in _parts(rows) for part in _parts_by_values(some))
+    starts = range(0, len(rows), limits.ROWS_PER_SEGMENT_MAX)
+    some = (rows[start : start + limits.ROWS_PER_SEGMENT_MAX] for start in starts)
+    parts = (part for each in some for part in _parts_by_values(each))
     return [_labels(incarnation, model, part) for part in parts]
 
 
-def count(window: Window | None, model: Model, rows: Sequence[PredictionRow]) -> Windows:
+def count(window: Window | None, model: Model, watched: Watched) -> Windows:
     """Count the watched rows into the open window, and close it as often as it is full."""
     baseline = model.baseline
-    pending = [row for row in rows if len(row.watched)]
     closed: list[Window] = []
-    while pending and baseline is not None:
+    if baseline is None:
+        return Windows((), window)
+    has_segments = len(baseline.segments) > 1
+    while len(watched.features):
         sketch = window.sketch if window else Sketch(baseline)
-        taken = pending[: baseline.window_rows - sketch.rows]
-        pending = pending[len(taken) :]
-        sketch.update_watched(
-            np.stack([row.watched for row in taken]),
-            np.stack([row.scores for row in taken]),
-            np.array([row.segment for row in taken]) if len(baseline.segments) > 1 else None,
-        )
+        room = baseline.window_rows - sketch.rows
+        answers, features = watched.take(slice(room))
+        watched = watched.take(slice(room, None))
+        sketch.update_watched(features, answers.scores, answers.segment if has_segments else None)
         window = Window(
             model=model,
-            first=window.first if window else taken[0].sequence,
-            last=taken[-1].sequence,
-            started=window.started if window else taken[0].time_us / _US,
-            ended=taken[-1].time_us / _US,
+            first=window.first if window else int(answers.sequence[0]),
+            last=int(answers.sequence[-1]),
+            started=window.started if window else int(answers.time_us[0]) / _US,
+            ended=int(answers.time_us[-1]) / _US,
             sketch=sketch,
         )
         if sketch.rows >= baseline.window_rows:
@@ -170,7 +184,12 @@ def checkpoint(window: Window) -> OpenWindow:
 def window_segment(incarnation: str, window: OpenWindow) -> Segment:
     """Return the segment of a window that is closed now."""
     return Segment(
-        key=_key(incarnation, SegmentKind.WINDOW, window.first, window.last),
+        key=SegmentKey(
+            incarnation=incarnation,
+            kind=SegmentKind.WINDOW,
+            first=window.first,
+            last=window.last,
+        ),
         family=window.family,
         model=window.model,
         rows=window.rows,
@@ -183,33 +202,30 @@ def window_segment(incarnation: str, window: OpenWindow) -> Segment:
 def _predictions(
     incarnation: str,
     model: Model,
-    rows: Sequence[PredictionRow],
+    answered: Answers,
     kind: SegmentKind = SegmentKind.PREDICTIONS,
 ) -> Segment:
-    numbers = np.array(
-        [(row.sequence, row.time_us, row.predicted, row.latency_us, row.segment) for row in rows]
-    ).T
-    sequence, time_us, classes, latency_us, segments = numbers
-    scores = np.frombuffer(b"".join([row.scores.tobytes() for row in rows]), dtype=np.float32)
+    order = Order(answered.sequence, answered.time_us)
     body = columns.encode_predictions(
         columns.Predictions(
-            sequence=sequence,
-            time_ms=_time_ms(time_us),
-            classes=np.minimum(classes, columns.CLASS_MAX),
-            latency_us=latency_us,
-            scores=_coarse(scores.reshape(len(rows), len(rows[0].scores))),
-            segments=segments,
+            sequence=answered.sequence,
+            time_ms=order.time_ms,
+            classes=np.minimum(answered.predicted, columns.CLASS_MAX),
+            latency_us=answered.latency_us,
+            scores=_coarse(answered.scores),
+            segments=answered.segment,
         )
     )
-    return segment_of(incarnation, kind, model, rows, body)
+    return segment_of(incarnation, kind, model, order, body)
 
 
 def _labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> Segment:
     names = tuple(dict.fromkeys(row.incarnation for row in rows))
+    order = order_of(rows)
     body = columns.encode_labels(
         columns.Labels(
-            sequence=np.array([row.sequence for row in rows]),
-            time_ms=time_ms_of(rows),
+            sequence=order.sequence,
+            time_ms=order.time_ms,
             incarnations=names,
             incarnation=np.array([names.index(row.incarnation) for row in rows]),
             prediction=np.array([row.prediction for row in rows]),
@@ -219,7 +235,7 @@ def _labels(incarnation: str, model: Model, rows: Sequence[LabelRow]) -> Segment
             values=_values(rows),
         )
     )
-    return segment_of(incarnation, SegmentKind.LABELS, model, rows, body)
+    return segment_of(incarnation, SegmentKind.LABELS, model, order, body)
 
 
 def _values(rows: Sequence[LabelRow]) -> Values:
@@ -248,34 +264,29 @@ def _parts_by_values(rows: Sequence[LabelRow]) -> Iterator[Sequence[LabelRow]]:
     yield rows[start:]
 
 
+def order_of(rows: Sequence[LabelRow] | Sequence[SampleRow]) -> Order:
+    """Return when rows came that were read one by one."""
+    return Order(np.array([row.sequence for row in rows]), np.array([row.time_us for row in rows]))
+
+
 def segment_of(
-    incarnation: str, kind: SegmentKind, model: Model, rows: Rows, body: bytes
+    incarnation: str, kind: SegmentKind, model: Model, order: Order, body: bytes
 ) -> Segment:
-    """Return the segment of rows, in order of sequence, that `body` holds."""
+    """Return the segment of the rows that `body` holds."""
     return Segment(
-        key=_key(incarnation, kind, rows[0].sequence, rows[-1].sequence),
+        key=_key(incarnation, kind, order.sequence),
         family=model.family,
         model=model.digest,
-        rows=len(rows),
-        started=rows[0].time_us / _US,
-        ended=max(row.time_us for row in rows) / _US,
+        rows=len(order.sequence),
+        started=int(order.time_us[0]) / _US,
+        ended=int(order.time_us.max()) / _US,
         body=body,
     )
 
 
-def _key(incarnation: str, kind: SegmentKind, first: int, last: int) -> SegmentKey:
+def _key(incarnation: str, kind: SegmentKind, sequence: Integers) -> SegmentKey:
+    first, last = int(sequence[0]), int(sequence[-1])
     return SegmentKey(incarnation=incarnation, kind=kind, first=first, last=last)
-
-
-def time_ms_of(rows: Rows) -> NDArray[np.int64]:
-    """Return the times of rows since the first of them, in milliseconds, never falling."""
-    return _time_ms(np.array([row.time_us for row in rows]))
-
-
-def _time_ms(time_us: NDArray[np.int64]) -> NDArray[np.int64]:
-    # A clock that is set right in the middle must not make a segment of fifty years.
-    offsets: NDArray[np.int64] = np.maximum.accumulate(time_us - time_us[0])
-    return np.minimum(offsets // 1000, _SPAN_MS_MAX)
 
 
 def _coarse(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -287,6 +298,6 @@ def _coarse(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.rint(known * 255).astype(np.uint8)
 
 
-def _parts(rows: Sequence[RowT]) -> Iterator[Sequence[RowT]]:
-    for start in range(0, len(rows), limits.ROWS_PER_SEGMENT_MAX):
-        yield rows[start : start + limits.ROWS_PER_SEGMENT_MAX]
+def _parts(answered: Answers) -> Iterator[Answers]:
+    for start in range(0, len(answered.sequence), limits.ROWS_PER_SEGMENT_MAX):
+        yield answered.take(slice(start, start + limits.ROWS_PER_SEGMENT_MAX))

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,10 +25,11 @@ from agent.store import buffer_schema
 from agent.store.buffer import Buffer, Sealed
 from agent.store.journal import Journal, Position
 from agent.telemetry import rows, sealing
+from agent.telemetry.answers import Answers
 from agent.telemetry.rows import PredictionRow
 from agent.telemetry.sealing import Model
 from firmware_bundles.wire import codec, topics
-from support import benchmark
+from support import benchmark, journal_rows
 from support.benchmark import Limit, Report
 from support.bundles import SAMPLES
 
@@ -58,27 +60,36 @@ def _rows(count: int) -> list[PredictionRow]:
     ]
 
 
-def _batches(some: list[PredictionRow], size: int) -> Iterator[list[PredictionRow]]:
+class Batch(NamedTuple):
+    """The same predictions as the bare one takes them, and as ours reads them from its journal."""
+
+    rows: list[PredictionRow]
+    answers: Answers
+
+
+def _batches(some: list[PredictionRow], size: int) -> Iterator[Batch]:
     """The same rows again and again under new numbers, as a device goes on."""
     first = 0
     while True:
         for start in range(0, len(some), size):
-            part = some[start : start + size]
-            yield [row._replace(sequence=first + row.sequence) for row in part]
+            part = [
+                row._replace(sequence=first + row.sequence) for row in some[start : start + size]
+            ]
+            yield Batch(part, journal_rows.answered(part).all)
         first += len(some)
 
 
-def _seal(store: Buffer, part: list[PredictionRow]) -> None:
-    found = sealing.predictions(_INCARNATION, _MODEL, part).sent
+def _seal(store: Buffer, part: Batch) -> None:
+    found = sealing.predictions(_INCARNATION, _MODEL, part.answers).sent
     sealed = [Sealed(each.key, each.rows, codec.encode(each)) for each in found]
-    store.seal(_INCARNATION, Position(1, part[-1].sequence), sealed, [])
+    store.seal(_INCARNATION, Position(1, part.rows[-1].sequence), sealed, [])
 
 
-def _insert(bare: sqlite3.Connection, part: list[PredictionRow]) -> None:
+def _insert(bare: sqlite3.Connection, part: Batch) -> None:
     bare.execute("BEGIN IMMEDIATE")
     bare.executemany(
         "INSERT INTO prediction VALUES (?, ?, ?, ?)",
-        [(row.time_us, row.predicted, row.latency_us, row.scores.tobytes()) for row in part],
+        [(row.time_us, row.predicted, row.latency_us, row.scores.tobytes()) for row in part.rows],
     )
     bare.execute("COMMIT")
 
@@ -98,12 +109,12 @@ def _stores(folder: Path) -> Iterator[tuple[Buffer, sqlite3.Connection]]:
         bare.close()
 
 
-def _rate(write: Callable[[list[PredictionRow]], None], parts: list[list[PredictionRow]]) -> float:
+def _rate(write: Callable[[Batch], None], parts: list[Batch]) -> float:
     """Rows a second of one turn."""
     began, count = time.perf_counter(), 0
     for part in parts:
         write(part)
-        count += len(part)
+        count += len(part.rows)
     return count / (time.perf_counter() - began)
 
 
@@ -145,7 +156,8 @@ def _on_disk(folder: Path, size: int) -> float:
 
 def _on_wire(size: int) -> float:
     """Bytes of the sealed message for each row, with tag and head."""
-    found = sealing.predictions(_INCARNATION, _MODEL, _rows(ROWS)[:size]).sent
+    answers = journal_rows.answered(_rows(ROWS)[:size]).all
+    found = sealing.predictions(_INCARNATION, _MODEL, answers).sent
     return sum(len(codec.seal(b"k" * 32, _TOPIC, each)) for each in found) / size
 
 

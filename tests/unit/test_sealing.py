@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -18,6 +19,7 @@ from agent.store import journal
 from agent.store.buffer import Buffer
 from agent.store.journal import Journal
 from agent.telemetry import rows, sealer, sealing
+from agent.telemetry.answers import Answered
 from agent.telemetry.recorder import Pace, Recorder
 from agent.telemetry.sealer import Sealer, dead
 from agent.telemetry.sealing import Model
@@ -26,7 +28,7 @@ from firmware_bundles.sketches import baseline, codec
 from firmware_bundles.wire import codec as wire
 from firmware_bundles.wire import columns
 from firmware_bundles.wire.messages import Segment, SegmentKind
-from support import spool
+from support import journal_rows, spool
 
 INCARNATION = "0123456789abcdef"
 
@@ -147,6 +149,10 @@ def _check(buffer: Buffer, lives: list[Life]) -> None:
     assert codec.encode_sketch(spool.merged_windows(found)) == codec.encode_sketch(whole)
 
 
+def _answered(numbers: Iterable[int]) -> Answered:
+    return journal_rows.answered([spool.prediction(number) for number in numbers])
+
+
 def _close(buffer: Buffer, lives: list[Life]) -> None:
     for life in lives:
         life.journal.close()
@@ -156,7 +162,7 @@ def _close(buffer: Buffer, lives: list[Life]) -> None:
 def test_a_window_closes_when_it_is_full(tmp_path: Path) -> None:
     """Windows have exactly as many rows as the baseline says; the rest stays open."""
     model = Model("digits", "d" * 64, spool.FACTS)
-    windows = sealing.count(None, model, [spool.prediction(n) for n in range(1, 71)])
+    windows = sealing.count(None, model, _answered(range(1, 71)).watched)
     assert [(each.first, each.last) for each in windows.closed] == [(1, 30), (31, 60)]
     assert windows.open is not None
     assert (windows.open.first, windows.open.last, windows.open.sketch.rows) == (61, 70, 10)
@@ -182,7 +188,8 @@ def test_a_clock_set_right_does_not_stretch_a_segment() -> None:
     model = Model("digits", "d" * 64, None)
     first, second, third = (spool.prediction(n) for n in (1, 2, 3))
     jumped = [first._replace(time_us=0), second, third._replace(time_us=5)]
-    (segment,) = sealing.predictions("0" * 16, model, jumped).sent
+    answered = journal_rows.answered(jumped).all
+    (segment,) = sealing.predictions("0" * 16, model, answered).sent
     assert spool.sealed_rows([segment], SegmentKind.PREDICTIONS).total() == 3
     assert segment.started <= segment.ended
 
@@ -190,7 +197,7 @@ def test_a_clock_set_right_does_not_stretch_a_segment() -> None:
 def test_many_rows_are_cut_into_segments() -> None:
     """A segment has at most 1,024 rows."""
     model = Model("digits", "d" * 64, None)
-    found = sealing.predictions("0" * 16, model, [spool.prediction(n) for n in range(1, 1101)])
+    found = sealing.predictions("0" * 16, model, _answered(range(1, 1101)).all)
     assert [segment.rows for segment in found.sent] == [1024, 76]
     assert found.kept == []
 
@@ -199,7 +206,7 @@ def test_many_rows_are_cut_into_segments() -> None:
 def test_a_sample_stands_for_all_and_the_rest_is_kept(numbers: set[int], share: float) -> None:
     """Sent and kept rows are all rows, each once; totals count all; sealing again chooses alike."""
     model = Model("digits", "d" * 64, None)
-    answered = [spool.prediction(number) for number in sorted(numbers)]
+    answered = _answered(sorted(numbers)).all
     split = sealing.predictions(INCARNATION, model, answered, share)
     sequences = [
         columns.decode_predictions(each.body).sequence.tolist()
@@ -221,7 +228,7 @@ def test_a_damaged_journal_is_set_aside_and_counted(tmp_path: Path) -> None:
     life.answer(4)
     (file,) = journal.files(tmp_path)
     body = bytearray(file.path.read_bytes())
-    whole = [record.end.offset for record in journal.read(file)]
+    whole = [end for block in journal.read(file) for end in block.ends]
     body[whole[-2] + 20] ^= 1
     file.path.write_bytes(body)
     finished = Sealer(tmp_path, buffer, life.incarnation).finish()
@@ -239,7 +246,8 @@ def test_a_model_without_classes_is_sealed() -> None:
     model = Model("digits", "d" * 64, None)
     bare = spool.prediction(1)
     bare = bare._replace(scores=bare.scores[:0], predicted=-1)
-    (segment,) = sealing.predictions("0" * 16, model, [bare, bare._replace(sequence=2)]).sent
+    answered = journal_rows.answered([bare, bare._replace(sequence=2)]).all
+    (segment,) = sealing.predictions("0" * 16, model, answered).sent
     assert columns.decode_predictions(segment.body).scores.shape == (2, 0)
 
 

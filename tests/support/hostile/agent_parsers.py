@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import msgspec
-import numpy as np
 
 from agent import config, enrolment, identity, local_control, task, task_messages
 from agent.deployment import captures, slots, upload_policy
@@ -39,13 +38,14 @@ from agent.inference.refused import Refused
 from agent.inference.served import _real
 from agent.inference.verdicts import Probe
 from agent.store import journal, state, state_schema
-from agent.telemetry import feedback, rows
+from agent.telemetry import feedback, reading, rows
 from firmware_bundles import golden, windows
 from firmware_bundles.errors import ShoalError
 from firmware_bundles.identifiers import parse
 from firmware_bundles.manifest import Tensor
 from firmware_bundles.sketches.baseline import Value
 from firmware_bundles.wire.messages import WINDOW_PATTERN, Capture
+from support import journal_rows
 from support.hostile.bundle_parsers import _golden
 from support.hostile.inputs import Form
 from support.hostile.parser import Parser, from_file, in_folder, text_of
@@ -170,27 +170,18 @@ def _golden_values(data: bytes) -> object:
 
 
 def _journal(path: Path) -> object:
-    return [rows.parse(each.payload) for each in journal.read(journal.JournalFile("", 1, path))]
+    return [reading.read([each]) for each in journal.read(journal.JournalFile("", 1, path))]
 
 
-def _records() -> list[bytes]:
-    scores = np.array([0.1, 0.9], dtype=np.float32)
-    prediction = rows.PredictionRow(0, 1, 5, 1, 100, scores, scores)
-    return [
-        rows.encode_model(rows.ModelRow(index=0, family="digits", digest=DIGEST, baseline=b"x")),
-        rows.encode_prediction(prediction),
-        rows.encode_shadow(rows.ShadowRow(prediction)),
-        rows.encode_label(rows.LabelRow(0, 2, 6, INCARNATION, 1, 1, -1, -1)),
-        rows.encode_prediction(prediction._replace(segment=3)),
-        rows.encode_sample(rows.SampleRow(0, 1, 5, 1, 3, ((0, 1), (4, 1)), scores, scores)),
-        rows.encode_label(
-            rows.LabelRow(0, 3, 6, INCARNATION, 1, -1, 1, 3, (rows.Given("revenue", 8, -5),))
-        ),
-    ]
+def _journal_record(data: bytes) -> object:
+    return rows.parse(data) if not data else journal_rows.read([data])
 
 
 def _journal_file() -> bytes:
-    frames = (struct.pack("<II", len(record), zlib.crc32(record)) + record for record in _records())
+    frames = (
+        struct.pack("<II", len(record), zlib.crc32(record)) + record
+        for record in journal_rows.one_of_each()
+    )
     return b"".join(frames)
 
 
@@ -424,7 +415,9 @@ PARSERS: Final = (
         cost=3,
     ),
     _json("deaths", in_folder(_deaths), lambda: [_death()]),
-    Parser(name="record of the journal", parse=rows.parse, make_seeds=_records),
+    Parser(
+        name="record of the journal", parse=_journal_record, make_seeds=journal_rows.one_of_each
+    ),
     _json("deployment's record", in_folder(_state_record), lambda: [_record()], cost=10),
     Parser(name="state database", parse=in_folder(_state_file), make_seeds=_state_seeds, cost=10),
     _json("identity", in_folder(_identity), lambda: [_facts()], cost=3),

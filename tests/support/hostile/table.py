@@ -37,7 +37,6 @@ EXEMPT: Final[dict[str, str]] = {
     "agent.task.main": _CALLS,
     "agent.inference.trial._column": "arrays of golden vectors that were parsed before",
     "control_plane.cli.changes._started": "what the server that was asked keeps of a rollout",
-    "agent.telemetry.sealing._predictions": "scores of rows that were parsed before",
     "control_plane.cli.answering._answers": "arrays of answers that were parsed before",
     "control_plane.cli.trial.run": "the answer of a child of the same user, bounded in time",
     "firmware_bundles.conversion._rows": "arrays of answers that were parsed before",
