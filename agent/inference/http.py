@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, cast
 import httptools
 import msgspec
 
+from agent.inference.heads import Head, Heads
 from agent.inference.refused import Refused, retry_later
 
 JSON: Final = b"content-type: application/json\r\n"
@@ -40,7 +41,7 @@ class HttpLimits(NamedTuple):
     idle_s_max: float
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """A whole request. Header names are in small letters."""
 
     method: str
@@ -50,7 +51,7 @@ class Request(NamedTuple):
     is_last: bool
 
 
-class Response(NamedTuple):
+class Response(msgspec.Struct, frozen=True):
     """An answer; `headers` are whole lines without Content-Length, which is added."""
 
     status: int
@@ -74,6 +75,7 @@ class Server:
         self.handler = handler
         self.limits = limits
         self.connections: set[Connection] = set()
+        self.heads = Heads()
         self.body_bytes = 0  # of all requests that are read or answered now
         self.is_ending = False
         self._is_empty = asyncio.Event()  # set by the last connection that goes while it ends
@@ -134,6 +136,8 @@ class Connection(asyncio.Protocol):
         self._active_at = self._loop.time()
         self._began_at = 0.0  # when the present request began, 0 between requests
         self._head_bytes = 0
+        self._head = Head("", "", {}, 0)  # of the latest request that came whole
+        self._completed = 0
         self._new_request()
 
     def _new_request(self) -> None:
@@ -168,6 +172,11 @@ class Connection(asyncio.Protocol):
         """Read on."""
         if self._is_deaf:
             return
+        is_begin = not self._began_at
+        if is_begin and (found := self._server.heads.read(data)) is not None:
+            self._take_known(*found)
+            return
+        completed = self._completed
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -177,6 +186,14 @@ class Connection(asyncio.Protocol):
             self._refuse(Refused(400, f"this is not HTTP/1.1: {error}"))
         if not self._is_head_whole:
             self._count_head(len(data))
+        if is_begin and self._completed == completed + 1 and not (self._began_at or self._is_deaf):
+            self._server.heads.learn(data, self._head)
+
+    def _take_known(self, head: Head, body: bytes) -> None:
+        self._body_bytes = len(body)
+        if self._has_room(len(body)):
+            self._body_bytes = 0
+            self._take(Request(head.method, head.path, head.headers, body, is_last=False))
 
     def _count_head(self, count: int) -> None:
         self._head_bytes += count
@@ -231,17 +248,20 @@ class Connection(asyncio.Protocol):
             return
         self._body.append(body)
         self._body_bytes += len(body)
-        self._server.body_bytes += len(body)
-        limits = self._server.limits
-        if self._body_bytes > limits.body_bytes_max:
+        if self._body_bytes > self._server.limits.body_bytes_max:
+            self._server.body_bytes += len(body)
             self._refuse(self._too_large())
-        elif self._server.body_bytes > limits.bodies_bytes_max:
-            self._refuse(
-                retry_later(
-                    503,
-                    f"requests of more than {limits.bodies_bytes_max} bytes together are here",
-                )
-            )
+        else:
+            self._has_room(len(body))
+
+    def _has_room(self, count: int) -> bool:
+        """Count bytes of a body in; refuse the request where all together are too many."""
+        self._server.body_bytes += count
+        most = self._server.limits.bodies_bytes_max
+        if self._server.body_bytes <= most:
+            return True
+        self._refuse(retry_later(503, f"requests of more than {most} bytes together are here"))
+        return False
 
     def on_message_complete(self) -> None:
         """Hand the request on, or let it wait for its turn."""
@@ -250,17 +270,15 @@ class Connection(asyncio.Protocol):
         self._began_at = 0.0
         parser = self._parser
         body = self._body
-        request = Request(
-            parser.get_method().decode("latin-1"),
-            self._url.partition(b"?")[0].decode("latin-1"),
-            self._headers,
-            b"".join(body) if len(body) != 1 else body[0],
-            not parser.should_keep_alive() or parser.get_http_version() != "1.1",
-        )
+        whole = b"".join(body) if len(body) != 1 else body[0]
+        is_last = not parser.should_keep_alive() or parser.get_http_version() != "1.1"
+        method = parser.get_method().decode("latin-1")
+        path = self._url.partition(b"?")[0].decode("latin-1")
+        self._head = Head(method, path, self._headers, len(whole))
+        self._completed += 1
         self._body, self._body_bytes = [], 0
-        if request.is_last:
-            self._is_deaf = True
-        self._take(request)
+        self._is_deaf = is_last
+        self._take(Request(method, path, self._headers, whole, is_last))
 
     # Answers, in order.
 
@@ -269,7 +287,7 @@ class Connection(asyncio.Protocol):
         return self._answering is not None or self._is_paused or bool(self._waiting)
 
     def _take(self, request: Request | Response) -> None:
-        if self._is_busy:
+        if self._answering is not None or self._is_paused or self._waiting:
             self._waiting.append(request)
             if len(self._waiting) >= _PIPELINED_MAX:
                 self._transport.pause_reading()
@@ -282,7 +300,7 @@ class Connection(asyncio.Protocol):
             return
         outcome = self._server.handler(request)
         if isinstance(outcome, Response):
-            self._release(request)
+            self._server.body_bytes -= len(request.body)
             self._write(outcome, is_last=request.is_last, is_head=request.method == "HEAD")
             return
         self._answering = asyncio.ensure_future(outcome)
@@ -290,7 +308,7 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, request: Request, done: asyncio.Future[Response]) -> None:
         self._answering = None
-        self._release(request)
+        self._server.body_bytes -= len(request.body)
         if not self._transport.is_closing() and not done.cancelled():
             self._write(done.result(), is_last=request.is_last, is_head=request.method == "HEAD")
             self._go_on()
@@ -305,10 +323,11 @@ class Connection(asyncio.Protocol):
             self._close_if_done()
 
     def _write(self, response: Response, *, is_last: bool, is_head: bool = False) -> None:
-        status, body, headers = response
+        body = response.body
         is_last = is_last or self._server.is_ending
         end = b"connection: close\r\n\r\n" if is_last else b"\r\n"
-        head = b"%bcontent-length: %d\r\n%b%b" % (_LINES[status], len(body), headers, end)
+        line = _LINES[response.status]
+        head = b"%bcontent-length: %d\r\n%b%b" % (line, len(body), response.headers, end)
         if is_head:
             self._transport.write(head)
         elif len(body) <= _ONE_PIECE_BYTES_MAX:

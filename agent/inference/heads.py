@@ -1,0 +1,49 @@
+"""The heads of requests that were seen before, byte for byte: what they say need not be read again.
+
+A client repeats its head with every request. Only heads that the parser took without a complaint,
+of requests that came whole and keep the connection, are remembered; how they are read is `http`'s
+affair.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+_HEADS_MAX: Final = 256
+_HEAD_BYTES_MAX: Final = 2048
+_END: Final = b"\r\n\r\n"
+
+
+class Head(NamedTuple):
+    """What a head says. Header names are in small letters."""
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    body_bytes: int
+
+
+class Heads:
+    """What is remembered, bounded in number and size; beyond it, all is forgotten."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Head] = {}
+
+    def read(self, data: bytes) -> tuple[Head, bytes] | None:
+        """Return head and body of what is exactly one request with a known head, else None."""
+        head, _, body = data.partition(_END)
+        known = self._known.get(head)
+        if known is None or len(body) != known.body_bytes:
+            return None
+        return known, body
+
+    def learn(self, data: bytes, head: Head) -> None:
+        """Remember the head of a request that came as `data`, if it is whole and plain."""
+        text, end, body = data.partition(_END)
+        said = head.headers.get(b"content-length", b"0")
+        is_plain = end and said.isdigit() and int(said) == len(body) == head.body_bytes
+        if not is_plain or len(text) > _HEAD_BYTES_MAX or b"transfer-encoding" in head.headers:
+            return
+        if len(self._known) >= _HEADS_MAX:
+            self._known.clear()
+        self._known[text] = head
