@@ -8,19 +8,19 @@ the truth about an earlier prediction.
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from agent.inference import answers, content_coding, http, tensors
+from agent.inference import answers, content_coding, http, routes, tensors
 from agent.inference.http import Request, Response
 from agent.inference.quantization import Port, Stored
 from agent.inference.refused import Refused, retry_later
 from agent.inference.registry import Registry, Serving
+from agent.inference.routes import Route, Verb
 from agent.inference.served import ServedModel
 from agent.inference.tensors import Taken
 from agent.telemetry.feedback import Feedback, Statement
@@ -35,6 +35,7 @@ _INLINE_BYTES_MAX: Final = 64 * 1024  # longer bodies are compressed in another 
 _encode = msgspec.json.Encoder().encode
 
 Outcome = Response | Awaitable[Response]
+Answer = Callable[[Route, Request], Outcome]
 
 
 class EndpointLimits(NamedTuple):
@@ -65,6 +66,15 @@ class Endpoint:
         self._on_event = on_event
         self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="infer")
         self._in_threads = 0
+        self._verbs: Mapping[Verb, tuple[str, Answer]] = {
+            Verb.INFER: ("POST", self._infer),
+            Verb.FEEDBACK: ("POST", self._tell),
+            Verb.MODEL: ("GET", self._model),
+            Verb.MODEL_READY: ("GET", self._model_ready),
+            Verb.READY: ("GET", self._ready),
+            Verb.LIVE: ("GET", _live),
+            Verb.SERVER: ("GET", _server),
+        }
 
     def __call__(self, request: Request) -> Outcome:
         """Answer one request, at once where that is quick."""
@@ -102,7 +112,7 @@ class Endpoint:
         body = await loop.run_in_executor(
             self._threads, content_coding.decode, request.body, coding, most
         )
-        outcome = self._answer(request._replace(body=body))
+        outcome = self._answer(msgspec.structs.replace(request, body=body))
         return outcome if isinstance(outcome, Response) else await outcome
 
     def _compressed(self, request: Request, response: Response) -> Outcome:
@@ -121,43 +131,27 @@ class Endpoint:
     # Paths.
 
     def _answer(self, request: Request) -> Outcome:
-        method = request.method
-        match request.path.split("/"):
-            case ["", "v2", "models", family, "versions", version, *verb]:
-                return self._model(request, verb, family, version)
-            case ["", "v2", "models", family, *verb]:
-                return self._model(request, verb, family)
-            case ["", "v2"]:
-                _allow(method, "GET")
-                return _json(_server())
-            case ["", "v2", "health", "live"]:
-                _allow(method, "GET")
-                return _json({"live": True})
-            case ["", "v2", "health", "ready"]:
-                _allow(method, "GET")
-                return _json(self._all_ready())
-        raise _nothing(request)
+        route = routes.of(request.path)
+        if route is None:
+            raise Refused(404, f"there is nothing at {request.path!r:.120}")
+        method, answer = self._verbs[route.verb]
+        if request.method != method:
+            raise Refused(
+                405,
+                f"{request.method:.20} is not possible here; use {method}",
+                f"allow: {method}\r\n".encode(),
+            )
+        return answer(route, request)
 
-    def _model(
-        self, request: Request, verb: list[str], family: str, version: str | None = None
-    ) -> Outcome:
-        match verb:
-            case ["infer"]:
-                _allow(request.method, "POST")
-                return self._infer(self._serving(family, version), request)
-            case ["feedback"] if version is None:
-                _allow(request.method, "POST")
-                return _json(self._tell(self._serving(family), request))
-            case ["ready"]:
-                _allow(request.method, "GET")
-                name = self._serving(family, version).model.manifest.family
-                return _json({"name": name, "ready": True})
-            case []:
-                _allow(request.method, "GET")
-                return _json(_metadata(self._serving(family, version).model))
-        raise _nothing(request)
+    def _model_ready(self, route: Route, _request: Request) -> Response:
+        name = self._serving(route).model.manifest.family
+        return _json({"name": name, "ready": True})
 
-    def _serving(self, family: str, version: str | None = None) -> Serving:
+    def _model(self, route: Route, _request: Request) -> Response:
+        return _json(_metadata(self._serving(route).model))
+
+    def _serving(self, route: Route) -> Serving:
+        _, family, version = route
         serving = self._registry.serving.get(family)
         if serving is None:
             if (reason := self._registry.reasons.get(family)) is not None:
@@ -172,17 +166,18 @@ class Endpoint:
             )
         return serving
 
-    def _all_ready(self) -> object:
+    def _ready(self, _route: Route, _request: Request) -> Response:
         if self._registry.reasons:
             family, reason = min(self._registry.reasons.items())
             raise Refused(503, f"model {family!r} is not ready: {reason}")
         if not self._registry.serving:
             raise Refused(503, "no model was deployed to this device yet")
-        return {"ready": True}
+        return _json({"ready": True})
 
     # Inference.
 
-    def _infer(self, serving: Serving, request: Request) -> Outcome:
+    def _infer(self, route: Route, request: Request) -> Outcome:
+        serving = self._serving(route)
         model = serving.model
         body = _body(request)
         taken = tensors.take(body, model.inputs, model.offered, _head_length(request))
@@ -240,7 +235,8 @@ class Endpoint:
         model.latency_us_sum += latency_us
         return answers.respond(model, taken, answer, prediction)
 
-    def _tell(self, serving: Serving, request: Request) -> object:
+    def _tell(self, route: Route, request: Request) -> Response:
+        serving = self._serving(route)
         told = parse_feedback(_body(request))
         try:
             is_recorded = self._feedback.tell(serving.recording, serving.model.bundle.labels, told)
@@ -248,7 +244,7 @@ class Endpoint:
             raise Refused(404, error.message) from error
         except ShoalError as error:
             raise Refused(400, error.message) from error
-        return {"id": told.id, "recorded": is_recorded}
+        return _json({"id": told.id, "recorded": is_recorded})
 
 
 def parse_feedback(body: bytes) -> Statement:
@@ -271,7 +267,7 @@ def _timed(model: ServedModel, stored: list[Stored]) -> tuple[list[Stored], int]
     """Return what the model gives and the microseconds it took. Raises Refused."""
     started = time.perf_counter_ns()
     try:
-        outputs = model.run(stored)
+        outputs = model.backend.run(stored)
     except InputRefused as error:
         model.refusals += 1
         raise Refused(422, f"{error.message} ({error.code})") from error
@@ -297,11 +293,14 @@ def _head_length(request: Request) -> int | None:
     return int(said)
 
 
-@functools.cache
-def _server() -> object:
+def _live(_route: Route, _request: Request) -> Response:
+    return _json({"live": True})
+
+
+def _server(_route: Route, _request: Request) -> Response:
     from importlib import metadata  # 1.6 MB, for what hardly anybody asks
 
-    return {"name": "shoal", "version": metadata.version("shoal"), "extensions": EXTENSIONS}
+    return _json({"name": "shoal", "version": metadata.version("shoal"), "extensions": EXTENSIONS})
 
 
 def _json(value: object) -> Response:
@@ -312,19 +311,6 @@ def _coded(response: Response, coding: str) -> Response:
     body = content_coding.encode(response.body, coding)
     told = f"content-encoding: {coding}\r\nvary: accept-encoding\r\n".encode()
     return Response(response.status, body, response.headers + told)
-
-
-def _nothing(request: Request) -> Refused:
-    return Refused(404, f"there is nothing at {request.path!r:.120}")
-
-
-def _allow(method: str, allowed: str) -> None:
-    if method != allowed:
-        raise Refused(
-            405,
-            f"{method:.20} is not possible here; use {allowed}",
-            f"allow: {allowed}\r\n".encode(),
-        )
 
 
 def _metadata(model: ServedModel) -> object:

@@ -1,15 +1,15 @@
 """The latest predictions of this incarnation, so that a label soon after finds its answer.
 
-A ring of fixed size in arrays: what fell out of it is looked up in the buffer.
+A ring of fixed size, packed: what fell out of it is looked up in the buffer.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import Final, NamedTuple
 
-import numpy as np
-
 CAPACITY: Final = 65_536
+_ROW: Final = struct.Struct("<QiHB?Q")  # sequence, and an answer's fields
 
 
 class Answer(NamedTuple):
@@ -30,39 +30,26 @@ class Recent:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._sequence = np.zeros(capacity, dtype=np.int64)
-        self._predicted = np.zeros(capacity, dtype=np.int32)
-        self._model = np.zeros(capacity, dtype=np.uint16)
-        self._segment = np.zeros(capacity, dtype=np.uint8)
-        self._is_labelled = np.zeros(capacity, dtype=np.bool_)
-        self._values = np.zeros(capacity, dtype=np.uint64)
+        self._rows = bytearray(capacity * _ROW.size)
 
     def remember(self, sequence: int, model: int, predicted: int, segment: int = 0) -> None:
         """Note an answer; the oldest makes room."""
-        place = sequence % self._capacity
-        self._sequence[place] = sequence
-        self._model[place] = model
-        self._predicted[place] = predicted
-        self._segment[place] = segment
-        self._is_labelled[place] = False
-        self._values[place] = 0
+        place = sequence % self._capacity * _ROW.size
+        _ROW.pack_into(self._rows, place, sequence, predicted, model, segment, False, 0)
 
     def find(self, sequence: int) -> Answer | None:
         """Return the answer with this number, if it is still here."""
-        place = sequence % self._capacity
-        if self._sequence[place] != sequence:
-            return None
-        return Answer(
-            int(self._model[place]),
-            int(self._predicted[place]),
-            int(self._segment[place]),
-            bool(self._is_labelled[place]),
-            int(self._values[place]),
-        )
+        place = sequence % self._capacity * _ROW.size
+        known, predicted, model, *rest = _ROW.unpack_from(self._rows, place)
+        return Answer(model, predicted, *rest) if known == sequence else None
 
     def mark_told(self, sequence: int, *, is_labelled: bool, values: int) -> None:
         """Note that a label, and these business values, came."""
-        place = sequence % self._capacity
-        if self._sequence[place] == sequence:
-            self._is_labelled[place] |= is_labelled
-            self._values[place] |= np.uint64(values)
+        if (known := self.find(sequence)) is None:
+            return
+        place = sequence % self._capacity * _ROW.size
+        _ROW.pack_into(
+            *(self._rows, place, sequence, known.predicted, known.model, known.segment),
+            known.is_labelled or is_labelled,
+            known.values | values,
+        )

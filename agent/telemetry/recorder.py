@@ -47,6 +47,7 @@ _RECOVER_AGAIN_S: Final = 60.0
 # How late the window of an idle device may be sealed.
 _IDLE_S_MAX: Final = 5.0
 _ROTATE_BYTES: Final = 1024 * 1024
+_LATENCY_US_MAX: Final = 2**32 - 1
 _NOTHING: Final = np.zeros(0, dtype=np.float32)
 
 
@@ -192,15 +193,11 @@ class Recorder:
         """
         sequence = self._next(PredictionRow)
         index = recording.row.index
+        now_us = time.time_ns() // 1000
+        latency_us = min(latency_us, _LATENCY_US_MAX)
+        watched = recording.watched(features)
         row = PredictionRow(
-            model=index,
-            sequence=sequence,
-            time_us=time.time_ns() // 1000,
-            predicted=predicted,
-            latency_us=min(latency_us, 2**32 - 1),
-            scores=scores,
-            watched=recording.watched(features),
-            segment=segment,
+            index, sequence, now_us, predicted, latency_us, scores, watched, segment
         )
         self._append(recording, encode_prediction(row))
         self.recent.remember(sequence, index, predicted, segment)
@@ -397,8 +394,9 @@ class Recorder:
         except OSError:
             self._drop()
             return
-        self._is_synced = False
-        self._wake.set()
+        if self._is_synced:
+            self._is_synced = False
+            self._wake.set()
         if not self._pending_rows:
             self._pending_since = time.monotonic()
         self._pending_rows += 1

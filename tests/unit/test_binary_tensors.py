@@ -39,7 +39,7 @@ def _body(given: list[tuple[Port, Any]], *, is_binary: list[bool]) -> tuple[byte
     for (port, values), as_bytes in zip(given, is_binary, strict=True):
         facts = {"name": port.name, "shape": list(port.shape), "datatype": port.tensor.datatype}
         if as_bytes:
-            blobs.append(_bytes(_Values(port.shape, port.tensor.datatype, values)))
+            blobs.append(_bytes(_Values(port.name, port.shape, port.tensor.datatype, values)))
             inputs.append(facts | {"parameters": {"binary_data_size": len(blobs[-1])}})
         else:
             inputs.append(facts | {"data": values.ravel().tolist()})
