@@ -42,6 +42,7 @@ EXEMPT: Final[dict[str, str]] = {
     "firmware_bundles.conversion._rows": "arrays of answers that were parsed before",
     "agent.local_control.ask": "the answer of the core, on a socket that is its own user's alone",
     "agent.telemetry.forwarder._parse": _CALLS,
+    "agent.telemetry.recent.Recent.find": "rows that this process packed, in its own memory",
     "agent.reenrolment._load": "the device's own certificate and key, which it checked and kept",
     "agent.reenrolment._roots": "authorities that the operator handed over at enrolment",
     "control_plane.api.est.router": _OWN_FILE,
