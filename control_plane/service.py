@@ -50,6 +50,7 @@ from control_plane.releases.registry import Registry
 from control_plane.releases.repository import ModelsRepository
 from control_plane.releases.requests import ChunkRequests
 from control_plane.rollouts import prometheus
+from control_plane.rollouts.asking import Asking
 from control_plane.rollouts.enlisting import Enlisting
 from control_plane.rollouts.executor import Executor
 from control_plane.rollouts.upholding import Upholding
@@ -285,9 +286,8 @@ class _Service:
 
     def _make_tickers(self) -> tuple[Ticker, ...]:
         """Return what looks after everything, and by themselves what may take its time."""
-        executor = Executor(
-            self._stores.rollouts, self._assignments.push, self._clock, ask=prometheus.ask
-        )
+        executor = Executor(self._stores.rollouts, self._assignments.push, self._clock)
+        asking = Asking(self._stores.rollouts, prometheus.ask, self._clock)
         enlisting = Enlisting(self._stores.rollouts, self._registry, self._cohorts, self._clock)
         upholding = Upholding(
             self._stores.rollouts,
@@ -314,6 +314,7 @@ class _Service:
         tick_s, slow_s = self._config.tick_s, max(self._config.tick_s, 1.0)
         return (
             Ticker(rounds, tick_s),
+            Ticker([asking.tick], slow_s),
             Ticker([maker.tick], slow_s),
             Ticker([enlisting.tick, upholding.tick], slow_s),
             Ticker([self._watching.tick], slow_s),

@@ -15,8 +15,6 @@ from firmware_bundles.errors import ConflictError, TransferError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from control_plane.rollouts.evidence import Metric
-    from control_plane.rollouts.gate_specs import MetricGate
     from control_plane.rollouts.model import Rollout
     from control_plane.store.rollouts import Rollouts
 
@@ -25,19 +23,14 @@ REMIND_S: Final = 30.0
 
 
 class Executor:
-    """Looks after the open rollouts. `push` tells devices what they shall run now.
-
-    `ask` puts the query of a gate on metrics to its server, and may take seconds.
-    """
+    """Looks after the open rollouts. `push` tells devices what they shall run now."""
 
     def __init__(
         self,
         rollouts: Rollouts,
         push: Callable[[Sequence[str]], None],
         clock: Callable[[], float],
-        ask: Callable[[MetricGate, float], Metric] | None = None,
     ) -> None:
-        self._ask = ask
         self._rollouts = rollouts
         self._push = push
         self._clock = clock
@@ -62,7 +55,6 @@ class Executor:
             _LOG.exception("rollout is not looked after rollout=%s", rollout.id)
 
     def _advance(self, rollout: Rollout) -> None:
-        self._ask_metrics(rollout)
         now = self._clock()
         planned = plan(rollout, self._rollouts.view(rollout), now)
         if planned.next != rollout.standing:
@@ -72,16 +64,6 @@ class Executor:
         for order in planned.orders:
             while devices := self._rollouts.carry_out(rollout, order, now):
                 self._tell(devices)
-
-    def _ask_metrics(self, rollout: Rollout) -> None:
-        """Ask what gates on metrics want to know, each when its time has come."""
-        if self._ask is None or not rollout.gates.metrics:
-            return
-        known = dict(self._rollouts.view(rollout).evidence.metrics)
-        for gate in rollout.gates.metrics:
-            now, before = self._clock(), known.get(gate.name)
-            if before is None or now - before.at >= gate.every_s:
-                self._rollouts.keep_metric(rollout, gate.name, self._ask(gate, now))
 
     def _remind(self, rollout: Rollout) -> None:
         # A push may be lost, with this process or with the broker; hellos come only on connects.

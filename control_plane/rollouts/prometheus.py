@@ -7,6 +7,7 @@ one element.
 from __future__ import annotations
 
 import math
+import time
 from typing import Any, Final
 
 import httpx
@@ -16,7 +17,9 @@ from control_plane.rollouts.evidence import Metric
 from control_plane.rollouts.gate_specs import MetricGate
 
 ANSWER_BYTES_MAX: Final = 256 * 1024
+# For each step, like a connect or a read, and for all of them.
 TIMEOUT_S: Final = 5.0
+DEADLINE_S: Final = 15.0
 _FAULT_CHARS_MAX: Final = 200
 
 
@@ -39,6 +42,7 @@ def ask(gate: MetricGate, now: float) -> Metric:
     """Return what the server says at `now` (Unix seconds), or why it says nothing."""
     url = f"{gate.url.rstrip('/')}/api/v1/query"
     form = {"query": gate.query, "time": f"{now:.3f}"}
+    ends = time.monotonic() + DEADLINE_S
     try:
         with httpx.stream("POST", url, data=form, timeout=TIMEOUT_S) as response:
             body = b""
@@ -46,6 +50,8 @@ def ask(gate: MetricGate, now: float) -> Metric:
                 body += part
                 if len(body) > ANSWER_BYTES_MAX:
                     return _fault(now, f"the answer has more than {ANSWER_BYTES_MAX} bytes")
+                if time.monotonic() > ends:
+                    return _fault(now, f"the answer was not there after {DEADLINE_S:g} s")
     except httpx.HTTPError as error:
         return _fault(now, f"the server cannot be asked: {str(error) or type(error).__name__}")
     return parse(body, now)

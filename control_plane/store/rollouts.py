@@ -204,6 +204,11 @@ class Rollouts:
         with self._database.reading() as connection:
             return rollout_counts.view(connection, wanted)
 
+    def metrics(self, wanted: Rollout) -> tuple[tuple[str, Metric], ...]:
+        """Return what metric servers answered last for a rollout, by the names of its gates."""
+        with self._database.reading() as connection:
+            return metric_answers.last(connection, wanted)
+
     def keep_metric(self, wanted: Rollout, name: str, found: Metric) -> None:
         """Store what a metric server answered, as evidence for a gate of this name."""
         with self._database.transaction() as connection:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import msgspec
 import pytest
@@ -15,7 +15,8 @@ from sqlalchemy import insert
 
 from control_plane.fleet.selectors import Selector
 from control_plane.rollouts import prometheus
-from control_plane.rollouts.evidence import Evidence, Pairs
+from control_plane.rollouts.asking import Asking
+from control_plane.rollouts.evidence import Evidence, Metric, Pairs
 from control_plane.rollouts.executor import Executor
 from control_plane.rollouts.gate_specs import MetricGate
 from control_plane.rollouts.statistics import Arm
@@ -51,15 +52,16 @@ class World:
         self.rollouts = Rollouts(self.fleet.database)
         self.now = 1_000.0
         self.asked: list[str] = []
-        self.executor = Executor(
-            self.rollouts, lambda _devices: None, lambda: self.now, ask=prometheus.ask
-        )
+        self.executor = Executor(self.rollouts, lambda _devices: None, lambda: self.now)
+        self.asking = Asking(self.rollouts, prometheus.ask, lambda: self.now)
         text = SPEC % gates.replace("URL", url)
         self.rollouts.create(rollout(text), Selector())
 
     def tick(self, state: str = "committed") -> None:
         """Let time pass, the executor act, and devices do as they are told."""
         self.now += 1.0
+        self.asking.tick()
+        assert self.asking.wait(10.0)
         self.executor.tick()
         self.fleet.obey(state=state)
 
@@ -302,6 +304,65 @@ def test_metrics_are_asked_when_their_time_has_come(tmp_path: Path, server: _Ser
         for each in world.rollouts.decisions("example")[-1].why
     )
     world.fleet.database.close()
+
+
+def test_a_slow_server_delays_nothing_but_its_own_answer(tmp_path: Path) -> None:
+    """The rollout is looked after meanwhile, and a query that is under way is not put twice."""
+    gates = "metrics: [{name: cpu, url: 'http://a', query: up, at_most: 5, every_s: 10}]"
+    world = World(tmp_path, gates)
+    is_answered, queries = Event(), []
+
+    def ask(gate: MetricGate, now: float) -> Metric:
+        queries.append(gate.name)
+        is_answered.wait(10.0)
+        return Metric(4.5, now)
+
+    asking = Asking(world.rollouts, ask, lambda: world.now)
+    for _ in range(3):
+        asking.tick()
+        world.now += 20.0
+        world.executor.tick()
+    assert world.rollouts.get("example").standing.phase_state == "offering"
+    assert queries == ["cpu"]
+    is_answered.set()
+    assert asking.wait(10.0)
+    assert dict(world.evidence.metrics)["cpu"] == Metric(4.5, 1_000.0)
+    asking.tick()
+    assert asking.wait(10.0)
+    assert dict(world.evidence.metrics)["cpu"].at == world.now
+    world.fleet.database.close()
+
+
+def test_so_many_queries_are_put_at_once(tmp_path: Path) -> None:
+    """A server that never answers does not gather threads."""
+    one = "{{name: cpu{}, url: 'http://a', query: up, at_most: 5}}"
+    gates = ", ".join(one.format(number) for number in range(3))
+    world = World(tmp_path, f"metrics: [{gates}]")
+    is_over, queries = Event(), []
+
+    def ask(gate: MetricGate, now: float) -> Metric:
+        queries.append(gate.name)
+        is_over.wait(10.0)
+        return Metric(None, now, "no answer")
+
+    asking = Asking(world.rollouts, ask, lambda: world.now, at_once_max=2)
+    for _ in range(3):
+        asking.tick()
+    assert len(queries) == 2
+    assert not asking.wait(0.0)
+    is_over.set()
+    assert asking.wait(10.0)
+    world.fleet.database.close()
+
+
+def test_an_answer_that_drips_has_a_deadline(
+    server: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server cannot hold a query by sending a little at a time."""
+    monkeypatch.setattr(prometheus, "DEADLINE_S", 0.0)
+    server.answer = _vector("1")
+    gate = MetricGate(name="cpu", url=server.url, query="up", at_most=1.0)
+    assert "was not there after" in prometheus.ask(gate, 5.0).fault
 
 
 @pytest.mark.parametrize(

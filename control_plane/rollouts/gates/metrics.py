@@ -31,11 +31,13 @@ def judge(gate: MetricGate, rollout: Rollout, view: FleetView, now: float) -> Fi
     if began is not None and found.at <= began:
         why = "the last answer is from before the phase's first offer"
         return told(name(gate), Verdict.INCONCLUSIVE, why)
-    if found.fault:
+    age_s, age_s_max = max(now - found.at, 0.0), _PERIODS_MAX * gate.every_s
+    if age_s > age_s_max:
+        why = f"the last answer is {age_s:.0f} s old, {age_s_max:g} s at most count"
+        why = f"{why}; it was: {found.fault}" if found.fault else why
+        return told(name(gate), Verdict.INCONCLUSIVE, why)
+    if found.fault or found.value is None:
         return told(name(gate), Verdict.ERROR, found.fault)
-    age_s = max(now - found.at, 0.0)
-    if found.value is None or age_s > _PERIODS_MAX * gate.every_s:
-        return told(name(gate), Verdict.INCONCLUSIVE, f"the last answer is {age_s:.0f} s old")
     if gate.at_most is not None and found.value > gate.at_most:
         return _found(gate, found.value, Verdict.FAIL, gate.at_most, "above")
     if gate.at_least is not None and found.value < gate.at_least:
