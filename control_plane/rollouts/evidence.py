@@ -34,6 +34,16 @@ class Arms(NamedTuple):
     control: Arm = Arm()
 
 
+class Promised(NamedTuple):
+    """The share of wrong answers that confidences promise, by device, in both arms.
+
+    `drifting` are the devices of candidate and control that were left out: their input changed.
+    """
+
+    arms: Arms = Arms()
+    drifting: tuple[int, int] = (0, 0)
+
+
 class Metric(NamedTuple):
     """What a query found when it was asked last, at Unix seconds, or why it found nothing."""
 
@@ -54,6 +64,7 @@ class Evidence(NamedTuple):
     changed: Arms = Arms()
     failed: Arms = Arms()
     deaths: Arms = Arms()
+    promised: Promised = Promised()
     values: tuple[tuple[str, Arms], ...] = ()
     metrics: tuple[tuple[str, Metric], ...] = ()
 

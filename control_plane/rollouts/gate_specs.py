@@ -43,6 +43,18 @@ class LabelErrorsGate(Part, frozen=True, kw_only=True):
     is_non_inferiority_needed: bool = False
 
 
+class LabelFreeAccuracyGate(Part, frozen=True, kw_only=True):
+    """How many more answers may be wrong than of the control's, by what confidences promise.
+
+    `margin` is a difference of shares. `accuracy_min` judges where no control is left. It is never
+    the only gate of a phase.
+    """
+
+    margin: Rate = 0.02
+    accuracy_min: Rate | None = None
+    deadline_s: Seconds = _DAY_S
+
+
 class ShadowPairsGate(Part, frozen=True, kw_only=True):
     """Whether the release loses more labelled inputs than it wins against the model beside it.
 
@@ -162,6 +174,7 @@ class Gates(Part, frozen=True, kw_only=True):
     alpha: Alpha = 0.05
     installs: InstallsGate = InstallsGate()
     label_errors: LabelErrorsGate | None = None
+    label_free_accuracy: LabelFreeAccuracyGate | None = None
     shadow_pairs: ShadowPairsGate | None = None
     agreement: AgreementGate | None = None
     latency: LatencyGate | None = None
@@ -177,6 +190,7 @@ class Gates(Part, frozen=True, kw_only=True):
         """The part of `alpha` that each gate with a test has."""
         singles = (
             self.label_errors,
+            self.label_free_accuracy,
             self.shadow_pairs,
             self.agreement,
             self.latency,
@@ -197,6 +211,7 @@ class PhaseGates(Part, frozen=True, kw_only=True):
     alpha: Alpha | UnsetType = UNSET
     installs: InstallsGate | UnsetType = UNSET
     label_errors: LabelErrorsGate | UnsetType | None = UNSET
+    label_free_accuracy: LabelFreeAccuracyGate | UnsetType | None = UNSET
     shadow_pairs: ShadowPairsGate | UnsetType | None = UNSET
     agreement: AgreementGate | UnsetType | None = UNSET
     latency: LatencyGate | UnsetType | None = UNSET

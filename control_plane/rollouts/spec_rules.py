@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from control_plane.rollouts.gate_specs import Gates
+from control_plane.rollouts.gate_specs import Gates, LabelFreeAccuracyGate
 from control_plane.rollouts.phase_specs import PhaseSpec
 from control_plane.rollouts.spec import HoldOut, RolloutSpec
+
+_OBSERVING: Final = (
+    *("label_errors", "shadow_pairs", "agreement", "latency", "errors", "crashes", "drift"),
+    *("values", "metrics"),
+)
+"""Gates on what devices or others measure while the release answers."""
 
 
 class Problem(NamedTuple):
@@ -28,6 +34,7 @@ def problems(spec: RolloutSpec) -> Iterator[Problem]:
         yield from _growth(phase, spec.phases[:index], place)
         yield from _shadow(phase, spec, place)
         yield from _gates(phase.gates.over(spec.gates), spec, f"{place}.gates")
+        yield from _label_free(phase, spec, place)
     yield from _gates(spec.gates, spec, "gates")
     yield from _capture(spec)
     if spec.phases[-1].mode != "serve":
@@ -77,6 +84,19 @@ def _shadow(phase: PhaseSpec, spec: RolloutSpec, place: str) -> Iterator[Problem
             "a phase in shadow needs policy.shadow",
             "Say there which share of the inputs is mirrored.",
         )
+
+
+def _label_free(phase: PhaseSpec, spec: RolloutSpec, place: str) -> Iterator[Problem]:
+    gates = phase.gates.over(spec.gates)
+    if gates.label_free_accuracy is None or any(getattr(gates, name) for name in _OBSERVING):
+        return
+    is_own = isinstance(phase.gates.label_free_accuracy, LabelFreeAccuracyGate)
+    yield Problem(
+        f"{place}.gates.label_free_accuracy" if is_own else "gates.label_free_accuracy",
+        f"label_free_accuracy may not be the only gate of {place}",
+        "An estimate from confidences does not see what labels see: add label_errors,"
+        " shadow_pairs, or another gate on what devices measure.",
+    )
 
 
 def _gates(gates: Gates, spec: RolloutSpec, place: str) -> Iterator[Problem]:

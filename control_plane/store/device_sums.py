@@ -86,6 +86,25 @@ def log_latencies(
     )
 
 
+def promises(
+    connection: Connection, wanted: Rollout, since: float, first: float
+) -> list[DeviceSums]:
+    """Return the moments of answers that confidences promise to be wrong by device; see `values`.
+
+    Chances are added up: their squares are not known, and not needed.
+    """
+    said = segment.c
+    wrong = said.promised_rows - said.promised_right
+    return _by_device(
+        connection,
+        wanted,
+        segment,
+        (said.promised_rows, wrong, wrong),
+        said.promised_rows > 0,
+        (since, first),
+    )
+
+
 def failures(
     connection: Connection, wanted: Rollout, since: float, first: float
 ) -> list[DeviceSums]:

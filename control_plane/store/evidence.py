@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, case, select
 
-from control_plane.rollouts.evidence import Arms, Evidence
+from control_plane.rollouts.evidence import Arms, Evidence, Promised
 from control_plane.rollouts.statistics import Arm as Sums
 from control_plane.store import device_sums, latency_sums, metric_answers, pair_sums
 from control_plane.store.schema import deployment, release, reported, rollout
@@ -15,7 +15,9 @@ from firmware_bundles.sketches.watch import State
 from firmware_bundles.wire.messages import Arm
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Row
 
     from control_plane.rollouts.model import Rollout
 
@@ -44,6 +46,8 @@ def gather(
     if gates.crashes:
         devices = device_sums.deaths(connection, wanted, since, first)
         found = found._replace(deaths=_arms(device_sums.arms(devices)))
+    if gates.label_free_accuracy:
+        found = found._replace(promised=_promised(connection, wanted, since, first))
     if gates.drift:
         found = found._replace(changed=_changed(connection, wanted, since))
     named = {}
@@ -57,16 +61,40 @@ def _arms(sums: dict[Arm, Sums]) -> Arms:
     return Arms(sums[Arm.CANDIDATE], sums[Arm.CONTROL])
 
 
+def _promised(connection: Connection, wanted: Rollout, since: float, first: float) -> Promised:
+    """Sum up what confidences promise, without devices whose input is changed now."""
+    devices = device_sums.promises(connection, wanted, since, first)
+    changed = {row.device_id for row in _watched(connection, wanted) if row.is_changed}
+    sound = [each for each in devices if each.device_id not in changed]
+    arms = [each.arm for each in devices if each.device_id in changed]
+    drifting = arms.count(Arm.CANDIDATE), arms.count(Arm.CONTROL)
+    return Promised(_arms(device_sums.arms(sound)), drifting)
+
+
 def _changed(connection: Connection, wanted: Rollout, since: float) -> Arms:
     """Sum up which devices' input changed since, of those about which their watch is sure."""
+    rows = _watched(connection, wanted)
+    sides: list[Sums] = []
+    for side in (True, False):
+        bits = [
+            float(row.is_changed and row.changed is not None and row.changed >= since)
+            for row in rows
+            if bool(row.is_candidate) is side
+        ]
+        sides.append(Sums.of(since=bits, before=[0.0] * len(bits), observations=len(bits)))
+    return Arms(*sides)
+
+
+def _watched(connection: Connection, wanted: Rollout) -> Sequence[Row[Any]]:
+    """Return what the watches say of devices of both arms, of those that are sure."""
     is_offered = and_(deployment.c.generation > 0, deployment.c.mode == "serve")
     is_candidate = watch.c.model == release.c.digest
     query = (
         select(
+            deployment.c.device_id,
             is_offered.label("is_candidate"),
-            case(
-                (and_(watch.c.state == State.CHANGED.value, watch.c.changed >= since), 1), else_=0
-            ),
+            case((watch.c.state == State.CHANGED.value, 1), else_=0).label("is_changed"),
+            watch.c.changed,
         )
         .select_from(deployment)
         .join(rollout, rollout.c.id == deployment.c.rollout_id)
@@ -93,9 +121,4 @@ def _changed(connection: Connection, wanted: Rollout, since: float) -> Arms:
             is_candidate == is_offered,
         )
     )
-    rows = connection.execute(query).all()
-    sides: list[Sums] = []
-    for side in (True, False):
-        bits = [float(bit) for is_ours, bit in rows if bool(is_ours) is side]
-        sides.append(Sums.of(since=bits, before=[0.0] * len(bits), observations=len(bits)))
-    return Arms(*sides)
+    return connection.execute(query).all()

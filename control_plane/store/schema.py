@@ -306,6 +306,9 @@ segment = Table(
     Column("log_latency2", BigInteger, nullable=True),
     # Its latencies in the bins of `telemetry.latency_bins`; null: it came before they were kept.
     Column("latency_bins", LargeBinary, nullable=True),
+    # Of a window: rows with a confidence, and how many of them it promises to be right.
+    Column("promised_rows", BigInteger, nullable=True),
+    Column("promised_right", Float, nullable=True),
     # 1 once the watch over its device took a window in: both are written in one transaction.
     Column("watched", SmallInteger, nullable=False, server_default="0"),
     Index(

@@ -6,6 +6,7 @@ What a watch means, and how a window is taken in, is `telemetry.standing`'s affa
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -49,14 +50,25 @@ class Kept(NamedTuple):
     standing: Standing = Standing()
 
 
+class Promise(NamedTuple):
+    """How many rows of a window have a confidence, and how many of them it promises to be right."""
+
+    rows: int
+    right: float
+
+
 class Taken(NamedTuple):
-    """What taking in `windows` led to, from the state that `turn` names."""
+    """What taking in `windows` led to, from the state that `turn` names.
+
+    `promises` are those of the windows, None of one that tells nothing.
+    """
 
     key: WatchKey
     turn: int
     body: bytes | None
     standing: Standing
     windows: Sequence[WaitingWindow]
+    promises: Sequence[Promise | None] = ()
 
 
 class Watches:
@@ -181,7 +193,8 @@ def _save(connection: Connection, taken: Taken) -> bool:
         if is_ours:
             connection.execute(insert(watch).values(turn=1, **taken.key._asdict(), **values))
     if is_ours and taken.windows:
-        connection.execute(_MARK, [_named(taken.key.device_id, each) for each in taken.windows])
+        told = zip_longest(taken.windows, taken.promises)
+        connection.execute(_MARK, [_named(taken.key.device_id, *each) for each in told])
     return is_ours
 
 
@@ -193,13 +206,19 @@ _MARK: Final = (
         segment.c.kind == "window",
         segment.c.first == bindparam("from_first"),
     )
-    .values(watched=1)
+    .values(
+        watched=1,
+        promised_rows=bindparam("of_rows"),
+        promised_right=bindparam("of_right"),
+    )
 )
 
 
-def _named(device_id: str, window: WaitingWindow) -> dict[str, Any]:
+def _named(device_id: str, window: WaitingWindow, promise: Promise | None) -> dict[str, Any]:
     return {
         "of_device": device_id,
         "of_incarnation": window.incarnation,
         "from_first": window.first,
+        "of_rows": None if promise is None else promise.rows,
+        "of_right": None if promise is None else promise.right,
     }

@@ -10,11 +10,12 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from control_plane.audit import SERVICE, Statement
-from control_plane.store.watches import Taken
+from control_plane.store.watches import Promise, Taken
 from control_plane.telemetry import standing
 from control_plane.telemetry.standing import Watched
 from firmware_bundles.errors import NotFound, ShoalError, WireError
 from firmware_bundles.sketches.codec import parse_sketch
+from firmware_bundles.sketches.performance import label_free
 from firmware_bundles.sketches.watch import Span
 from firmware_bundles.sketches.watch_codec import encode_watch, parse_watch
 
@@ -94,9 +95,12 @@ class Watching:
             unread = kept.standing._replace(unreadable=read)
             return Taken(key, kept.turn, kept.body, unread, windows)
         watched = _opened(key, kept, baseline)
+        promises = []
         for window in windows:
-            watched = _advance(watched, window, baseline, self._rules)
-        return Taken(key, kept.turn, encode_watch(watched.watch), watched.standing, windows)
+            watched, promise = _advance(watched, window, baseline, self._rules)
+            promises.append(promise)
+        body = encode_watch(watched.watch)
+        return Taken(key, kept.turn, body, watched.standing, windows, promises)
 
 
 def _opened(key: WatchKey, kept: Kept, baseline: Baseline) -> Watched:
@@ -112,9 +116,13 @@ def _opened(key: WatchKey, kept: Kept, baseline: Baseline) -> Watched:
         return standing.anew(kept.standing)
 
 
-def _advance(watched: Watched, window: WaitingWindow, baseline: Baseline, rules: Rules) -> Watched:
+def _advance(
+    watched: Watched, window: WaitingWindow, baseline: Baseline, rules: Rules
+) -> tuple[Watched, Promise | None]:
     try:
         sketch = parse_sketch(window.body, baseline)
-        return standing.take(watched, Span(sketch, window.started, window.ended), rules)
+        taken = standing.take(watched, Span(sketch, window.started, window.ended), rules)
     except (WireError, ValueError):
-        return standing.skip(watched)
+        return standing.skip(watched), None
+    found = label_free(sketch, is_drifting=False)
+    return taken, None if found is None else Promise(found.rows, found.rows * found.accuracy)

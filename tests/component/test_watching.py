@@ -7,11 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 
 from control_plane.store import watch_schema
 from control_plane.store import watches as stored_watches
 from control_plane.store.arrivals import Sent
+from control_plane.store.schema import segment
 from control_plane.telemetry import watching
 from firmware_bundles.errors import NotFound
 from firmware_bundles.sketches.codec import encode_baseline
@@ -96,7 +97,7 @@ def test_a_crash_before_the_end_of_the_transaction_takes_nothing(
     world.send("device-1", *range(3))
     stored: list[str] = []
 
-    def dies(device: str, each: object) -> dict[str, object]:
+    def dies(device: str, *_: object) -> dict[str, object]:
         stored.append(device)
         raise InterruptedError
 
@@ -126,6 +127,24 @@ def test_two_processes_do_not_take_a_window_twice(world: WatchWorld) -> None:
     world.watching.tick()
     assert world.watches.save([slow]) == 0
     assert world.row().standing.taken == 3
+
+
+def test_what_confidences_promise_is_kept_with_each_window(world: WatchWorld) -> None:
+    """Rows, and how many of them are promised to be right; a damaged window promises nothing."""
+    world.send("device-0", 0, 1)
+    with world.telemetry.storing(world.clock()) as intake:
+        intake.add([Sent("device-1", window(0, world.model, body=b"\1damaged"))])
+    world.tick()
+    told = segment.c.device_id, segment.c.promised_rows, segment.c.promised_right
+    with world.database.reading() as connection:
+        found = connection.execute(select(*told).order_by(segment.c.device_id)).all()
+    assert [row[:2] for row in found] == [
+        ("device-0", ROWS),
+        ("device-0", ROWS),
+        ("device-1", None),
+    ]
+    assert found[0].promised_right / ROWS == pytest.approx(0.975, abs=0.02)
+    assert found[2].promised_right is None
 
 
 def test_another_model_is_commissioned_by_itself(world: WatchWorld) -> None:

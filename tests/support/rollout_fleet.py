@@ -27,6 +27,7 @@ from control_plane.store.schema import (
     segment,
     value_sum,
 )
+from control_plane.store.watch_schema import watch
 from control_plane.telemetry.latency_bins import encoded
 from firmware_bundles.identifiers import target_path
 from firmware_bundles.windows import UTC_OFFSET
@@ -168,6 +169,31 @@ class RowFleet:
         with self.database.transaction() as connection:
             connection.execute(insert(value_sum), about | revenue)
             connection.execute(insert(segment), about | latency)
+
+    def promise(
+        self, device_id: str, version: str, rows: int, right: float, *, at: float, state: str
+    ) -> None:
+        """Store a window whose confidences promise so much, and what the watch over it says."""
+        about = {"device_id": device_id, "family": FAMILY, "model": digest(version)}
+        row = {
+            "incarnation": "2" * 16,
+            "kind": "window",
+            "first": int(at * 1000) + int(version),
+            "last": int(at * 1000) + int(version),
+            "received": at,
+            "rows": rows,
+            "body": b"",
+            "started": at,
+            "ended": at,
+            "promised_rows": rows,
+            "promised_right": right,
+        }
+        said = dict.fromkeys(("since", "until", "score"), 0.0) | {"turn": 1, "state": state}
+        counts = ("reference_rows", "taken", "late", "unreadable", "tested", "quiet", "rings")
+        said |= dict.fromkeys(counts, 0) | {"findings": [], "changed": at}
+        with self.database.transaction() as connection:
+            connection.execute(insert(segment), about | row)
+            upsert(connection, watch, about | said)
 
     def answer(self, device_id: str, version: str, latencies_us: Sequence[int], at: float) -> None:
         """Store that a device gave answers which took so long."""

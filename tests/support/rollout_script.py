@@ -71,19 +71,12 @@ class Replay:
                 self._change(int(rest[0]) - 1, rest[1:])
             case "later":
                 self._come_later(int(rest[0]))
-            case "labels":
-                self.told[rest[0]] = _labels(*rest[1:])
-            case "pairs":
-                self.told["evidence"] = Evidence(pairs=Pairs(*(int(each) for each in rest)))
             case "author":
                 self.rollout = msgspec.structs.replace(self.rollout, created_by=rest[0])
-            case "failed" | "deaths":
-                self._tell_arm(word, rest[0], *(float(each) for each in rest[1:]))
-            case "latency":
-                mean, *spread = (float(each) for each in rest[1:])
-                self._tell_arm(word, rest[0], math.log1p(1_000 * mean), *spread)
-            case "bytes" | "control_devices":
-                self.told[word] = int(rest[0])
+            case "labels" | "bytes" | "control_devices":
+                self.told |= _told(word, rest)
+            case "pairs" | "drifting" | "failed" | "deaths" | "latency" | "promised":
+                self.told["evidence"] = self._evidence(word, rest)
             case _:
                 raise AssertionError(f"no script says {word!r}")
 
@@ -94,15 +87,23 @@ class Replay:
         joined = (*self.rollout.joined, Joined(phase=last, devices=devices))
         self.rollout = msgspec.structs.replace(self.rollout, joined=joined)
 
-    def _tell_arm(
-        self, quantity: str, arm: str, mean: float, devices: float, spread: float, count: float
-    ) -> None:
-        """Let so many observations of an arm be there, the devices `spread` around the mean."""
-        means = [mean + (-1) ** place * spread for place in range(int(devices))]
-        found = self.told.get("evidence", Evidence())
-        sums = Arm.of(means, [0.0] * len(means), int(count))
-        arms = getattr(found, quantity)._replace(**{arm: sums})
-        self.told["evidence"] = found._replace(**{quantity: arms})
+    def _evidence(self, word: str, rest: list[str]) -> Evidence:
+        """Return what is known, with what the script tells now."""
+        found: Evidence = self.told.get("evidence", Evidence())
+        if word == "pairs":
+            return Evidence(pairs=Pairs(*(int(each) for each in rest)))
+        if word == "drifting":
+            return found._replace(
+                promised=found.promised._replace(drifting=(int(rest[0]), int(rest[1])))
+            )
+        arm, mean, *others = rest[0], *(float(each) for each in rest[1:])
+        if word == "latency":
+            mean = math.log1p(1_000 * mean)
+        sums = {arm: _arm(mean, *others)}
+        if word == "promised":
+            arms = found.promised.arms._replace(**sums)
+            return found._replace(promised=found.promised._replace(arms=arms))
+        return found._replace(**{word: getattr(found, word)._replace(**sums)})
 
     def _outrun(self, other: Plan) -> list[str]:
         """Tell what becomes of the decision of an executor that looked at the same moment."""
@@ -165,6 +166,18 @@ class Replay:
 
 def _refused(error: ShoalError) -> list[str]:
     return [f"refused, {error.code}: {error.message}", *([f"  {error.hint}"] if error.hint else [])]
+
+
+def _told(word: str, rest: list[str]) -> dict[str, Any]:
+    if word == "labels":
+        return {rest[0]: _labels(*rest[1:])}
+    return {word: int(rest[0])}
+
+
+def _arm(mean: float, devices: float, spread: float, count: float) -> Arm:
+    """Return so many observations on devices whose means lie `spread` around the mean."""
+    means = [mean + (-1) ** place * spread for place in range(int(devices))]
+    return Arm.of(means, [0.0] * len(means), int(count))
 
 
 def _labels(labelled: str, wrong: str, devices: str = "0", spread: str = "0") -> LabelCounts:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from control_plane.rollouts.evidence import Arms, Evidence
+from control_plane.rollouts.evidence import Arms, Evidence, Promised
 from control_plane.rollouts.gates import judge
 from control_plane.rollouts.model import (
     Counts,
@@ -94,3 +94,24 @@ def test_slow_tails_that_are_alike_are_seldom_stopped() -> None:
     generator = np.random.default_rng(7)
     rollout = _rollout("latency: {percentile: 95, increase_max: 0}")
     assert _share_stopped(rollout, [_latencies(generator, 0.95) for _ in range(20)]) <= ALPHA
+
+
+def _promises(generator: np.random.Generator) -> Iterator[Evidence]:
+    """Devices whose answers differ in how sure they are, twenty rows a minute."""
+    wrong = generator.beta(0.49, 9.31, (2, DEVICES, 1))
+    before = (wrong * generator.uniform(0, 2, (2, DEVICES, 2_000))).mean(axis=2)
+    chances = (wrong * generator.uniform(0, 2, (2, DEVICES, 20 * LOOKS))).cumsum(axis=2)
+    for seen in range(20, 20 * LOOKS + 1, 20):
+        now = chances[..., seen - 1] / seen
+        arms = (
+            Arm.of(z.tolist(), x.tolist(), DEVICES * seen) for z, x in zip(now, before, strict=True)
+        )
+        yield Evidence(promised=Promised(Arms(*arms)))
+
+
+def test_confidences_that_promise_alike_are_seldom_stopped() -> None:
+    """No margin, devices that are unlike each other: alpha of runs at most."""
+    generator = np.random.default_rng(8)
+    # Of two gates that test each has half of alpha.
+    rollout = _rollout("alpha: 0.1, label_free_accuracy: {margin: 0}, errors: {}")
+    assert _share_stopped(rollout, [_promises(generator) for _ in range(60)]) <= ALPHA

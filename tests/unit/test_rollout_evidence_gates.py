@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.rollouts.evidence import Arms, Evidence, Metric, Pairs
+from control_plane.rollouts.evidence import Arms, Evidence, Metric, Pairs, Promised
 from control_plane.rollouts.gates import judge
 from control_plane.rollouts.gates.shadow_pairs import losses_beyond
 from control_plane.rollouts.model import (
@@ -131,6 +131,28 @@ def test_agreement(pairs: Pairs, verdict: Verdict) -> None:
     gates = "agreement: {share_min: 0.95, pairs_min: 100}"
     (found,) = _judge(gates, Evidence(pairs=pairs), phase=0)
     assert found.verdict is verdict, found.sentence
+
+
+@pytest.mark.parametrize(
+    ("arms", "phase", "verdict", "words"),
+    [
+        (Arms(), 1, W, "0 confidences on 0 devices of the candidate"),
+        (Arms(_arm(0.05), _arm(0.05)), 1, P, "would have been found in 95% of cases"),
+        (Arms(_arm(0.3), _arm(0.05)), 1, F, "+25.0 points with no day before"),
+        (Arms(_arm(0.3, devices=9), _arm(0.05)), 1, W, "200 on 10 are needed"),
+        (Arms(_arm(0.3), Arm()), 2, F, "above the limit of estimated errors 10.0%"),
+        (Arms(_arm(0.3), _arm(0.05)), 0, None, "does not apply"),
+    ],
+)
+def test_confidences_are_compared_beside_what_is_known_of_drift(
+    arms: Arms, phase: int, verdict: Verdict | None, words: str
+) -> None:
+    """Estimates never stand alone: the sentence tells of drift, and another gate is there."""
+    gates = "{label_free_accuracy: {accuracy_min: 0.9}, errors: {}}"
+    for drifting, told in (((0, 0), "drift: on none"), ((2, 1), "drift: left out are 2 devices")):
+        found, _ = _judge(gates, Evidence(promised=Promised(arms, drifting)), phase=phase)
+        assert (found.verdict, words in found.sentence) == (verdict, True), found.sentence
+        assert (told in found.sentence) is (verdict is not None), found.sentence
 
 
 _MS_10 = math.log1p(10_000)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control_plane.rollouts.gate_specs import LabelFreeAccuracyGate
 from control_plane.rollouts.parsing import ROLLOUT_BYTES_MAX, parse
 from control_plane.rollouts.phase_specs import PhaseSpec
 from control_plane.rollouts.schema import json_schema
@@ -84,6 +85,41 @@ def test_gates_of_a_phase_stand_over_those_of_the_rollout() -> None:
     first, second = (phase.gates.over(spec.gates) for phase in spec.phases)
     assert second == spec.gates
     assert first == msgspec.structs.replace(spec.gates, label_errors=None, alpha=0.01)
+
+
+@pytest.mark.parametrize(
+    ("gates", "phase", "told"),
+    [
+        ("label_free_accuracy: {}", "", "line 10: gates.label_free_accuracy"),
+        ("label_free_accuracy: {}\n  traffic: {device_bytes_max: 9}", "", "line 10"),
+        (
+            "errors: {}",
+            "gates: {errors: null, label_free_accuracy: {}}",
+            r"line 6: phases\[0\].gates.label_free_accuracy: .*the only gate of phases\[0\]",
+        ),
+        (
+            "errors: {}\n  label_free_accuracy: {}",
+            "gates: {errors: null}",
+            r"line 12: gates.label_free_accuracy: .*the only gate of phases\[0\]",
+        ),
+    ],
+)
+def test_confidences_are_never_the_only_gate_of_a_phase(gates: str, phase: str, told: str) -> None:
+    """What confidences promise stands beside something that was measured, in every phase."""
+    text = GOOD.replace("label_errors: {margin: 0.1, labels_min: 50}", gates)
+    with pytest.raises(RolloutInvalid, match=told):
+        parse(text.replace("share: 0.25", f"share: 0.25\n    {phase}" if phase else "share: 0.25"))
+
+
+def test_confidences_may_stand_beside_another_gate() -> None:
+    """A gate on what devices measure is enough."""
+    for other in ("errors: {}", "drift: {}", "shadow_pairs: {}, values: []"):
+        text = GOOD.replace("attempts_max: 2", "shadow: {share: 0.1}")
+        gates = f"{{label_free_accuracy: {{margin: 0.1}}, {other}}}"
+        found = (
+            parse(text.replace("share: 0.25", f"share: 0.25\n    gates: {gates}")).phases[0].gates
+        )
+        assert found.label_free_accuracy == LabelFreeAccuracyGate(margin=0.1)
 
 
 def test_all_that_can_be_written_is_in_the_reference() -> None:

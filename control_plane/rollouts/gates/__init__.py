@@ -16,6 +16,7 @@ from control_plane.rollouts.gates import (
     errors,
     installs,
     label_errors,
+    label_free,
     latency,
     metrics,
     shadow_pairs,
@@ -33,6 +34,8 @@ def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
     findings = [installs.judge(gates.installs, rollout, view, now)]
     if gates.label_errors is not None:
         findings.append(label_errors.judge(gates.label_errors, rollout, view))
+    if gates.label_free_accuracy is not None:
+        findings.append(label_free.judge(gates.label_free_accuracy, rollout, view))
     if gates.shadow_pairs is not None:
         findings.append(shadow_pairs.judge(gates.shadow_pairs, rollout, view))
     if gates.agreement is not None:
@@ -57,6 +60,7 @@ def deadline_s(rollout: Rollout, finding: Finding) -> float:
     gates = rollout.gates
     single: dict[str, object] = {
         label_errors.NAME: gates.label_errors,
+        label_free.NAME: gates.label_free_accuracy,
         shadow_pairs.NAME: gates.shadow_pairs,
         agreement.NAME: gates.agreement,
         latency.NAME: gates.latency,
