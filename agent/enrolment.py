@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agent import anchor, inventory, tls
+from agent import anchor, answers, inventory, tls
 from agent import identity as identities
 from agent.clock import Clock
 from agent.deployment import retirement
@@ -156,12 +156,16 @@ def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
     except (OSError, ssl.SSLError) as error:
         raise InputError(f"--ca {ca} holds no readable certificate: {error}") from error
     try:
-        with httpx.Client(verify=trusted, timeout=_TIMEOUT_S, trust_env=False) as client:
-            response = client.post(
+        with (
+            httpx.Client(verify=trusted, timeout=_TIMEOUT_S, trust_env=False) as client,
+            client.stream(
+                "POST",
                 server.rstrip("/") + PATH,
                 content=msgspec.json.encode(request),
-                headers={"Content-Type": "application/json"},
-            )
+                headers={"Content-Type": "application/json", **answers.AS_IT_IS},
+            ) as response,
+        ):
+            body = answers.read(response, _ANSWER_BYTES_MAX, _TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerUnreachable(
             f"{server} did not answer: {error}",
@@ -170,14 +174,14 @@ def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
     if response.is_server_error:
         raise ServerUnreachable(f"{server} answered with status {response.status_code}")
     if not response.is_success:
-        raise refusal(response)
-    return parse_answer(response.content)
+        raise refusal(response.status_code, body)
+    return parse_answer(body)
 
 
 def parse_answer(body: bytes) -> Enrolment:
     """Read the answer to a request for enrolment. Raises Malformed."""
     if len(body) > _ANSWER_BYTES_MAX:
-        raise Malformed(f"the server answered {len(body)} bytes, too many")
+        raise Malformed(f"the server answered more than {_ANSWER_BYTES_MAX} bytes")
     try:
         return msgspec.json.decode(body, type=Enrolment)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -193,12 +197,12 @@ class _Problem(msgspec.Struct):
     hint: str = ""
 
 
-def refusal(response: httpx.Response) -> ShoalError:
+def refusal(status: int, body: bytes) -> ShoalError:
     """Return the error that the server meant by an answer of 3xx or 4xx."""
     try:
-        problem = msgspec.json.decode(response.content[:_ANSWER_BYTES_MAX], type=_Problem)
+        problem = msgspec.json.decode(body[:_ANSWER_BYTES_MAX], type=_Problem)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return EnrolmentRefused(f"the server answered with status {response.status_code}")
+        return EnrolmentRefused(f"the server answered with status {status}")
     message = problem.message or problem.detail or "the server refused"
     return from_code(problem.code, message, problem.hint)
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs7,
 )
 
-from agent import enrolment, tls
+from agent import answers, enrolment, tls
 from agent import identity as identities
 from agent.task_messages import Renewed
 from firmware_bundles import durable
@@ -93,15 +93,10 @@ def _ask(identity: Identity, present: _Present, now: float) -> list[x509.Certifi
             verify=_tls(identity, now, is_shown=is_shown),
             timeout=_TIMEOUT_S,
             trust_env=False,
+            headers={"Content-Type": "application/pkcs10", **answers.AS_IT_IS},
         ) as client:
-            authorities = _certificates(client.get(CA_CERTIFICATES_PATH))
-            issued = _certificates(
-                client.post(
-                    RENEWAL_PATH,
-                    content=base64.encodebytes(request),
-                    headers={"Content-Type": "application/pkcs10"},
-                )
-            )
+            authorities = _certificates(client, "GET", CA_CERTIFICATES_PATH)
+            issued = _certificates(client, "POST", RENEWAL_PATH, base64.encodebytes(request))
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise ServerUnreachable(f"{identity.server} did not answer: {error}") from error
     roots = _roots(identity)
@@ -120,18 +115,22 @@ def _tls(identity: Identity, now: float, *, is_shown: bool) -> ssl.SSLContext:
     return tls.hold_against(context, lambda: now)
 
 
-def _certificates(response: httpx.Response) -> list[x509.Certificate]:
+def _certificates(
+    client: httpx.Client, method: str, path: str, content: bytes | None = None
+) -> list[x509.Certificate]:
+    with client.stream(method, path, content=content) as response:
+        body = answers.read(response, _ANSWER_BYTES_MAX, _TIMEOUT_S)
     if response.is_server_error:
         raise ServerUnreachable(f"{response.url} answered with status {response.status_code}")
     if not response.is_success:
-        raise enrolment.refusal(response)
-    return parse_certificates(response.content)
+        raise enrolment.refusal(response.status_code, body)
+    return parse_certificates(body)
 
 
 def parse_certificates(body: bytes) -> list[x509.Certificate]:
     """Read the certificates of an EST answer (RFC 7030, section 4.1.3). Raises Malformed."""
     if len(body) > _ANSWER_BYTES_MAX:
-        raise Malformed(f"the server answered {len(body)} bytes, too many")
+        raise Malformed(f"the server answered more than {_ANSWER_BYTES_MAX} bytes")
     try:
         data = base64.b64decode(b"".join(body.split()), validate=True)
         return list(pkcs7.load_der_pkcs7_certificates(data))

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import httpx
 
-from agent import tls
+from agent import answers, tls
 from agent.clock import Clock
 from agent.task_messages import FetchChunks, FetchedChunks
 from firmware_bundles import chunks
@@ -30,7 +30,7 @@ def fetch(request: FetchChunks) -> FetchedChunks:
     ) as client:
         for digest in request.digests:
             try:
-                found[digest] = _first(client, urls, digest)
+                found[digest] = _first(client, urls, digest, request.timeout_s)
             except ShoalError as error:
                 fault = Fault(code=error.code, message=error.message[:512])
     return FetchedChunks(chunks=found, fault=fault)
@@ -43,12 +43,12 @@ def _trusted(ca: str) -> ssl.SSLContext:
     return tls.hold_against(context, Clock().now)
 
 
-def _first(client: httpx.Client, urls: list[str], digest: str) -> bytes:
+def _first(client: httpx.Client, urls: list[str], digest: str, s_max: float) -> bytes:
     """Return a chunk; an address that does not answer is struck off, for others wait behind it."""
     refused: ShoalError = ChunkMissing(f"there is no address for chunk {digest[:12]}")
     for url in list(urls):
         try:
-            return _get(client, url.replace("{digest}", digest), digest)
+            return _get(client, url.replace("{digest}", digest), digest, s_max)
         except (ServerUnreachable, ChunkMissing, ChunkCorrupt) as error:
             refused = error
             if isinstance(error, ServerUnreachable):
@@ -56,19 +56,14 @@ def _first(client: httpx.Client, urls: list[str], digest: str) -> bytes:
     raise refused
 
 
-def _get(client: httpx.Client, url: str, digest: str) -> bytes:
+def _get(client: httpx.Client, url: str, digest: str, s_max: float) -> bytes:
     """Return one chunk, verified, reading no more than a chunk may have."""
-    body = bytearray()
     try:
-        with client.stream("GET", url) as response:
+        with client.stream("GET", url, headers=answers.AS_IT_IS) as response:
             if not response.is_success:
                 raise ChunkMissing(f"{url} answered with status {response.status_code}")
-            for piece in response.iter_bytes(CHUNK_BYTES_MAX):
-                body += piece
-                if len(body) > CHUNK_BYTES_MAX:
-                    break
+            data = answers.read(response, CHUNK_BYTES_MAX, s_max)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerUnreachable(f"{url} did not answer: {error}") from error
-    data = bytes(body)
     chunks.verify(digest, data)
     return data

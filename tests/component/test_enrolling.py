@@ -248,6 +248,7 @@ REFUSAL = b'{"code":"access.enrolment_refused","detail":"the token is used up","
         (404, b"<html>", cli.UNAUTHORISED, "status 404"),
         (503, REFUSAL, cli.LATER, "status 503"),
         (200, b"{}", cli.FAILED, "something else than an enrolment"),
+        (200, b" " * 2**21, cli.FAILED, "more than 1048576 bytes"),
     ],
 )
 def test_a_refusal_leaves_the_old_identity_whole(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ async def _answer(request: Request) -> Response:
         return StreamingResponse(_endless())
     if kind == "moved":
         return Response(status_code=302, headers={"location": f"/good/{digest}"})
+    if kind == "packed":
+        return Response(gzip.compress(DATA), headers={"content-encoding": "gzip"})
     if digest != DIGEST or kind == "empty":
         return Response(status_code=404)
     return Response(DATA if kind != "corrupt" else DATA[:-1] + b"!")
@@ -45,7 +48,7 @@ async def _endless() -> AsyncIterator[bytes]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A server whose shelves are good, moved, empty, corrupt and endless."""
+    """A server whose shelves are good, moved, empty, corrupt, endless, and packed unasked."""
     routes = [Route("/{kind}/{digest}", _answer), Route("/{kind}/api/v1/chunks/{digest}", _answer)]
     with serving(Starlette(routes=routes)) as url:
         yield url
@@ -59,7 +62,7 @@ def fetched(urls: list[str], *digests: str) -> FetchedChunks:
     return web_chunks.fetch(request)
 
 
-@pytest.mark.parametrize("first", ["good", "moved", "empty", "corrupt", "endless"])
+@pytest.mark.parametrize("first", ["good", "moved", "empty", "corrupt", "endless", "packed"])
 def test_each_chunk_comes_from_the_first_address_that_has_it(address: str, first: str) -> None:
     """Whatever the addresses before it say."""
     urls = [f"{address}/{first}/{{digest}}", f"{address}/good/{{digest}}"]
@@ -68,7 +71,12 @@ def test_each_chunk_comes_from_the_first_address_that_has_it(address: str, first
 
 @pytest.mark.parametrize(
     ("shelf", "error"),
-    [("empty", ChunkMissing), ("corrupt", ChunkCorrupt), ("endless", ChunkCorrupt)],
+    [
+        ("empty", ChunkMissing),
+        ("corrupt", ChunkCorrupt),
+        ("endless", ChunkCorrupt),
+        ("packed", ChunkCorrupt),
+    ],
 )
 def test_a_chunk_that_no_address_has_is_told(
     address: str, shelf: str, error: type[ShoalError]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
-import httpx
 import msgspec
 import numpy as np
 
@@ -221,7 +220,7 @@ def _enrolment_answer(data: bytes) -> Enrolment:
 def _refusal(data: bytes) -> object:
     from agent import enrolment
 
-    meant = enrolment.refusal(httpx.Response(400, content=data))
+    meant = enrolment.refusal(400, data)
     if isinstance(meant, EnrolmentRefused):  # what stands for an answer that cannot be read
         raise meant
     return meant

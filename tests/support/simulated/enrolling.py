@@ -58,7 +58,7 @@ async def _enrol(client: httpx.AsyncClient, server: str, token: str, folder: Pat
     body, headers = msgspec.json.encode(request), {"Content-Type": "application/json"}
     response = await client.post(server + PATH, content=body, headers=headers)
     if not response.is_success:
-        raise enrolment.refusal(response)
+        raise enrolment.refusal(response.status_code, response.content)
     answer = enrolment.parse_answer(response.content)
     enrolment.check_certificate(answer, key)
     pem = key.private_bytes(serialization.Encoding.PEM, _PKCS8, serialization.NoEncryption())
