@@ -203,7 +203,6 @@ class _Service:
         """Stop all in the opposite order; harmless if nothing was started."""
         for ticker in reversed(self._tickers):
             ticker.stop(_STOP_S_MAX)
-        self._posting.close()
         self._inbox.stop(_STOP_S_MAX)
         self._client.stop()
         self._broker.stop()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httpx
 
+from control_plane import outgoing
 from control_plane.alerts import destinations, events
 from control_plane.audit import SERVICE
 from control_plane.store.outbox import Delivery, Webhook
@@ -47,14 +48,12 @@ class Posting:
         outbox: Outbox,
         clock: Callable[[], float],
         allowed: frozenset[str] = frozenset(),
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._outbox = outbox
         self._clock = clock
         self._allowed = allowed
-        self._client = httpx.Client(
-            timeout=ATTEMPT_S_MAX, follow_redirects=False, transport=transport
-        )
+        self._transport = transport
 
     def tick(self) -> None:
         """Deliver what is due; a webhook that fails once has its next turn later."""
@@ -89,10 +88,6 @@ class Posting:
         event_id, body = events.of_test(secrets.token_hex(8), now)
         return self._attempt(self._outbox.get(name), event_id, body)
 
-    def close(self) -> None:
-        """End all connections."""
-        self._client.close()
-
     def _deliver(self, each: Delivery) -> bool:
         outcome = self._attempt(each.webhook, each.event_id, each.body)
         if outcome.is_delivered:
@@ -113,8 +108,9 @@ class Posting:
         try:
             destinations.check(to.url, self._allowed)
             headers = events.headers(to.secret, event_id, body, self._clock())
-            with self._client.stream("POST", to.url, content=body, headers=headers) as answer:
-                status = answer.status_code
+            status, _ = outgoing.post(
+                to.url, body, headers, s_max=ATTEMPT_S_MAX, bytes_max=0, transport=self._transport
+            )
         except WebhookRefused as error:
             return Outcome(is_delivered=False, status=None, reason=error.message)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:

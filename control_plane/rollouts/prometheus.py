@@ -7,20 +7,20 @@ one element.
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
 
+from control_plane import outgoing
 from control_plane.rollouts.evidence import Metric
 from control_plane.rollouts.gate_specs import MetricGate
 
 ANSWER_BYTES_MAX: Final = 256 * 1024
-# For each step, like a connect or a read, and for all of them.
-TIMEOUT_S: Final = 5.0
 DEADLINE_S: Final = 15.0
 _FAULT_CHARS_MAX: Final = 200
+_FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 class _Data(msgspec.Struct):
@@ -41,19 +41,15 @@ class _Element(msgspec.Struct):
 def ask(gate: MetricGate, now: float) -> Metric:
     """Return what the server says at `now` (Unix seconds), or why it says nothing."""
     url = f"{gate.url.rstrip('/')}/api/v1/query"
-    form = {"query": gate.query, "time": f"{now:.3f}"}
-    ends = time.monotonic() + DEADLINE_S
+    form = urlencode({"query": gate.query, "time": f"{now:.3f}"}).encode()
     try:
-        with httpx.stream("POST", url, data=form, timeout=TIMEOUT_S) as response:
-            body = b""
-            for part in response.iter_bytes():
-                body += part
-                if len(body) > ANSWER_BYTES_MAX:
-                    return _fault(now, f"the answer has more than {ANSWER_BYTES_MAX} bytes")
-                if time.monotonic() > ends:
-                    return _fault(now, f"the answer was not there after {DEADLINE_S:g} s")
-    except httpx.HTTPError as error:
+        _, body = outgoing.post(url, form, _FORM, s_max=DEADLINE_S, bytes_max=ANSWER_BYTES_MAX)
+    except TimeoutError:
+        return _fault(now, f"the answer was not there after {DEADLINE_S:g} s")
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
         return _fault(now, f"the server cannot be asked: {str(error) or type(error).__name__}")
+    if len(body) > ANSWER_BYTES_MAX:
+        return _fault(now, f"the answer has more than {ANSWER_BYTES_MAX} bytes")
     return parse(body, now)
 
 

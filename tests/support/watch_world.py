@@ -66,7 +66,7 @@ FACTS = _facts()
 class WatchWorld:
     """The parts as the service makes them; the database may be opened again."""
 
-    def __init__(self, directory: Path, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, directory: Path, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.url = f"sqlite:///{directory / 'shoal.db'}"
         self.clock = Clock(fleet_rows.NOW)
         self.transport = transport
@@ -103,7 +103,6 @@ class WatchWorld:
 
     def close(self) -> None:
         """End."""
-        self.posting.close()
         self.database.close()
 
     def app(self) -> FastAPI:
