@@ -51,8 +51,9 @@ GENESIS: Final = Head(0, "0" * 64)
 class Statement(NamedTuple):
     """What is to be told: at a time (Unix seconds) somebody did something to something.
 
-    `actor` is `service`, `token:NAME:PREFIX` or `device:ID`; `action` is `subject.verb`, and
-    `subject` is `KIND/NAME`. `details` are plain JSON values.
+    `actor` is `service`, `token:NAME:PREFIX`, with `:PERSON` where the token is of somebody of
+    another name, or `device:ID`; `action` is `subject.verb`, and `subject` is `KIND/NAME`.
+    `details` are plain JSON values.
     """
 
     at: float

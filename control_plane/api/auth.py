@@ -43,16 +43,23 @@ class Role(StrEnum):
 
 
 class Caller(NamedTuple):
-    """Somebody whose credential was checked."""
+    """Somebody whose credential was checked: a token of this name, and the person whose it is."""
 
     name: str
     role: Role
     prefix: str = ""
+    person: str = ""
 
     @property
     def actor(self) -> str:
-        """Who it is, in the audit log."""
-        return f"token:{self.name}:{self.prefix}"
+        """Who it is, in the audit log: the token, and its person if that has another name."""
+        token = f"token:{self.name}:{self.prefix}"
+        return token if self.person in ("", self.name) else f"{token}:{self.person}"
+
+    @property
+    def responsible(self) -> str:
+        """Whose word counts: a person has one, however many tokens."""
+        return self.person or self.name
 
 
 class Access:
@@ -123,7 +130,7 @@ class Access:
 
 
 def _caller(row: TokenRow) -> Caller:
-    return Caller(row.name, Role(row.role), row.prefix)
+    return Caller(row.name, Role(row.role), row.prefix, row.owner)
 
 
 def _check_origin(request: Request) -> None:

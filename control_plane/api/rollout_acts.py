@@ -46,7 +46,7 @@ def approve_phase(
     """Store an approval; if somebody decided meanwhile, ask again whether there is one to give."""
     for attempt in range(1, _ATTEMPTS_MAX + 1):
         rollout = rollouts.get(rollout_id)
-        given = approvals.approve(rollout, clock(), caller.name, phase)
+        given = approvals.approve(rollout, clock(), caller.responsible, phase)
         phase = given.approval.phase  # and no later one, should somebody else approve this one
         try:
             return rollouts.approve(rollout, given.plan, given.approval, caller.actor)

@@ -188,7 +188,7 @@ def router(
 
     def read(body: bytes, caller: Caller) -> Draft:
         suffix = secrets.token_hex(_ID_SUFFIX_BYTES)
-        return draft(body, releases, fleet, now=clock(), by=caller.name, suffix=suffix)
+        return draft(body, releases, fleet, now=clock(), by=caller.responsible, suffix=suffix)
 
     @routes.post("", status_code=201, openapi_extra=rollout_file.FORMATS)
     def start(
@@ -254,7 +254,9 @@ def _verb(
     clock: Callable[[], float],
 ) -> Callable[..., RolloutDetail]:
     def act(rollout_id: str, caller: Annotated[Caller, Depends(operator)]) -> RolloutDetail:
-        changed = decide(rollouts, rollout_id, partial(verb, by=caller.name), clock, caller.actor)
+        changed = decide(
+            rollouts, rollout_id, partial(verb, by=caller.responsible), clock, caller.actor
+        )
         return detail(rollouts, changed, clock())
 
     act.__doc__ = verb.__doc__

@@ -146,7 +146,7 @@ def _setting(
         path = target_path(spec.family, spec.release)
         rollout = Rollout(id="simulated", spec=spec, release_path=path, standing=Standing())
         return rollout, assumed.world(assumed.devices, assumed.model_bytes or 1_000_000)
-    drafted = draft(body, releases, fleet, now=now, by=caller.name, suffix="simulated")
+    drafted = draft(body, releases, fleet, now=now, by=caller.responsible, suffix="simulated")
     size = drafted.model_bytes if assumed.model_bytes is None else assumed.model_bytes
     return drafted.rollout, assumed.world(drafted.chosen.devices, size)
 

@@ -11,12 +11,18 @@ from control_plane.audit import SERVICE
 from control_plane.fleet import credentials
 from control_plane.store.access import AccessTokens, TokenRow
 
+# Names of persons stand after colons in the audit log.
+Person = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=r"^[^:\s\x00-\x1f\x7f][^:\x00-\x1f\x7f]*$")
+]
+
 
 class NewToken(BaseModel):
-    """Who gets a token, and what it allows."""
+    """What a token is called, what it allows, and whose it is: who has the name, if nobody else."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, examples=["ci"])]
     role: Role
+    person: Person | None = None
 
 
 class Token(BaseModel):
@@ -24,6 +30,7 @@ class Token(BaseModel):
 
     prefix: str
     name: str
+    person: str
     role: Role
     created: float
 
@@ -41,12 +48,20 @@ class TokenList(BaseModel):
 
 
 def create(
-    tokens: AccessTokens, name: str, role: Role, now: float, by: str = SERVICE
+    tokens: AccessTokens,
+    name: str,
+    role: Role,
+    now: float,
+    by: str = SERVICE,
+    *,
+    person: str | None = None,
 ) -> FreshToken:
-    """Make and store a token, as the actor `by` asks."""
+    """Make and store a token, as the actor `by` asks: of who has its name, if of nobody else."""
     made = credentials.mint(credentials.Kind.API)
-    tokens.add(TokenRow(made.prefix, made.digest, name, role.value, now), by)
-    return FreshToken(token=made.text, prefix=made.prefix, name=name, role=role, created=now)
+    owner = (person or name).strip()
+    row = TokenRow(made.prefix, made.digest, name, role.value, now, owner)
+    tokens.add(row, by)
+    return FreshToken(**_shown(row).model_dump(), token=made.text)
 
 
 def router(access: Access, tokens: AccessTokens, clock: Callable[[], float]) -> APIRouter:
@@ -57,7 +72,7 @@ def router(access: Access, tokens: AccessTokens, clock: Callable[[], float]) -> 
     @routes.post("", status_code=201)
     def create_token(new: NewToken, caller: Annotated[Caller, Depends(admin)]) -> FreshToken:
         """Make a token; the answer is the only place where its text is told."""
-        return create(tokens, new.name, new.role, clock(), caller.actor)
+        return create(tokens, new.name, new.role, clock(), caller.actor, person=new.person)
 
     @routes.get("")
     def list_tokens() -> TokenList:
@@ -74,4 +89,10 @@ def router(access: Access, tokens: AccessTokens, clock: Callable[[], float]) -> 
 
 
 def _shown(row: TokenRow) -> Token:
-    return Token(prefix=row.prefix, name=row.name, role=Role(row.role), created=row.created)
+    return Token(
+        prefix=row.prefix,
+        name=row.name,
+        person=row.owner,
+        role=Role(row.role),
+        created=row.created,
+    )

@@ -12,7 +12,7 @@ import typer
 from control_plane.cli import http, output
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-_LIST = ("prefix", "name", "role", "created")
+_LIST = ("prefix", "name", "person", "role", "created")
 
 
 class Role(StrEnum):
@@ -29,16 +29,22 @@ def create(
     name: Annotated[str, typer.Argument(help="Who gets it: a person or a program.")],
     *,
     role: Annotated[Role, typer.Option(help="What it allows.")] = Role.VIEWER,
+    person: Annotated[
+        str | None,
+        typer.Option(help="Whose it is, for approvals: NAME, if nobody is named."),
+    ] = None,
 ) -> None:
     """Make a token and print it: this once, for only its digest is kept.
 
     \b
-    Example:
-      shoal token create ci --role operator
+    Examples:
+      shoal token create ben --role approver
+      shoal token create ben-laptop --person ben --role operator
     """
+    wanted = {"name": name, "role": role.value, "person": person}
     with http.connect() as api:
-        made = api.post("tokens", json={"name": name, "role": role.value})
-    output.show_one(made, ("token", "prefix", "name", "role"))
+        made = api.post("tokens", json=wanted)
+    output.show_one(made, ("token", "prefix", "name", "person", "role"))
     if not output.is_json():
         output.note("Keep it now: it is not shown again. Use it as SHOAL_TOKEN, or with --token.")
 

@@ -1,4 +1,7 @@
-"""Approvals: a phase that asks for one begins when somebody else than the author lets it. Pure."""
+"""Approvals: a phase that asks for one begins when somebody else than the author lets it. Pure.
+
+Author and approver are persons, whichever of their tokens they use.
+"""
 
 from __future__ import annotations
 

@@ -16,13 +16,19 @@ if TYPE_CHECKING:
 
 
 class TokenRow(NamedTuple):
-    """An API token as stored."""
+    """An API token as stored; without a person it belongs to the one that it is named after."""
 
     prefix: str
     digest: str
     name: str
     role: str
     created: float
+    person: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self.person or self.name
 
 
 class AccessTokens:
@@ -33,7 +39,7 @@ class AccessTokens:
 
     def add(self, row: TokenRow, by: str = SERVICE) -> None:
         """Store a new token, made by the actor `by`."""
-        told = {"name": row.name, "role": row.role}
+        told = {"name": row.name, "role": row.role, "person": row.owner}
         subject = f"token/{row.prefix}"
         with self._database.transaction() as connection:
             connection.execute(insert(api_token).values(row._asdict()))

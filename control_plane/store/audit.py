@@ -62,7 +62,7 @@ class AuditLog:
     ) -> list[Entry]:
         """Return at most `limit` entries after `number`, the oldest first.
 
-        `actor` is a whole actor or the name in it, `action` and `subject` are beginnings.
+        `actor` is a whole actor or a name in it, `action` and `subject` are beginnings.
         """
         query = select(*_COLUMNS).where(audit_entry.c.number > number)
         query = query.order_by(audit_entry.c.number)
@@ -105,7 +105,8 @@ def _filters(actor: str, action: str, subject: str) -> list[Any]:
     if actor:
         column = audit_entry.c.actor
         named = column.startswith(f"token:{actor}:", autoescape=True)
-        found.append(or_(column == actor, column == f"device:{actor}", named))
+        owned = column.endswith(f":{actor}", autoescape=True) & column.startswith("token:")
+        found.append(or_(column == actor, column == f"device:{actor}", named, owned))
     if action:
         found.append(audit_entry.c.action.startswith(action, autoescape=True))
     if subject:

@@ -43,6 +43,8 @@ api_token = Table(
     Column("name", String, nullable=False),
     Column("role", String, nullable=False),
     Column("created", Float, nullable=False),
+    # Whose it is; empty in rows of a release that did not know: then it is the name.
+    Column("person", String, nullable=True),
 )
 
 enrolment_token = Table(

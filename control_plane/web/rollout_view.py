@@ -87,7 +87,7 @@ class RolloutReader:
         decide(
             self._rollouts,
             rollout_id,
-            lambda rollout, view, now: chosen(rollout, view, now, by=caller.name),
+            lambda rollout, view, now: chosen(rollout, view, now, by=caller.responsible),
             self._clock,
             caller.actor,
         )
@@ -123,9 +123,9 @@ def trend(intervals: Sequence[Interval], since: float, width_s: float) -> Trend:
 def _may(verb: str, rollout: Rollout, view: FleetView, caller: Caller, now: float) -> bool:
     try:
         if verb == APPROVE:
-            approvals.approve(rollout, now, caller.name)
+            approvals.approve(rollout, now, caller.responsible)
             return caller.role.covers(Role.APPROVER)
-        VERBS[verb](rollout, view, now, by=caller.name)
+        VERBS[verb](rollout, view, now, by=caller.responsible)
     except (ConflictError, AccessError):
         return False
     return caller.role.covers(Role.OPERATOR)

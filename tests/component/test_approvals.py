@@ -35,10 +35,10 @@ def service(tmp_path: Path) -> Iterator[RolloutService]:
     made.fleet.database.close()
 
 
-def person(service: RolloutService, role: Role) -> httpx.Client:
-    """Return the client of somebody whose name is that of the role."""
+def person(service: RolloutService, role: Role, name: str | None = None) -> httpx.Client:
+    """Return the client of somebody whose name is that of the role, if none is given."""
     client = httpx.Client(transport=AppTransport(service.app), base_url="http://localhost")
-    client.headers["Authorization"] = f"Bearer {service.token(role)}"
+    client.headers["Authorization"] = f"Bearer {service.token(role, name)}"
     return client
 
 
@@ -91,6 +91,23 @@ def test_the_author_may_not_approve(service: RolloutService, role: Role) -> None
     assert (refused.status_code, code(refused)) == (403, "access.approval_refused")
     assert refused.json()["detail"] == f"{role.value} started rollout r1 and cannot approve it, too"
     assert author.get(f"{ROLLOUTS}/r1").json()["approvals"] == []
+
+
+def test_a_second_token_does_not_make_a_second_person(service: RolloutService) -> None:
+    """The author's other token is refused, however it is called; another person's is not."""
+    author = person(service, Role.OPERATOR, "anna")
+    assert author.post(ROLLOUTS, content=FILE).status_code == 201
+    assert author.get(f"{ROLLOUTS}/r1").json()["created_by"] == "anna"
+    other = person(service, Role.APPROVER, "Anna")
+    assert code(act(other, "approve")) == "access.approval_refused"
+    given = act(person(service, Role.APPROVER, "ben"), "approve").json()["approvals"]
+    assert [each["by"] for each in given] == ["ben"]
+    log = AuditLog(service.fleet.database)
+    (entry,) = log.before(2**40, 10, action="rollout.approved")
+    assert entry.actor.startswith("token:approver:shoal_")
+    assert entry.actor.endswith(":ben")
+    found = log.before(2**40, 10, actor="ben")
+    assert [each.action for each in found] == ["rollout.approved"]
 
 
 def test_an_operator_may_not_approve(service: RolloutService) -> None:

@@ -9,6 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from control_plane.store import schema
+from control_plane.store.access import AccessTokens
 from control_plane.store.database import Database
 
 if TYPE_CHECKING:
@@ -36,6 +37,18 @@ def test_opening_twice_changes_nothing(tmp_path: Path) -> None:
     with second.reading() as connection:
         assert connection.execute(sqlalchemy.select(schema.cohort)).one() == ("all", "", 1.0, None)
     second.close()
+
+
+def test_a_token_of_an_earlier_release_belongs_to_whom_it_is_named_after(tmp_path: Path) -> None:
+    """The row that an earlier release wrote has no person; approvals compare its name."""
+    database = Database.open(f"sqlite:///{tmp_path / 'shoal.db'}")
+    row = {"prefix": "p", "digest": "d", "name": "anna", "role": "viewer", "created": 1.0}
+    with database.transaction() as connection:
+        connection.execute(sqlalchemy.insert(schema.api_token).values(row))
+    found = AccessTokens(database).find("p")
+    assert found is not None
+    assert found.owner == "anna"
+    database.close()
 
 
 def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:

@@ -61,9 +61,10 @@ class RolloutService:
             ],
         )
 
-    def token(self, role: Role) -> str:
-        """Return a fresh API token."""
-        return tokens.create(self._tokens, role.value, role, self.now).token
+    def token(self, role: Role, person: str | None = None) -> str:
+        """Return a fresh API token named after its role, of a person."""
+        made = tokens.create(self._tokens, role.value, role, self.now, person=person)
+        return made.token
 
     def step(self, seconds: float = 1.0, state: str = "committed") -> None:
         """Let the executor act, and devices do what they are told."""
