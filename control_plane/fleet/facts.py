@@ -7,6 +7,7 @@ the accelerator that it runs on. Nobody can set these as labels.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from control_plane.fleet import labels as label
@@ -18,6 +19,8 @@ FACT: Final = "fact/"
 SERVES: Final = "serves/"
 DELEGATE: Final = "delegate/"
 FACTS_MAX: Final = 128
+# Of a fleet most names and values come again with every report.
+_KNOWN_MAX: Final = 4_096
 _FOREIGN: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -38,15 +41,21 @@ def reported(inventory: Mapping[str, Any], served: Iterable[Served] = ()) -> dic
     for each in served:
         said += [(SERVES + each.family, each.version), (DELEGATE + each.family, each.delegate)]
     found = {
-        key: text
-        for key, value in said
-        if label.is_key(key) and (text := worded(value)) is not None
+        key: text for key, value in said if _is_key(key) and (text := worded(value)) is not None
     }
     return dict(list(found.items())[-FACTS_MAX:])
 
 
 def worded(value: object) -> str | None:
     """Return a fact as a label's value, None where it is not known or is none."""
+    return _worded(value) if isinstance(value, str | int | float) else None
+
+
+_is_key: Final = lru_cache(_KNOWN_MAX)(label.is_key)
+
+
+@lru_cache(_KNOWN_MAX, typed=True)
+def _worded(value: str | float) -> str | None:
     match value:
         case bool():
             return str(value).lower()
@@ -56,6 +65,4 @@ def worded(value: object) -> str | None:
             text = f"{value:.12g}"
         case str():
             text = _FOREIGN.sub("-", value).strip("._-")
-        case _:
-            return None
     return text if text and (label.is_value(text) or text.removeprefix("-").isdecimal()) else None

@@ -9,8 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from control_plane.audit import SERVICE, Statement
 from control_plane.rollouts.model import OPEN_STATES
-from control_plane.store import audit
-from control_plane.store.dialects import upsert
+from control_plane.store import audit, many
 from control_plane.store.schema import cohort, rollout
 from firmware_bundles.errors import ConflictError, NotFound
 
@@ -58,7 +57,7 @@ class CohortRows:
                 connection.execute(insert(cohort).values(_stored(row)))
                 audit.append(connection, _told(row, "cohort.made", by))
             elif (known.selector, known.listed) != (row.selector, row.listed):
-                upsert(connection, cohort, _stored(row) | {"created": known.created})
+                many.upsert(connection, cohort, [_stored(row) | {"created": known.created}])
                 audit.append(connection, _told(row, "cohort.changed", by))
 
     def delete(self, name: str, now: float, by: str = SERVICE) -> None:

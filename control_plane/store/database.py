@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
@@ -46,7 +47,7 @@ class Database:
         Raises ConfigInvalid.
         """
         try:
-            engine = sqlalchemy.create_engine(url)
+            engine = sqlalchemy.create_engine(url, json_serializer=_json)
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise ConfigInvalid(f"database cannot be used: {_first_line(error)}") from error
         if engine.dialect.name == "sqlite":
@@ -87,6 +88,10 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _first_line(error: Exception) -> str:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import String, bindparam, cast, func, select, update
+from sqlalchemy import String, cast, func, select, update
 
 from control_plane.audit import SERVICE, Statement
-from control_plane.store import audit, report_rows, selection
-from control_plane.store.dialects import upsert, upsert_all
+from control_plane.store import audit, many, report_rows, selection
 from control_plane.store.schema import (
     desired,
     detection,
@@ -208,10 +207,11 @@ class Devices:
 
     def set_presences(self, rows: Mapping[str, PresenceRow], now: float) -> None:
         """Store the presence of devices."""
-        values = [{"its_id": device_id, **row._asdict()} for device_id, row in rows.items()]
-        statement = update(device).where(device.c.id == bindparam("its_id"))
+        values = [
+            {"id": device_id, **row._asdict(), "last_seen": now} for device_id, row in rows.items()
+        ]
         with self._database.transaction() as connection:
-            connection.execute(statement.values(last_seen=now), values)
+            many.update(connection, device, values)
 
     def forget_presence(self) -> None:
         """Take every device for offline, as nobody was listening."""
@@ -228,10 +228,12 @@ class Devices:
             for part in _parts(sorted(versions)):
                 query = select(device.c.id).where(device.c.id.in_(part), device.c.revoked.is_(None))
                 known.update(connection.execute(query).scalars())
-            rows = [{"its_id": each, "agent_version": versions[each]} for each in sorted(known)]
-            if rows:
-                statement = update(device).where(device.c.id == bindparam("its_id"))
-                connection.execute(statement.values(last_seen=now, is_online=True), rows)
+            said = {"last_seen": now, "is_online": True}
+            many.update(
+                connection,
+                device,
+                [{"id": each, "agent_version": versions[each]} | said for each in sorted(known)],
+            )
         return frozenset(known)
 
     def online(self, device_ids: Sequence[str]) -> set[str]:
@@ -299,7 +301,8 @@ class Devices:
                 before = connection.execute(select(misconduct.c.count).where(key)).scalar()
                 values = {"device_id": device_id, "code": code, "message": message}
                 total = (before or 0) + count
-                upsert(connection, misconduct, values | {"count": total, "last": now})
+                row = values | {"count": total, "last": now}
+                many.upsert(connection, misconduct, [row])
 
     def misconduct(self, device_id: str) -> list[Mapping[str, Any]]:
         """Return what others saw a device do that it may not, as stored."""
@@ -327,7 +330,7 @@ def store_desired(
         }
         for row in rows
     ]
-    upsert_all(connection, desired, values)
+    many.upsert(connection, desired, values)
 
 
 def _devices() -> Any:  # noqa: ANN401 a statement of eight columns

@@ -6,58 +6,12 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, literal
-from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sqlalchemy import ColumnElement, Connection, Select, Table
+    from sqlalchemy import ColumnElement, Connection, Select, Subquery, Table
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
 _SHA256: Final = "shoal_sha256"
-
-
-def upsert(connection: Connection, table: Table, values: Mapping[str, Any]) -> None:
-    """Insert one row, or overwrite the named columns of the row with the same primary key."""
-    upsert_all(connection, table, [values])
-
-
-def upsert_all(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Do the same with many rows, each of the same columns."""
-    if not rows:
-        return
-    keys = [column.name for column in table.primary_key]
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table)
-    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=keys, set_=changed),
-        [dict(row) for row in rows],
-    )
-
-
-def add_all(
-    connection: Connection,
-    table: Table,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    newest: Sequence[str],
-) -> None:
-    """Insert rows, or add them to those with the same primary keys; of `newest` the last stays."""
-    if not rows:
-        return
-    keys = [column.name for column in table.primary_key]
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table)
-    changed = {
-        name: statement.excluded[name] + (0 if name in newest else table.c[name])
-        for name in rows[0]
-        if name not in keys
-    }
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=keys, set_=changed),
-        [dict(row) for row in rows],
-    )
 
 
 def greatest(connection: Connection, *values: Any) -> ColumnElement[int]:  # noqa: ANN401 - numbers
@@ -79,6 +33,18 @@ def skip_locked(connection: Connection, query: Select[Any], table: Table) -> Sel
     if connection.dialect.name == "postgresql":
         return query.with_for_update(of=table, skip_locked=True)
     return query
+
+
+def row_by_row(connection: Connection, query: Select[Any], key: Any) -> Subquery:  # noqa: ANN401 - a column
+    """Return a query to be grouped, of which each row is worked out once, in the order of `key`.
+
+    SQLite would take an index that has rows in an order in which none is near the next, and would
+    sort all that the sums are made of in place of the sums' terms: five times the time, for a
+    million rows. PostgreSQL sees to both by itself.
+    """
+    if connection.dialect.name == "postgresql":
+        return query.subquery()
+    return query.order_by(key).limit(-1).subquery()
 
 
 def add_functions(connection: DBAPIConnection) -> None:

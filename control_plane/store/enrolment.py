@@ -8,9 +8,8 @@ from sqlalchemy import delete, insert, select, update
 
 from control_plane.audit import Statement
 from control_plane.fleet import facts
-from control_plane.store import audit
+from control_plane.store import audit, many
 from control_plane.store.certificates import CertificateRow, add_certificate, revoke_all
-from control_plane.store.dialects import upsert
 from control_plane.store.schema import device, enrolment_token
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class Invitations:
                 revoke_all(connection, new.id, now)
             values = new._asdict() | {"labels": labels, "enrolled": now}
             values["facts"] = facts.reported(new.inventory)
-            upsert(connection, device, values | _WITH_ACCESS)
+            many.upsert(connection, device, [values | _WITH_ACCESS])
             add_certificate(connection, certificate)
             told = {"serial": certificate.serial, "is_known": known is not None, "labels": labels}
             subject, actor = f"device/{new.id}", f"device:{new.id}"

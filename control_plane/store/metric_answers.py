@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from control_plane.rollouts.evidence import Metric
-from control_plane.store.dialects import upsert
+from control_plane.store import many
 from control_plane.store.schema import metric_answer
 
 if TYPE_CHECKING:
@@ -32,4 +32,4 @@ def last(connection: Connection, wanted: Rollout) -> tuple[tuple[str, Metric], .
 def keep(connection: Connection, rollout_id: str, name: str, found: Metric) -> None:
     """Store an answer in place of the former one."""
     row = {"rollout_id": rollout_id, "name": name, **found._asdict()}
-    upsert(connection, metric_answer, row)
+    many.upsert(connection, metric_answer, [row])

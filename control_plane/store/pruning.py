@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import and_, delete, func, insert, select, update
 
 from control_plane.store import many, tallies
-from control_plane.store.dialects import upsert
 from control_plane.store.schema import feedback, label_pending, report_counter, segment
 from control_plane.store.tally_schema import deleted, segment_past, service_count, window_day
 from control_plane.telemetry.ranges import Range, joined
@@ -94,7 +93,7 @@ class Prune:
 
     def keep_window_day(self, of: WindowDay) -> None:
         """Write a day's sum anew."""
-        upsert(self._connection, window_day, of._asdict())
+        many.upsert(self._connection, window_day, [of._asdict()])
 
     def remove(self, old: Sequence[Old]) -> None:
         """Delete segments, and remember that there were these."""

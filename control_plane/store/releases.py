@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 
-from control_plane.store import audit, dialects
+from control_plane.store import audit, many
 from control_plane.store.schema import release, repository_file
 
 if TYPE_CHECKING:
@@ -96,4 +96,4 @@ def _write_files(connection: Connection, files: Mapping[str, bytes], now: float)
     for name, body in files.items():
         if bodies.get(name) != body:
             row = {"name": name, "body": body, "changed": now}
-            dialects.upsert(connection, repository_file, row)
+            many.upsert(connection, repository_file, [row])

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import select
 
 from control_plane.fleet import facts
-from control_plane.store import service_counts
-from control_plane.store.dialects import upsert_all
+from control_plane.store import many, service_counts
 from control_plane.store.schema import detection, device, report_counter, reported
 
 if TYPE_CHECKING:
@@ -38,14 +37,14 @@ def accept(connection: Connection, reports: Sequence[Report], now: float) -> lis
     known = _known(connection, {report.device for report in reports})
     is_new = [_count(known.setdefault(report.device, {}), report) for report in reports]
     taken = [report for report, new in zip(reports, is_new, strict=True) if new]
-    upsert_all(connection, report_counter, [_counted(report, known) for report in taken])
-    _update_devices(connection, taken, now)
+    many.upsert(connection, report_counter, [_counted(report, known) for report in taken])
+    many.update(connection, device, [_told(report, now) for report in taken])
     service_counts.add(connection, taken, now)
     said = ((report.device, family) for report in taken for family in report.families)
-    upsert_all(connection, reported, [_reported(*each, now) for each in said])
+    many.upsert(connection, reported, [_reported(*each, now) for each in said])
     detected = ((report.device, each) for report in taken for each in report.detected)
     rows = [msgspec.to_builtins(each) | {"device_id": device_id} for device_id, each in detected]
-    upsert_all(connection, detection, rows)
+    many.upsert(connection, detection, rows)
     return is_new
 
 
@@ -81,20 +80,16 @@ def _counted(report: Report, known: Mapping[str, Mapping[str, _Count]]) -> dict[
     }
 
 
-def _update_devices(connection: Connection, reports: Sequence[Report], now: float) -> None:
-    rows = [
-        {
-            "its_id": report.device,
-            "inventory": dict(report.inventory),
-            "facts": facts.reported(report.inventory, map(_served, report.families)),
-            "agent_version": report.agent_version,
-            "buffer": msgspec.to_builtins(report.buffer),
-        }
-        for report in reports
-    ]
-    statement = update(device).where(device.c.id == bindparam("its_id"))
-    if rows:
-        connection.execute(statement.values(last_seen=now, is_online=True), rows)
+def _told(report: Report, now: float) -> dict[str, Any]:
+    return {
+        "id": report.device,
+        "last_seen": now,
+        "is_online": True,
+        "inventory": dict(report.inventory),
+        "facts": facts.reported(report.inventory, map(_served, report.families)),
+        "agent_version": report.agent_version,
+        "buffer": msgspec.to_builtins(report.buffer),
+    }
 
 
 def _served(family: FamilyReport) -> facts.Served:

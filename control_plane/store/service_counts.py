@@ -11,7 +11,7 @@ from msgspec import UNSET
 from sqlalchemy import select
 
 from control_plane.fleet.service import Said, Served, between
-from control_plane.store.dialects import add_all, upsert_all
+from control_plane.store import many
 from control_plane.store.tally_schema import service_count, service_said
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def add(connection: Connection, reports: Sequence[Report], now: float) -> None:
             known[place] = said
             if served != Served():
                 rows.append(_row(place, said, served))
-    add_all(connection, service_count, rows, newest=("received",))
+    many.add(connection, service_count, rows, newest=("received",))
     new = [(place, said) for place, said in known.items() if said.received == now]
-    upsert_all(
+    many.upsert(
         connection,
         service_said,
         [{"device_id": device, "family": name} | said._asdict() for (device, name), said in new],

@@ -10,7 +10,7 @@ import pytest
 
 from control_plane.fleet.assignments import patched
 from control_plane.releases.patch_maker import PatchMaker
-from control_plane.store import dialects, schema
+from control_plane.store import many, schema
 from control_plane.store.devices import Desired, Devices, store_desired
 from control_plane.store.patches import Pair
 from control_plane.store.releases import ReleaseRow, Releases
@@ -78,7 +78,7 @@ class Making(ReleaseService):
         row = {"device_id": "d1", "family": "digits", "generation": 1, "received": NOW}
         with self.database.transaction() as connection:
             serving = {"serving_digest": self.digests[version], "serving_version": version}
-            dialects.upsert(connection, schema.reported, row | serving)
+            many.upsert(connection, schema.reported, [row | serving])
 
     def shall_run(self, version: str) -> None:
         """Let the device be told to run a release."""

@@ -20,8 +20,7 @@ from control_plane.rollouts.evidence import Evidence, Metric, Pairs
 from control_plane.rollouts.executor import Executor
 from control_plane.rollouts.gate_specs import MetricGate
 from control_plane.rollouts.statistics import Arm
-from control_plane.store import report_rows
-from control_plane.store.dialects import upsert
+from control_plane.store import many, report_rows
 from control_plane.store.pruning import Pruning
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.schema import pair_count
@@ -237,7 +236,7 @@ def _watch(world: World, device_id: str, version: str, state: str) -> None:
         **dict.fromkeys(counts, 0),
     }
     with world.fleet.database.transaction() as connection:
-        upsert(connection, watch, row)
+        many.upsert(connection, watch, [row])
 
 
 class _Server:

@@ -16,8 +16,8 @@ from sqlalchemy import insert, select
 
 from control_plane.rollouts.model import Rollout, Standing
 from control_plane.rollouts.parsing import parse
+from control_plane.store import many
 from control_plane.store.database import Database
-from control_plane.store.dialects import upsert
 from control_plane.store.schema import (
     desired,
     device,
@@ -113,7 +113,7 @@ class RowFleet:
             "received": 0.0,
         }
         with self.database.transaction() as connection:
-            upsert(connection, reported, row)
+            many.upsert(connection, reported, [row])
 
     def label(self, device_id: str, version: str, *, labelled: int, wrong: int, at: float) -> None:
         """Store labels that came for predictions of a version."""
@@ -129,7 +129,7 @@ class RowFleet:
             "wrong": wrong,
         }
         with self.database.transaction() as connection:
-            upsert(connection, label_count, row)
+            many.upsert(connection, label_count, [row])
 
     def measure(self, device_id: str, version: str, values: list[float], *, at: float) -> None:
         """Store values of "revenue", and the same numbers as the logarithms of latencies."""
@@ -193,7 +193,7 @@ class RowFleet:
         said |= dict.fromkeys(counts, 0) | {"findings": [], "changed": at}
         with self.database.transaction() as connection:
             connection.execute(insert(segment), about | row)
-            upsert(connection, watch, about | said)
+            many.upsert(connection, watch, [about | said])
 
     def answer(self, device_id: str, version: str, latencies_us: Sequence[int], at: float) -> None:
         """Store that a device gave answers which took so long."""
