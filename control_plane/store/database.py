@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _BUSY_TIMEOUT_MS: Final = 10_000
 _CACHE_KIB: Final = 65_536
+# Before so much of the log is written back, pages that change again cost nothing more.
+_LOG_BYTES: Final = 64 * 1024 * 1024
+_PAGE_BYTES: Final = 4_096
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
@@ -109,6 +112,7 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
         f"busy_timeout = {_BUSY_TIMEOUT_MS}",
         "foreign_keys = ON",
         f"cache_size = -{_CACHE_KIB}",
+        f"wal_autocheckpoint = {_LOG_BYTES // _PAGE_BYTES}",
         "temp_store = MEMORY",
     ):
         cursor.execute(f"PRAGMA {pragma}")
