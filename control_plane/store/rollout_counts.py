@@ -19,6 +19,7 @@ from control_plane.rollouts.model import (
     stretches,
 )
 from control_plane.store import evidence, label_sums
+from control_plane.store.dialects import row_by_row
 from control_plane.store.rollout_rivals import LOST
 from control_plane.store.schema import deployment, desired, device, release, reported, rollout
 from firmware_bundles.windows import UTC_OFFSET
@@ -162,23 +163,28 @@ def _offered(connection: Connection, wanted: Rollout, runs: Runs) -> Sequence[Ro
     """Count the devices that had an offer, or never will, by phase and where they stand."""
     told, said = deployment.c, reported.c
     fetched = func.coalesce(said.chunk_bytes, 0) + func.coalesce(said.patch_bytes, 0)
-    # These labels are no column's name: GROUP BY would prefer the column.
-    query = (
-        from_deployments(
-            wanted,
-            _status(wanted, runs).label("status"),
-            _phase(runs).label("in_phase"),
-            func.count().label("devices"),
-            func.sum(case((_has_no_way_back(), 1), else_=0)).label("stuck"),
-            func.sum(case((_serves_another(), 1), else_=0)).label("others"),
-            func.sum(case((told.offered.is_(None), 1), else_=0)).label("lost"),
-            func.sum(case((said.generation == told.generation, fetched), else_=0)).label("bytes"),
-            func.min(told.offered).label("first"),
-            func.max(told.offered).label("last"),
-        )
-        .where(told.generation != 0)
-        .group_by("status", "in_phase")
-    )
+    devices = from_deployments(
+        wanted,
+        _status(wanted, runs).label("status"),
+        _phase(runs).label("in_phase"),
+        case((_has_no_way_back(), 1), else_=0).label("is_stuck"),
+        case((_serves_another(), 1), else_=0).label("is_other"),
+        case((told.offered.is_(None), 1), else_=0).label("is_lost"),
+        case((said.generation == told.generation, fetched), else_=0).label("bytes"),
+        told.offered,
+    ).where(told.generation != 0)
+    each = row_by_row(connection, devices, told.device_id).c
+    query = select(
+        each.status,
+        each.in_phase,
+        func.count().label("devices"),
+        func.sum(each.is_stuck).label("stuck"),
+        func.sum(each.is_other).label("others"),
+        func.sum(each.is_lost).label("lost"),
+        func.sum(each.bytes).label("bytes"),
+        func.min(each.offered).label("first"),
+        func.max(each.offered).label("last"),
+    ).group_by(each.status, each.in_phase)
     return connection.execute(query).all()
 
 
