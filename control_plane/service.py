@@ -12,6 +12,7 @@ import os
 import secrets
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -330,12 +331,14 @@ class _Service:
 
     def _make_inbox(self) -> Inbox:
         devices = self._stores.devices
+        refused: Counter[str] = Counter()
         ingest = Ingest(
             self._stores.telemetry,
             devices.telemetry_secret,
             self._client.tell,
             self._clock,
             self._misconduct.refused,
+            refused,
         )
         requests = ChunkRequests(self._chunks.get, self._client.publish, self._clock)
         reports = Reports(devices, self._clock, self._retirements.confirmed)
@@ -348,6 +351,7 @@ class _Service:
                 Up.HELLO: self._assignments.handle_all,
                 Up.REPORT: reports.handle_all,
             },
+            refused=refused,
         )
 
     def _make_app(self) -> FastAPI:

@@ -39,7 +39,8 @@ class Inbox:
     `handlers` take one message each; those `together` take all of their kind in a batch, and say of
     each what was wrong with it; `ingest` takes all telemetry of a batch. `suspect` hears what was
     refused of whatever was said in a device's name.
-    `refused` counts by error code, `dropped` counts what found no room: who sent it tries again.
+    `refused` counts by error code; where a counter is given `ingest` adds to it, too. `dropped`
+    counts what found no room: who sent it tries again.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Inbox:
         ingest: Callable[[Batch], None],
         suspect: Callable[[str, ShoalError], None] = lambda _device, _error: None,
         together: Mapping[Up, Together] = MappingProxyType({}),
+        refused: Counter[str] | None = None,
     ) -> None:
         self._handlers = handlers
         self._together = together
@@ -59,7 +61,7 @@ class Inbox:
         self._bytes_out = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter() if refused is None else refused
         self.dropped = 0
 
     def put(self, topic: str, payload: bytes) -> None:

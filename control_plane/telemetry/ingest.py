@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -67,12 +68,10 @@ class Store(Protocol):
 
 @dataclass
 class Tally:
-    """What became of messages since the start."""
+    """What was acknowledged since the start; what was refused is counted by code."""
 
     stored: int = 0
     duplicates: int = 0
-    refused: int = 0
-    unproven: int = 0
 
 
 class _Keyed(Message, frozen=True, kw_only=True):
@@ -99,7 +98,7 @@ class Ingest:
 
     `secrets` gives a device's key, None for one that is unknown; `tell` carries acknowledgements,
     and may lose them: the device sends again; `suspect` hears what was sent in a device's name
-    without its seal.
+    without its seal; `refused` counts by error code what was not stored.
     """
 
     def __init__(
@@ -109,7 +108,9 @@ class Ingest:
         tell: Callable[[str, bytes], None],
         clock: Callable[[], float],
         suspect: Callable[[str, ShoalError], None] = lambda _device, _error: None,
+        refused: Counter[str] | None = None,
     ) -> None:
+        self.refused: Counter[str] = Counter() if refused is None else refused
         self._store = store
         self._suspect = suspect
         self._secrets = secrets
@@ -182,7 +183,7 @@ class Ingest:
             self._drop(device_id, error)
         except (ValueError, OverflowError):
             _LOG.exception("telemetry dropped device=%s code=%s", device_id, ShoalError.code)
-            self.tally.unproven += 1
+            self.refused[ShoalError.code] += 1
         return None
 
     def _unseal(self, device_id: str, data: bytes) -> Segment:
@@ -200,13 +201,13 @@ class Ingest:
         return codec.unseal(Segment, key, topic, data)
 
     def _drop(self, device_id: str, error: ShoalError) -> None:
-        self.tally.unproven += 1
+        self.refused[error.code] += 1
         _LOG.warning("telemetry dropped device=%s code=%s", device_id, error.code)
         self._suspect(device_id, error)
 
     def _count(self, arrival: _Arrival, outcome: Stored | ShoalError) -> None:
         if isinstance(outcome, ShoalError):
-            self.tally.refused += 1
+            self.refused[outcome.code] += 1
             _LOG.warning(
                 "telemetry refused device=%s segment=%s/%s/%d code=%s",
                 *(arrival.device_id, arrival.key.incarnation, arrival.key.kind.value),

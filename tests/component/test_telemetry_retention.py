@@ -123,7 +123,7 @@ def test_a_deleted_segment_that_comes_again_counts_no_more(world: World) -> None
     world.send(first, second, segments.predictions([5, 6], [0, 0]))
     assert (world.received(), world.ingest.tally.duplicates) == (6, 2)
     world.send(segments.predictions([6, 7], [0, 0]), segments.predictions([4, 9], [0, 0]))
-    assert (world.received(), world.ingest.tally.refused) == (6, 2)
+    assert (world.received(), world.ingest.refused) == (6, {"wire.segment_overlapping": 2})
     assert world.acknowledged == 7
 
 

@@ -16,6 +16,7 @@ from control_plane.api.auth import Role
 from control_plane.config import Config
 from control_plane.store.database import Database
 from control_plane.store.stores import Stores
+from firmware_bundles.wire import topics
 from support.http import AppTransport
 
 NOW = 1_760_000_000.0
@@ -72,7 +73,8 @@ class Whole:
         config = Config(data=directory, broker="mqtts://broker.example", local_port=0, port=0)
         self.database = Database.open(config.database_url)
         stores = Stores.over(self.database)
-        self.app = service._Service(config, stores, 8443, lambda: NOW, print).app
+        self.service = service._Service(config, stores, 8443, lambda: NOW, print)
+        self.app = self.service.app
         self.token = tokens.create(stores.tokens, "looker", Role.VIEWER, NOW).token
 
     def routes(self) -> Iterator[tuple[str, str]]:
@@ -112,6 +114,21 @@ def test_a_viewer_changes_nothing(whole: Whole) -> None:
         name = f"{method} {path}"
         if method != "GET" and name not in OPEN | VIEWERS_POSTS:
             assert whole.ask(method, path, whole.token) == 403, name
+
+
+def test_refusals_of_all_that_devices_say_are_counted_together(whole: Whole) -> None:
+    """What is no topic, no hello and no segment of a device that is known, by code."""
+    whole.service._inbox.handle(
+        [
+            ("shoal/v1/d/../up/hello", b"x"),
+            (topics.up("ghost", topics.Up.HELLO), b"nonsense"),
+            (topics.up("ghost", topics.Up.TELEMETRY), bytes(40)),
+        ]
+    )
+    with httpx.Client(transport=AppTransport(whole.app), base_url="http://localhost") as client:
+        headers = {"Authorization": f"Bearer {whole.token}"}
+        found = client.get("/api/v1/broker", headers=headers).json()
+    assert found["refused"] == {"wire.malformed": 2, "trust.authentication_failed": 1}
 
 
 def test_half_a_body_is_no_request(whole: Whole) -> None:
