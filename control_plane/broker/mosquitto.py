@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from control_plane.broker import acl, subscriptions
 from control_plane.broker.endpoint import Endpoint
+from control_plane.broker.log_file import LogFile
 from firmware_bundles import durable
 from firmware_bundles.errors import BrokerUnreachable
 
@@ -41,6 +42,7 @@ _RESTART_S_MAX: Final = 5.0
 _POLL_S: Final = 0.02
 _PACKET_BYTES_MAX: Final = 1_100_000
 _QUEUED_MESSAGES_MAX: Final = 20_000
+_LINE_BYTES_MAX: Final = 256 * 1024  # a name and a filter have 64 KiB each at most
 _QUEUED_BYTES_MAX: Final = 64 * 1024 * 1024
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 compared, not bound
 
@@ -241,20 +243,16 @@ class Mosquitto:
 
     def _listen(self, said: IO[bytes]) -> None:
         """Read the log to its end: subscriptions are looked at, all else is kept."""
-        with self._log_path.open("ab", buffering=0) as log:
-            for line in said:
-                text = line.decode(errors="replace").rstrip("\n")
-                found = subscriptions.parse(text)
-                if found is None:
-                    # A full disk must not end the one who waits for the broker.
-                    with suppress(OSError):
-                        log.write(line)
-                elif not subscriptions.is_needed(found):
-                    self._exceeded(found.client, found.filter)
+        log = LogFile(self._log_path)
+        while line := said.readline(_LINE_BYTES_MAX):
+            found = subscriptions.parse(line.decode(errors="replace").rstrip("\n"))
+            if found is None:
+                log.append(line)
+            elif not subscriptions.is_needed(found):
+                self._exceeded(found.client, found.filter)
 
     def _last_words(self) -> str:
-        lines = self._log_path.read_text(errors="replace").splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return LogFile(self._log_path).last() or "it said nothing"
 
 
 def _user() -> str | None:
