@@ -190,6 +190,7 @@ class Core:
             self._forwarder.run(stopping),
             self._renewal.run(self._connection.renew),
             self._meter.run(),
+            self._reports.energy.run(),
             Oversight(self._worker, self._updater, self._detect).run(),
             self._leaving.run(
                 end_deployments=self._updater.end, report=self._reports.ask, leave=stopping.set

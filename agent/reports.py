@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import UNSET
 
 from agent import inventory, log
 from agent.deployment import retirement, slots
-from agent.service_deaths import ServiceDeaths
+from agent.energy import EnergyMeter
+from agent.since_serving import SinceServing
 from agent.task_messages import Signed, SignReport
 from firmware_bundles.errors import ClockSuspect, ShoalError, WorkerUnavailable
 from firmware_bundles.limits import FAMILIES_PER_DEVICE_MAX, TEXT_CHARS_MAX
@@ -23,6 +24,7 @@ from firmware_bundles.wire.messages import (
     SCHEMA,
     SCHEMA_OF_RETIREMENT,
     BufferFacts,
+    Energy,
     FamilyReport,
     Fault,
     Report,
@@ -46,8 +48,21 @@ PAUSE_S: Final = 0.3
 DETECTION_PAUSE_S: Final = 3.0
 
 
+class Meanwhile(NamedTuple):
+    """The worker's deaths, and what the machine used, while a model serves; None: not known."""
+
+    deaths: int | None = None
+    energy: Energy | None = None
+
+
+NOTHING_KNOWN: Final = Meanwhile()
+
+
 class Reports:
-    """Makes, signs and sends reports when asked, and when it is time."""
+    """Makes, signs and sends reports when asked, and when it is time.
+
+    They tell what `energy` measures; whoever runs reports runs it, too.
+    """
 
     def __init__(
         self,
@@ -70,7 +85,8 @@ class Reports:
         self._clock = clock
         self._slots_root = slots_root
         self._is_clock_suspect = False
-        self._deaths = ServiceDeaths()
+        self.energy = EnergyMeter()
+        self._deaths, self._joules, self._seconds = (SinceServing() for _ in range(3))
         self._asked = asyncio.Event()
 
     def ask(self, pause_s: float = PAUSE_S) -> None:
@@ -125,7 +141,7 @@ class Reports:
             agent_version=inventory.agent_version(),
             families=tuple(
                 family_report(
-                    name, records.get(name), served.get(name), self._deaths_of(name, served)
+                    name, records.get(name), served.get(name), self._meanwhile(name, served)
                 )
                 for name in names[:FAMILIES_PER_DEVICE_MAX]
             ),
@@ -135,20 +151,26 @@ class Reports:
             erased=UNSET if erased is None else erased,
         )
 
-    def _deaths_of(self, family: str, served: Mapping[str, FamilyStatus]) -> int | None:
+    def _meanwhile(self, family: str, served: Mapping[str, FamilyStatus]) -> Meanwhile:
         status = served.get(family)
         if status is None or status.digest is None:
-            return None
-        return self._deaths.of(family, status.digest, self._worker.deaths())
+            return Meanwhile()
+        place = family, status.digest
+        deaths, spent = self._deaths.of(*place, self._worker.deaths()), self.energy.spent
+        if spent is None:
+            return Meanwhile(deaths)
+        joules = self._joules.of(*place, int(spent.joules))
+        seconds = self._seconds.of(*place, int(spent.seconds))
+        return Meanwhile(deaths, Energy(joules=joules, seconds=seconds))
 
 
 def family_report(
-    family: str, record: Record | None, status: FamilyStatus | None, deaths: int | None = None
+    family: str,
+    record: Record | None,
+    status: FamilyStatus | None,
+    meanwhile: Meanwhile = NOTHING_KNOWN,
 ) -> FamilyReport:
-    """Return the truth about one family: its deployment's state, and what answers now.
-
-    `deaths` are the worker's while that model serves; None where they are not known.
-    """
+    """Return the truth about one family: its deployment's state, and what answers now."""
     fault = record.fault if record else None
     if fault is None and status is not None and not status.ready and status.reason:
         fault = Fault(code=WorkerUnavailable.code, message=status.reason[:512])
@@ -157,7 +179,7 @@ def family_report(
         generation=record.generation if record else 0,
         state=record.state if record else None,
         rollout=record.rollout if record else None,
-        serving=_serving(status, deaths),
+        serving=_serving(status, meanwhile),
         fault=fault,
         waits_for=(record.waits_for if record else None) or UNSET,
         transfer=(record.transfer if record else None) or UNSET,
@@ -165,7 +187,7 @@ def family_report(
     )
 
 
-def _serving(status: FamilyStatus | None, deaths: int | None) -> Serving | None:
+def _serving(status: FamilyStatus | None, meanwhile: Meanwhile) -> Serving | None:
     if status is None or not status.ready or status.digest is None or status.version is None:
         return None
     return Serving(
@@ -177,5 +199,6 @@ def _serving(status: FamilyStatus | None, deaths: int | None) -> Serving | None:
         answered=status.answered,
         delegate_reason=status.delegate_reason[:TEXT_CHARS_MAX] or UNSET,
         failed=status.errors,
-        deaths=UNSET if deaths is None else deaths,
+        deaths=UNSET if meanwhile.deaths is None else meanwhile.deaths,
+        energy=meanwhile.energy or UNSET,
     )

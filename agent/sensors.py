@@ -30,27 +30,27 @@ def power(root: Path = Path("/sys/class/power_supply")) -> Power:
     """Read all supplies (Documentation/ABI/testing/sysfs-class-power)."""
     levels: list[float] = []
     online: list[bool] = []
-    for supply in _entries(root):
-        kind = _text(supply / "type")
-        if kind == "Battery" and _text(supply / "scope") != "Device":
-            level = _number(supply / "capacity")
+    for supply in entries(root):
+        kind = text(supply / "type")
+        if is_battery(supply):
+            level = number(supply / "capacity")
             levels += [] if level is None else [level]
         elif kind in {"Mains", "USB"}:
-            online.append(_text(supply / "online") == "1")
+            online.append(text(supply / "online") == "1")
     is_on_mains = any(online) if online else (False if levels else None)
     return Power(min(levels, default=None), is_on_mains)
 
 
 def temperature_c(root: Path = Path("/sys/class/thermal")) -> float | None:
     """Return the hottest thermal zone in degrees Celsius."""
-    zones = (_number(zone / "temp") for zone in _entries(root) if "thermal_zone" in zone.name)
+    zones = (number(zone / "temp") for zone in entries(root) if "thermal_zone" in zone.name)
     return max((value / _MILLI for value in zones if value is not None), default=None)
 
 
 def link(routes: Path = Path("/proc/net/route")) -> str:
     """Return the interface of the default route with the lowest metric, or "none"."""
     found: list[tuple[int, str]] = []
-    for line in (_text(routes) or "").splitlines()[1:]:
+    for line in (text(routes) or "").splitlines()[1:]:
         columns = line.split()
         with suppress(ValueError):
             if len(columns) < _ROUTE_COLUMNS_MIN or columns[1] != columns[7]:
@@ -66,18 +66,26 @@ def is_metered(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _entries(root: Path) -> Iterator[Path]:
+def is_battery(supply: Path) -> bool:
+    """Return whether a supply is a battery of this machine, not one of a mouse."""
+    return text(supply / "type") == "Battery" and text(supply / "scope") != "Device"
+
+
+def entries(root: Path) -> Iterator[Path]:
+    """Yield what is in a folder, sorted; nothing if it cannot be read."""
     with suppress(OSError):
         yield from sorted(root.iterdir())
 
 
-def _text(path: Path) -> str | None:
+def text(path: Path) -> str | None:
+    """Return what a file says, None if it cannot be read."""
     with suppress(OSError, UnicodeDecodeError):
         return path.read_text().strip()
     return None
 
 
-def _number(path: Path) -> float | None:
+def number(path: Path) -> float | None:
+    """Return the number in a file, None if there is none."""
     with suppress(ValueError):
-        return float(_text(path) or "")
+        return float(text(path) or "")
     return None

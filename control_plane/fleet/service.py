@@ -11,7 +11,8 @@ COUNT_MAX: Final = 2**31
 class Said(NamedTuple):
     """A device's counts of the model that serves a family, and when (Unix seconds) they came.
 
-    `answered` and `failed` begin anew with `since`, `deaths` with the agent; None: not told.
+    `answered` and `failed` begin anew with `since`, `deaths` and energy with the agent; None: not
+    told. `joules` are of `measured_s` seconds.
     """
 
     model: str
@@ -20,15 +21,22 @@ class Said(NamedTuple):
     failed: int | None
     deaths: int | None
     received: float
+    joules: int | None = None
+    measured_s: int | None = None
 
 
 class Served(NamedTuple):
-    """What happened since the report before: answers and failures; seconds and deaths in them."""
+    """What happened since the report before: answers and failures; seconds and deaths in them.
+
+    And what the machine used, in as many seconds as it told.
+    """
 
     answered: int = 0
     failed: int = 0
     seconds: float = 0.0
     deaths: int = 0
+    joules: int = 0
+    measured_s: int = 0
 
 
 def between(before: Said | None, now: Said) -> Served:
@@ -39,7 +47,7 @@ def between(before: Said | None, now: Said) -> Served:
     same = before if before is not None and before.model == now.model else None
     answered, failed = _answers(same, now)
     seconds, deaths = _deaths(same, now)
-    return Served(answered, failed, seconds, deaths)
+    return Served(answered, failed, seconds, deaths, *_energy(same, now))
 
 
 def _answers(same: Said | None, now: Said) -> tuple[int, int]:
@@ -56,6 +64,16 @@ def _deaths(same: Said | None, now: Said) -> tuple[float, int]:
     is_going_on = now.deaths >= same.deaths
     died = now.deaths - same.deaths if is_going_on else now.deaths
     return max(now.received - same.received, 0.0), _cut(died)
+
+
+def _energy(same: Said | None, now: Said) -> tuple[int, int]:
+    if now.joules is None or now.measured_s is None:
+        return 0, 0
+    if same is None or same.joules is None or same.measured_s is None:
+        return 0, 0  # as with deaths: it runs from the first report that tells
+    if now.measured_s < same.measured_s or now.joules < same.joules:
+        return _cut(now.joules), _cut(now.measured_s)
+    return _cut(now.joules - same.joules), _cut(now.measured_s - same.measured_s)
 
 
 def _cut(count: int) -> int:

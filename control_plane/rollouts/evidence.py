@@ -56,7 +56,7 @@ class Evidence(NamedTuple):
     """All of it. Latency, or the percentile of each device, is in ln(1 + microseconds).
 
     `changed` is 1 for a device that drifts, `failed` is the share of requests, `deaths` are the
-    worker's in a minute of service.
+    worker's in a minute of service, `watts` are the logarithm of what the machine used on average.
     """
 
     pairs: Pairs = Pairs()
@@ -65,6 +65,7 @@ class Evidence(NamedTuple):
     failed: Arms = Arms()
     deaths: Arms = Arms()
     promised: Promised = Promised()
+    watts: Arms = Arms()
     values: tuple[tuple[str, Arms], ...] = ()
     metrics: tuple[tuple[str, Metric], ...] = ()
 

@@ -116,6 +116,18 @@ class CrashesGate(Part, frozen=True, kw_only=True):
     deadline_s: Seconds = _DAY_S
 
 
+class EnergyGate(Part, frozen=True, kw_only=True):
+    """By what share the mean power of a device may be above the control's.
+
+    `watts_max` judges it where no control is left. Devices whose platform does not tell do not
+    count.
+    """
+
+    increase_max: Annotated[float, Meta(ge=0, le=100)] = 0.2
+    watts_max: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    deadline_s: Seconds = _DAY_S
+
+
 class DriftGate(Part, frozen=True, kw_only=True):
     """By how much the share of devices whose input changed may be above the control's."""
 
@@ -180,6 +192,7 @@ class Gates(Part, frozen=True, kw_only=True):
     latency: LatencyGate | None = None
     errors: ErrorsGate | None = None
     crashes: CrashesGate | None = None
+    energy: EnergyGate | None = None
     drift: DriftGate | None = None
     values: Values = ()
     traffic: TrafficGate | None = None
@@ -196,6 +209,7 @@ class Gates(Part, frozen=True, kw_only=True):
             self.latency,
             self.errors,
             self.crashes,
+            self.energy,
             self.drift,
         )
         tests = sum(gate is not None for gate in singles) + len(self.values)
@@ -217,6 +231,7 @@ class PhaseGates(Part, frozen=True, kw_only=True):
     latency: LatencyGate | UnsetType | None = UNSET
     errors: ErrorsGate | UnsetType | None = UNSET
     crashes: CrashesGate | UnsetType | None = UNSET
+    energy: EnergyGate | UnsetType | None = UNSET
     drift: DriftGate | UnsetType | None = UNSET
     values: Values | UnsetType = UNSET
     traffic: TrafficGate | UnsetType | None = UNSET

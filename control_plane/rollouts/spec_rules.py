@@ -10,7 +10,16 @@ from control_plane.rollouts.phase_specs import PhaseSpec
 from control_plane.rollouts.spec import HoldOut, RolloutSpec
 
 _OBSERVING: Final = (
-    *("label_errors", "shadow_pairs", "agreement", "latency", "errors", "crashes", "drift"),
+    *(
+        "label_errors",
+        "shadow_pairs",
+        "agreement",
+        "latency",
+        "errors",
+        "crashes",
+        "energy",
+        "drift",
+    ),
     *("values", "metrics"),
 )
 """Gates on what devices or others measure while the release answers."""

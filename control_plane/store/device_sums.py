@@ -7,6 +7,7 @@ of other models.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import and_, case, func, select
@@ -37,9 +38,9 @@ _IS_OFFERED: Final = and_(deployment.c.generation > 0, deployment.c.mode == "ser
 
 
 class Moments(NamedTuple):
-    """How many, their sum, and the sum of their squares, in the unit of the quantity."""
+    """How many (or how long), their sum, and that of their squares, in the unit of the quantity."""
 
-    n: int = 0
+    n: float = 0
     total: float = 0.0
     total2: float = 0.0
 
@@ -133,6 +134,36 @@ def deaths(connection: Connection, wanted: Rollout, since: float, first: float) 
     )
 
 
+def log_watts(
+    connection: Connection, wanted: Rollout, since: float, first: float
+) -> list[DeviceSums]:
+    """Return the moments of the logarithm of a device's watts in told minutes; see `values`.
+
+    As if each minute had taken the device's mean: what reports tell is no finer.
+    """
+    said = service_count.c
+    devices = _by_device(
+        connection,
+        wanted,
+        service_count,
+        (said.measured_s, said.joules, said.joules),
+        said.measured_s > 0,
+        (since, first),
+    )
+    return [
+        each._replace(before=_log_mean(each.before), since=_log_mean(each.since))
+        for each in devices
+    ]
+
+
+def _log_mean(told: Moments) -> Moments:
+    """Return minutes and the logarithm of what a second had; of nothing there is none."""
+    if told.total <= 0:
+        return Moments()
+    minutes, log = told.n / _MINUTE_S, math.log(told.total / told.n)
+    return Moments(minutes, minutes * log, minutes * log**2)
+
+
 def arms(devices: Iterable[DeviceSums]) -> dict[Arm, Sums]:
     """Return the sums of both arms over devices' means, for the test between arms.
 
@@ -153,7 +184,7 @@ def _sums(devices: Sequence[DeviceSums], average: float) -> Sums:
         before=[
             each.before.total / each.before.n if each.before.n else average for each in devices
         ],
-        observations=sum(each.since.n for each in devices),
+        observations=int(sum(each.since.n for each in devices)),
     )
 
 
@@ -178,8 +209,8 @@ def _by_device(
         DeviceSums(
             device_id,
             Arm(arm),
-            Moments(int(sums[0]), float(sums[1]), float(sums[2])),
-            Moments(int(sums[3]), float(sums[4]), float(sums[5])),
+            Moments(*(float(each) for each in sums[:3])),
+            Moments(*(float(each) for each in sums[3:])),
         )
         for device_id, arm, *sums in connection.execute(query)
     ]

@@ -48,6 +48,9 @@ def gather(
         found = found._replace(deaths=_arms(device_sums.arms(devices)))
     if gates.label_free_accuracy:
         found = found._replace(promised=_promised(connection, wanted, since, first))
+    if gates.energy:
+        devices = device_sums.log_watts(connection, wanted, since, first)
+        found = found._replace(watts=_arms(device_sums.arms(devices)))
     if gates.drift:
         found = found._replace(changed=_changed(connection, wanted, since))
     named = {}

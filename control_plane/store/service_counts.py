@@ -36,7 +36,7 @@ def add(connection: Connection, reports: Sequence[Report], now: float) -> None:
         report.device
         for report in reports
         for family in report.families
-        if family.serving and (family.serving.failed, family.serving.deaths) != (UNSET, UNSET)
+        if family.serving and _tells(family.serving)
     }
     if not told:
         return
@@ -73,6 +73,10 @@ def _known(connection: Connection, ids: Sequence[str]) -> dict[_Place, Said]:
     return found
 
 
+def _tells(serving: Serving) -> bool:
+    return any(told is not UNSET for told in (serving.failed, serving.deaths, serving.energy))
+
+
 def _said(serving: Serving, now: float) -> Said:
     return Said(
         model=serving.digest,
@@ -81,6 +85,8 @@ def _said(serving: Serving, now: float) -> Said:
         failed=None if serving.failed is UNSET else serving.failed,
         deaths=None if serving.deaths is UNSET else serving.deaths,
         received=now,
+        joules=serving.energy.joules if serving.energy else None,
+        measured_s=serving.energy.seconds if serving.energy else None,
     )
 
 
@@ -95,4 +101,6 @@ def _row(place: _Place, said: Said, served: Served) -> dict[str, Any]:
         "failed": served.failed,
         "seconds": served.seconds,
         "deaths": served.deaths,
+        "joules": served.joules,
+        "measured_s": served.measured_s,
     }

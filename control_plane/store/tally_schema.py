@@ -73,7 +73,8 @@ deleted = Table(
 )
 
 # What reports tell of the model that served, summed up in spans of time: requests that it took, how
-# many of them failed by its fault, seconds of service, and the worker's deaths in them.
+# many of them failed by its fault, seconds of service, and the worker's deaths in them; and the
+# joules that the machine used in `measured_s` seconds, of those that its platform told.
 service_count = Table(
     "service_count",
     metadata,
@@ -86,6 +87,8 @@ service_count = Table(
     Column("failed", BigInteger, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("deaths", BigInteger, nullable=False),
+    Column("joules", BigInteger, nullable=False, server_default="0"),
+    Column("measured_s", BigInteger, nullable=False, server_default="0"),
 )
 
 # The counts that were last told, to which the next ones are compared; null: not told.
@@ -99,5 +102,7 @@ service_said = Table(
     Column("answered", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=True),
     Column("deaths", BigInteger, nullable=True),
+    Column("joules", BigInteger, nullable=True),
+    Column("measured_s", BigInteger, nullable=True),
     Column("received", Float, nullable=False),
 )

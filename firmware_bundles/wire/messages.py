@@ -275,12 +275,20 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     message: Text
 
 
+class Energy(msgspec.Struct, frozen=True, kw_only=True):
+    """What the machine used, in as many seconds as its platform told it; never a model alone."""
+
+    joules: Count = 0
+    seconds: Count = 0
+
+
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """The model that answers now.
 
     `delegate` is the accelerator's name or `cpu`, `delegate_reason` what it took of the model, or
     why a configured one does not serve. `answered` and `failed` (by the model's or worker's fault,
-    no client's) count since `since`, `deaths` those of the worker while the agent knows this model.
+    no client's) count since `since`, `deaths` those of the worker while the agent knows this model,
+    `energy` what the machine used meanwhile, left out where its platform does not tell.
     """
 
     digest: Digest
@@ -292,6 +300,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     delegate_reason: Text | UnsetType = UNSET
     failed: Count | UnsetType = UNSET
     deaths: Count | UnsetType = UNSET
+    energy: Energy | UnsetType = UNSET
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -25,7 +26,7 @@ from control_plane.store.pruning import Pruning
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.schema import pair_count
 from control_plane.store.watch_schema import watch
-from firmware_bundles.wire.messages import FamilyReport, Report, Serving
+from firmware_bundles.wire.messages import Energy, FamilyReport, Report, Serving
 from support.rollout_fleet import FAMILY, RowFleet, digest, rollout
 
 SPEC = """
@@ -178,14 +179,46 @@ def test_failures_and_deaths_count_by_device_and_arm(tmp_path: Path) -> None:
     world.fleet.database.close()
 
 
+def test_energy_counts_on_devices_whose_platform_tells_it(tmp_path: Path) -> None:
+    """The mean power of each device on a logarithmic scale; the others are missing data."""
+    world = World(tmp_path, "{energy: {}}")
+    for device_id in world.fleet.devices:
+        reporter = _Reporter(world, device_id, "1")
+        reporter.tell(answered=1, energy=Energy())
+        world.now += 60.0
+        reporter.tell(answered=1, energy=Energy(joules=120, seconds=60))
+    for _ in range(12):
+        phase = world.rollouts.get("example").standing.phase
+        world.tick("shadowing" if phase == 0 else "committed")
+        if phase == 1:
+            break
+    world.tick()
+    offered = sorted(world.fleet.offered("2"))
+    control = min(set(world.fleet.devices) - set(offered))
+    tellers = [(_Reporter(world, offered[0], "2", 9), 5), (_Reporter(world, control, "1", 9), 2)]
+    silent = _Reporter(world, offered[1], "2", 9)
+    for reporter, _ in tellers:
+        reporter.tell(answered=1, energy=Energy())
+    silent.tell(answered=1)
+    world.now += 300.0
+    for reporter, power in tellers:
+        reporter.tell(answered=1, energy=Energy(joules=power * 300, seconds=300))
+    silent.tell(answered=1)
+    found = world.evidence.watts
+    for arm, watts in ((found.candidate, 5.0), (found.control, 2.0)):
+        assert (arm.devices, arm.observations) == (1, 5)
+        assert arm.since == pytest.approx(math.log(watts))
+    world.fleet.database.close()
+
+
 class _Reporter:
     """A device whose reports are stored as they come."""
 
-    def __init__(self, world: World, device_id: str, version: str) -> None:
+    def __init__(self, world: World, device_id: str, version: str, turn: int = 0) -> None:
         self._world = world
         self._device = device_id
         self._version = version
-        self._turn = 0
+        self._turn = turn
 
     def tell(
         self,
@@ -194,6 +227,7 @@ class _Reporter:
         turn: int | None = None,
         failed: int | UnsetType = UNSET,
         deaths: int | UnsetType = UNSET,
+        energy: Energy | UnsetType = UNSET,
     ) -> None:
         """Report what serves; nothing where `answered` is None."""
         self._turn += 1
@@ -208,6 +242,7 @@ class _Reporter:
                 answered=answered,
                 failed=failed,
                 deaths=deaths,
+                energy=energy,
             )
         report = Report(
             device=self._device,

@@ -75,7 +75,7 @@ class Replay:
                 self.rollout = msgspec.structs.replace(self.rollout, created_by=rest[0])
             case "labels" | "bytes" | "control_devices":
                 self.told |= _told(word, rest)
-            case "pairs" | "drifting" | "failed" | "deaths" | "latency" | "promised":
+            case "pairs" | "drifting" | "failed" | "deaths" | "latency" | "watts" | "promised":
                 self.told["evidence"] = self._evidence(word, rest)
             case _:
                 raise AssertionError(f"no script says {word!r}")
@@ -99,6 +99,8 @@ class Replay:
         arm, mean, *others = rest[0], *(float(each) for each in rest[1:])
         if word == "latency":
             mean = math.log1p(1_000 * mean)
+        if word == "watts":
+            mean = math.log(mean)
         sums = {arm: _arm(mean, *others)}
         if word == "promised":
             arms = found.promised.arms._replace(**sums)

@@ -96,6 +96,26 @@ def test_slow_tails_that_are_alike_are_seldom_stopped() -> None:
     assert _share_stopped(rollout, [_latencies(generator, 0.95) for _ in range(20)]) <= ALPHA
 
 
+def _watts(generator: np.random.Generator) -> Iterator[Evidence]:
+    """Machines of very different power, each minute a tenth above or below its own."""
+    own = generator.normal(1.0, 0.3, (2, DEVICES, 1))
+    before = np.log(np.exp(own + generator.normal(0, 0.1, (2, DEVICES, 1_440))).mean(axis=2))
+    used = np.exp(own + generator.normal(0, 0.1, (2, DEVICES, LOOKS))).cumsum(axis=2)
+    for seen in range(1, LOOKS + 1):
+        now = np.log(used[..., seen - 1] / seen)
+        arms = (
+            Arm.of(z.tolist(), x.tolist(), DEVICES * seen) for z, x in zip(now, before, strict=True)
+        )
+        yield Evidence(watts=Arms(*arms))
+
+
+def test_machines_that_use_alike_are_seldom_stopped() -> None:
+    """No increase allowed, power that differs by a third: alpha of runs at most."""
+    generator = np.random.default_rng(9)
+    rollout = _rollout("energy: {increase_max: 0}")
+    assert _share_stopped(rollout, [_watts(generator) for _ in range(60)]) <= ALPHA
+
+
 def _promises(generator: np.random.Generator) -> Iterator[Evidence]:
     """Devices whose answers differ in how sure they are, twenty rows a minute."""
     wrong = generator.beta(0.49, 9.31, (2, DEVICES, 1))

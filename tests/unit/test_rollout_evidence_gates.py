@@ -155,6 +155,25 @@ def test_confidences_are_compared_beside_what_is_known_of_drift(
         assert (told in found.sentence) is (verdict is not None), found.sentence
 
 
+@pytest.mark.parametrize(
+    ("arms", "phase", "verdict", "words"),
+    [
+        (Arms(), 1, W, "200 on 10 are needed; no device's platform tells its energy"),
+        (Arms(_arm(1.0, devices=4), _arm(1.0)), 1, W, "4000 measured minutes on 4 devices"),
+        (Arms(_arm(1.0), _arm(1.0)), 1, P, "2.72 W on 20 devices, 2.72 W on 20 of the control"),
+        (Arms(_arm(1.5), _arm(1.0)), 1, F, "above the limit of +20.0%"),
+        (Arms(_arm(3.0), Arm()), 2, F, "above the limit of 5 W"),
+        (Arms(_arm(1.0), Arm()), 2, P, "within the limit of 5 W"),
+    ],
+)
+def test_energy_is_the_power_of_devices_that_tell_it(
+    arms: Arms, phase: int, verdict: Verdict, words: str
+) -> None:
+    """A factor between the arms, or watts against a limit; who does not tell is missing."""
+    (found,) = _judge("energy: {watts_max: 5}", Evidence(watts=arms), phase=phase)
+    assert (found.verdict, words in found.sentence) == (verdict, True), found.sentence
+
+
 _MS_10 = math.log1p(10_000)
 
 

@@ -5,7 +5,8 @@ Each is a module; what a verdict leads to is the planner's affair.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 
@@ -13,6 +14,7 @@ from control_plane.rollouts.gates import (
     agreement,
     crashes,
     drift,
+    energy,
     errors,
     installs,
     label_errors,
@@ -26,28 +28,27 @@ from control_plane.rollouts.gates import (
 from control_plane.rollouts.model import Finding, FleetView, PhaseState, Rollout, Verdict
 
 INSTALLS: Final = installs.NAME
+_Judge = Callable[[Any, Rollout, FleetView], Finding]
+_JUDGES: Final[dict[str, _Judge]] = {
+    label_errors.NAME: label_errors.judge,
+    label_free.NAME: label_free.judge,
+    shadow_pairs.NAME: shadow_pairs.judge,
+    agreement.NAME: agreement.judge,
+    latency.NAME: latency.judge,
+    errors.NAME: errors.judge,
+    crashes.NAME: crashes.judge,
+    energy.NAME: energy.judge,
+    drift.NAME: drift.judge,
+}
+"""Gates of which a phase has one at most, under the names that they have in its file."""
 
 
 def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
     """Return what every gate of the rollout finds at `now` (Unix seconds)."""
     gates = rollout.gates
     findings = [installs.judge(gates.installs, rollout, view, now)]
-    if gates.label_errors is not None:
-        findings.append(label_errors.judge(gates.label_errors, rollout, view))
-    if gates.label_free_accuracy is not None:
-        findings.append(label_free.judge(gates.label_free_accuracy, rollout, view))
-    if gates.shadow_pairs is not None:
-        findings.append(shadow_pairs.judge(gates.shadow_pairs, rollout, view))
-    if gates.agreement is not None:
-        findings.append(agreement.judge(gates.agreement, rollout, view))
-    if gates.latency is not None:
-        findings.append(latency.judge(gates.latency, rollout, view))
-    if gates.errors is not None:
-        findings.append(errors.judge(gates.errors, rollout, view))
-    if gates.crashes is not None:
-        findings.append(crashes.judge(gates.crashes, rollout, view))
-    if gates.drift is not None:
-        findings.append(drift.judge(gates.drift, rollout, view))
+    single = ((name, getattr(gates, name)) for name in _JUDGES)
+    findings += [_JUDGES[name](gate, rollout, view) for name, gate in single if gate is not None]
     findings += [values.judge(gate, rollout, view) for gate in gates.values]
     if gates.traffic is not None:
         findings.append(traffic.judge(gates.traffic, rollout, view))
@@ -58,16 +59,7 @@ def judge(rollout: Rollout, view: FleetView, now: float) -> tuple[Finding, ...]:
 def deadline_s(rollout: Rollout, finding: Finding) -> float:
     """Return how long after the soak began a finding that does not pass may be waited for."""
     gates = rollout.gates
-    single: dict[str, object] = {
-        label_errors.NAME: gates.label_errors,
-        label_free.NAME: gates.label_free_accuracy,
-        shadow_pairs.NAME: gates.shadow_pairs,
-        agreement.NAME: gates.agreement,
-        latency.NAME: gates.latency,
-        errors.NAME: gates.errors,
-        crashes.NAME: gates.crashes,
-        drift.NAME: gates.drift,
-    }
+    single: dict[str, object] = {name: getattr(gates, name) for name in _JUDGES}
     named = {values.name(gate): gate for gate in gates.values}
     asked = {metrics.name(gate): gate for gate in gates.metrics}
     gate = (single | named | asked).get(finding.gate)
