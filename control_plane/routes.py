@@ -40,6 +40,7 @@ from control_plane.telemetry.device_drift import DeviceDrifts
 from control_plane.telemetry.latency_groups import Latencies
 from control_plane.telemetry.samples import LabelledSamples, ModelFacts, facts_of
 from control_plane.web import pages
+from control_plane.web.device_view import DeviceReader
 from control_plane.web.rollout_view import RolloutReader
 from control_plane.web.snapshot import Reader
 
@@ -258,6 +259,9 @@ def _watching(parts: Parts) -> tuple[list[APIRouter], APIRouter]:
         parts.access,
         reader,
         RolloutReader(stores.rollouts, parts.clock),
+        DeviceReader(
+            stores.devices, stores.history, stores.rollouts, stores.certificates, parts.clock
+        ),
         f"{application.API_PREFIX}/events",
     )
 

@@ -10,6 +10,7 @@ from control_plane.store.audit import AuditLog
 from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRows
 from control_plane.store.concerns import Concerns
+from control_plane.store.device_history import DeviceHistory
 from control_plane.store.devices import Devices
 from control_plane.store.enrolment import Invitations
 from control_plane.store.outbox import Outbox
@@ -36,6 +37,7 @@ class Stores(NamedTuple):
     tokens: AccessTokens
     invitations: Invitations
     devices: Devices
+    history: DeviceHistory
     certificates: Certificates
     retirements: RetirementRows
     cohorts: CohortRows
@@ -61,6 +63,7 @@ class Stores(NamedTuple):
             tokens=AccessTokens(database),
             invitations=Invitations(database),
             devices=Devices(database),
+            history=DeviceHistory(database),
             certificates=Certificates(database),
             retirements=RetirementRows(database),
             cohorts=CohortRows(database),

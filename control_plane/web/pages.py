@@ -14,7 +14,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from control_plane.api.auth import SESSION_COOKIE, SESSION_S, Access
 from control_plane.api.events import Feed
-from control_plane.web import rendering, rollout_pages, static_files
+from control_plane.web import device_pages, rendering, rollout_pages, static_files
+from control_plane.web.device_view import DeviceReader
 from control_plane.web.policy import HEADERS
 from control_plane.web.rollout_view import RolloutReader
 from control_plane.web.snapshot import Reader, Snapshot
@@ -28,10 +29,17 @@ def make_feed(reader: Reader) -> Feed:
     return Feed(lambda: rendering.messages(reader.read()))
 
 
-def router(access: Access, reader: Reader, rollouts: RolloutReader, events_path: str) -> APIRouter:
+def router(
+    access: Access,
+    reader: Reader,
+    rollouts: RolloutReader,
+    devices: DeviceReader,
+    events_path: str,
+) -> APIRouter:
     """Return the browser's routes. `events_path` is where the feed is served."""
     routes = APIRouter()
     routes.include_router(rollout_pages.router(access, rollouts))
+    routes.include_router(device_pages.router(access, devices))
     _add_page(routes, access, reader.read, events_path)
     _add_login(routes, access)
     _add_files(routes)

@@ -125,3 +125,22 @@ def test_a_rollout_is_watched_and_paused(world: page_world.PageWorld, tmp_path: 
         browser.wait("document.querySelector('form[action$=resume]') !== null")
         assert browser.evaluate("document.body.textContent.includes('paused by olga')")
         assert browser.problems == []
+
+
+def test_a_device_is_looked_at(world: page_world.PageWorld, tmp_path: Path) -> None:
+    """A device's name leads to its page, which fits a phone and is blocked by no policy."""
+    with serving(world.app()) as address, Browser(tmp_path) as browser:
+        browser.log_in(address, world.token)
+        browser.wait("document.getElementById('link').textContent === 'live'")
+        browser.evaluate("document.querySelector('#device-device-6 th a').click()")
+        browser.wait(
+            "location.pathname === '/devices/device-6' && document.readyState === 'complete'"
+        )
+        browser.wait("document.querySelector('.facts time').textContent.endsWith(' ago')")
+        assert browser.evaluate("document.body.textContent.includes('device.self_test_failed')")
+        for width in (1280, 390):
+            for scheme in ("light", "dark"):
+                file = tmp_path / f"{width}-{scheme}.png"
+                browser.screenshot(file, width=width, scheme=scheme)
+                assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), file
+        assert browser.problems == []

@@ -73,7 +73,7 @@ def test_it_shows_phases_gates_and_failures(world: page_world.PageWorld) -> None
     for shown in (text, part):
         assert "device.self_test_failed" in shown
         assert "&lt;b&gt;off&lt;/b&gt; by 41 steps" in shown
-        assert '<a href="/api/v1/devices/device-1">device-1</a>' in shown
+        assert '<a href="/devices/device-1">device-1</a>' in shown
         assert "Time left" in shown
         assert "phase 2 begins: 4 devices" in shown
     assert "<html" in text

@@ -25,9 +25,11 @@ from control_plane.api.auth import Access, Role
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.store.access import AccessTokens
 from control_plane.store.alerts import Alerts
+from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRow, CohortRows
 from control_plane.store.concerns import Concerns
 from control_plane.store.database import Database
+from control_plane.store.device_history import DeviceHistory
 from control_plane.store.devices import Devices
 from control_plane.store.outcomes import Outcomes
 from control_plane.store.overview import Overview
@@ -45,6 +47,7 @@ from control_plane.telemetry.latency_groups import Latencies
 from control_plane.telemetry.standing import Rules
 from control_plane.telemetry.watching import Watching
 from control_plane.web import pages
+from control_plane.web.device_view import DeviceReader
 from control_plane.web.rollout_view import RolloutReader
 from control_plane.web.snapshot import Reader
 from firmware_bundles import chunks
@@ -169,6 +172,13 @@ class PageWorld:
                     self.access,
                     self.reader,
                     RolloutReader(Rollouts(self.database), self.clock),
+                    DeviceReader(
+                        Devices(self.database),
+                        DeviceHistory(self.database),
+                        Rollouts(self.database),
+                        Certificates(self.database),
+                        self.clock,
+                    ),
                     f"{application.API_PREFIX}/events",
                 )
             ],
