@@ -69,11 +69,19 @@ def refusal(error: Refused) -> Response:
 
 
 class Server:
-    """Serves on sockets that are bound already; the handler must not raise."""
+    """Serves on sockets that are bound already; the handler must not raise.
 
-    def __init__(self, handler: Handler, limits: HttpLimits) -> None:
+    What was answered in one turn of the loop is sent together, after `settle`: there what must not
+    be lost can be written for all of them at once.
+    """
+
+    def __init__(
+        self, handler: Handler, limits: HttpLimits, settle: Callable[[], None] = lambda: None
+    ) -> None:
         self.handler = handler
         self.limits = limits
+        self._settle = settle
+        self._unsent: list[Connection] = []
         self.connections: set[Connection] = set()
         self.heads = Heads()
         self.body_bytes = 0  # of all requests that are read or answered now
@@ -106,6 +114,18 @@ class Server:
         if self._sweep is not None:
             self._sweep.cancel()
 
+    def send_soon(self, connection: Connection) -> None:
+        """Let a connection send its answer when this turn of the loop is over."""
+        if not self._unsent:
+            connection.loop.call_soon(self._send)
+        self._unsent.append(connection)
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        self._settle()
+        for each in unsent:
+            each.send()
+
     def forget(self, connection: Connection) -> None:
         """Count a connection out."""
         self.connections.discard(connection)
@@ -125,15 +145,17 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._waiting: deque[Request | Response] = deque()
         self._answering: asyncio.Future[Response] | None = None
+        self._answer_bytes: list[bytes] = []  # of the answer that is to be sent next
         self._is_deaf = False  # what still comes is not read
         self._is_closing_after = False
+        self._is_last_answer = False
         self._is_paused = False
-        self._active_at = self._loop.time()
+        self._active_at = self.loop.time()
         self._began_at = 0.0  # when the present request began, 0 between requests
         self._head_bytes = 0
         self._head = Head("", "", {}, 0)  # of the latest request that came whole
@@ -210,7 +232,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Answer no more until the client reads."""
         self._is_paused = True
-        self._active_at = self._loop.time()
+        self._active_at = self.loop.time()
 
     def resume_writing(self) -> None:
         """Go on with what waits."""
@@ -221,7 +243,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Start the clock of a request."""
-        self._began_at = self._loop.time()
+        self._began_at = self.loop.time()
         self._new_request()
 
     def on_url(self, url: bytes) -> None:
@@ -284,10 +306,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def _is_busy(self) -> bool:
-        return self._answering is not None or self._is_paused or bool(self._waiting)
+        return bool(
+            self._answering is not None or self._answer_bytes or self._is_paused or self._waiting
+        )
 
     def _take(self, request: Request | Response) -> None:
-        if self._answering is not None or self._is_paused or self._waiting:
+        if self._is_busy:
             self._waiting.append(request)
             if len(self._waiting) >= _PIPELINED_MAX:
                 self._transport.pause_reading()
@@ -311,12 +335,11 @@ class Connection(asyncio.Protocol):
         self._server.body_bytes -= len(request.body)
         if not self._transport.is_closing() and not done.cancelled():
             self._write(done.result(), is_last=request.is_last, is_head=request.method == "HEAD")
-            self._go_on()
 
     def _go_on(self) -> None:
-        while self._waiting and self._answering is None and not self._is_paused:
-            if self._transport.is_closing():
-                return
+        if self._answering is not None or self._answer_bytes or self._is_paused:
+            return
+        if self._waiting:
             self._answer(self._waiting.popleft())
         if not self._waiting:
             self._transport.resume_reading()
@@ -329,15 +352,26 @@ class Connection(asyncio.Protocol):
         line = _LINES[response.status]
         head = b"%bcontent-length: %d\r\n%b%b" % (line, len(body), response.headers, end)
         if is_head:
-            self._transport.write(head)
+            self._answer_bytes = [head]
         elif len(body) <= _ONE_PIECE_BYTES_MAX:
-            self._transport.write(head + body)
+            self._answer_bytes = [head + body]
         else:
-            self._transport.writelines([head, body])
-        self._active_at = self._loop.time()
+            self._answer_bytes = [head, body]
         if is_last:
-            self._is_deaf = True
+            self._is_last_answer = self._is_deaf = True
+        self._server.send_soon(self)
+
+    def send(self) -> None:
+        """Send the answer that is ready, and go on."""
+        pieces, self._answer_bytes = self._answer_bytes, []
+        if self._transport.is_closing():
+            return
+        self._transport.writelines(pieces)
+        self._active_at = self.loop.time()
+        if self._is_last_answer:
             self._transport.close()
+        elif self._waiting or self._is_closing_after:
+            self._go_on()
 
     def _release(self, request: Request | Response) -> None:
         if isinstance(request, Request):

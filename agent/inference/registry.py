@@ -21,7 +21,8 @@ from agent.inference.mirror import Mirror
 from agent.inference.served import ServedModel
 from agent.telemetry import capture
 from agent.telemetry.capture import Rules
-from agent.telemetry.recorder import Recorder, Recording
+from agent.telemetry.recorder import Recorder
+from agent.telemetry.recording import Recording
 from firmware_bundles.errors import Malformed, ModelUnusable, SelfTestFailed, ShoalError, SlotBroken
 
 

@@ -19,7 +19,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -126,7 +126,8 @@ async def serve(
     registry.start()
     heartbeat = Heartbeat(registry, guard.crumbs, event, notifier.watchdog_s)
     acceleration = Acceleration(state_dir, spool, registry, event)
-    server = _server(_endpoint(settings, registry, recorder, reading), settings)
+    endpoint = _endpoint(settings, registry, recorder, reading)
+    server = _server(endpoint, settings, recorder.write)
     ending = asyncio.Event()
 
     def erase() -> None:
@@ -212,7 +213,7 @@ def _endpoint(
     return Endpoint(registry, recorder, feedback, limits, event)
 
 
-def _server(endpoint: Endpoint, settings: Settings) -> Server:
+def _server(endpoint: Endpoint, settings: Settings, settle: Callable[[], None]) -> Server:
     limits = HttpLimits(
         connections_max=settings.connections_max,
         body_bytes_max=settings.body_bytes_max,
@@ -220,7 +221,7 @@ def _server(endpoint: Endpoint, settings: Settings) -> Server:
         request_s_max=settings.request_s_max,
         idle_s_max=settings.idle_s_max,
     )
-    return Server(endpoint, limits)
+    return Server(endpoint, limits, settle)
 
 
 def _end_on_signals(ending: asyncio.Event, notifier: Notifier, *, watch_stdin: bool) -> None:

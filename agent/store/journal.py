@@ -1,8 +1,8 @@
 """Append-only files of length-prefixed, checksummed records: what the worker answered, at once.
 
-One record is one write call: it survives the process, and after `sync` a power cut. A torn tail is
-recognised by its length or checksum, and nothing after it is read. What a record means is the
-telemetry's affair; which part was moved to the buffer stands there, as a Position.
+What is appended is one write call: it survives the process, and after `sync` a power cut. A torn
+tail is recognised by its length or checksum, and nothing after it is read. What a record means is
+the telemetry's affair; which part was moved to the buffer stands there, as a Position.
 
     journal-<incarnation>-<number>.log      record: uint32 length, uint32 CRC-32, payload
 """
@@ -96,13 +96,14 @@ class Journal:
         self._is_new = True
         self.rotate()
 
-    def append(self, payload: bytes) -> None:
-        """Write one record. Raises OSError, and then nothing of it stays."""
-        record = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+    def append(self, *payloads: bytes) -> None:
+        """Write records by one call. Raises OSError, and then nothing of them stays."""
+        pack, checksum = _FRAME.pack, zlib.crc32
+        data = b"".join([pack(len(each), checksum(each)) + each for each in payloads])
         try:
-            written = os.write(self._descriptor, record)
-            if written != len(record):
-                raise OSError("the record was written only in part")
+            written = os.write(self._descriptor, data)
+            if written != len(data):
+                raise OSError("the records were written only in part")
         except OSError:
             os.ftruncate(self._descriptor, self.bytes)
             raise

@@ -18,7 +18,8 @@ import numpy as np
 
 from agent.store.buffer import Buffer
 from agent.telemetry.recent import Answer
-from agent.telemetry.recorder import Recorder, Recording, Told
+from agent.telemetry.recorder import Recorder, Told
+from agent.telemetry.recording import Recording
 from agent.telemetry.rows import Given
 from firmware_bundles.errors import Malformed, NotFound, ShoalError
 from firmware_bundles.limits import QUANTUM_MAX

@@ -1,6 +1,7 @@
 """Records what the worker answers: a row in the journal before the answer, segments later.
 
-The answering thread only appends to the journal. One thread beside it syncs the journal and seals
+The answering thread only appends to the journal: what several requests at once led to, by one
+call. One thread beside it syncs the journal and seals
 what is due into the buffer. A row that cannot be recorded is counted; the answer is given all the
 same, because a full disk must not stop a device from serving.
 """
@@ -23,6 +24,8 @@ from agent.store.buffer import Buffer, DatabaseError, Dropped
 from agent.store.journal import Journal
 from agent.telemetry.capture import Rules, Spent, day_of, decide, spend
 from agent.telemetry.recent import Recent
+from agent.telemetry.recording import NOTHING, Recording
+from agent.telemetry.row_journal import RowJournal
 from agent.telemetry.rows import (
     Given,
     LabelRow,
@@ -31,7 +34,6 @@ from agent.telemetry.rows import (
     SampleRow,
     ShadowRow,
     encode_label,
-    encode_model,
     encode_prediction,
     encode_sample,
     encode_shadow,
@@ -39,7 +41,6 @@ from agent.telemetry.rows import (
 from agent.telemetry.sealer import Sealer, dead
 from firmware_bundles.limits import ROWS_PER_SEGMENT_MAX
 from firmware_bundles.sketches.baseline import Baseline
-from firmware_bundles.sketches.layout import layout_of
 
 Reals = NDArray[np.float32]
 
@@ -48,7 +49,6 @@ _RECOVER_AGAIN_S: Final = 60.0
 _IDLE_S_MAX: Final = 5.0
 _ROTATE_BYTES: Final = 1024 * 1024
 _LATENCY_US_MAX: Final = 2**32 - 1
-_NOTHING: Final = np.zeros(0, dtype=np.float32)
 
 
 class Pace(NamedTuple):
@@ -73,39 +73,6 @@ class Told(NamedTuple):
     segment: int
 
 
-class Recording:
-    """A model whose answers are recorded: its number in the journal, and what is watched."""
-
-    def __init__(self, row: ModelRow, baseline: Baseline | None) -> None:
-        self.row = row
-        self.segments = _segments(baseline)
-        self.values = baseline.declared if baseline else ()
-        self._stride = baseline.stride if baseline else 0
-        self._watched = layout_of(baseline).features if baseline else None
-        self._is_all_watched = (
-            baseline is not None and len(layout_of(baseline).features) == baseline.features
-        )
-        self._count = 0
-        self.capture: Rules | None = None
-        self.is_declared = False  # in the journal's present file
-
-    def watched(self, features: Callable[[], Reals]) -> Reals:
-        """Return the features to count of this answer: none, unless it is its turn."""
-        if self._watched is None:
-            return _NOTHING
-        self._count += 1
-        if self._count % self._stride:
-            return _NOTHING
-        return features() if self._is_all_watched else features()[self._watched]
-
-
-def _segments(baseline: Baseline | None) -> dict[str, int]:
-    """Return the places of the declared segments, none where there is but one."""
-    if baseline is None or len(baseline.segments) == 1:
-        return {}
-    return {name: place for place, name in enumerate(baseline.segments)}
-
-
 class Recorder:
     """The journal of this incarnation, and the thread that seals it. Made by `open`."""
 
@@ -119,7 +86,10 @@ class Recorder:
     ) -> None:
         self.incarnation = incarnation
         self.recent = Recent()
-        self._journal = Journal(directory, incarnation)
+        self._wake = asyncio.Event()
+        self._rows = RowJournal(
+            Journal(directory, incarnation), pace.journal_bytes_max, self._wake.set
+        )
         self._directory = directory
         self._buffer = buffer
         self._shares: dict[str, float] = {}  # by family; sealers look into it
@@ -129,16 +99,10 @@ class Recorder:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sealer")
         self._recordings: dict[tuple[str, str], Recording] = {}
         self._sequences = {PredictionRow: 0, LabelRow: 0}
-        self._pending_rows = 0
-        self._pending_bytes = 0
-        self._pending_since = 0.0
         self._window_since: float | None = None
-        self._rows_dropped = 0
         self._samples_dropped = 0
         self._captured = {name: Spent(*spent) for name, spent in buffer.captured().items()}
         self._random = random.random
-        self._is_synced = True
-        self._wake = asyncio.Event()
 
     @property
     def last_sequence(self) -> int:
@@ -148,11 +112,11 @@ class Recorder:
     @property
     def has_unsealed(self) -> bool:
         """Whether there are rows that no segment holds yet."""
-        return self._pending_rows > 0
+        return self._rows.unsealed_rows > 0
 
     @property
     def _has_dropped(self) -> bool:
-        return bool(self._rows_dropped or self._samples_dropped)
+        return bool(self._rows.dropped or self._samples_dropped)
 
     def use(self, family: str, digest: str, file: bytes, baseline: Baseline | None) -> Recording:
         """Return the recording of a model; `file` is its baseline as it stands in the bundle."""
@@ -186,7 +150,7 @@ class Recorder:
         features: Callable[[], Reals],
         segment: int = 0,
     ) -> str:
-        """Record one answer and return its id.
+        """Record one answer and return its id; before the answer leaves, call `write`.
 
         `scores` and `features` are real and 1-D; the latter are asked for if they are counted.
         `segment` is the place of what the request named in the baseline's list.
@@ -199,7 +163,7 @@ class Recorder:
         row = PredictionRow(
             index, sequence, now_us, predicted, latency_us, scores, watched, segment
         )
-        self._append(recording, encode_prediction(row))
+        self._rows.add(recording, encode_prediction(row))
         self.recent.remember(sequence, index, predicted, segment)
         if recording.capture is not None:
             self._capture(recording, recording.capture, row, features)
@@ -216,9 +180,10 @@ class Recorder:
             predicted=predicted,
             latency_us=latency_us,
             scores=scores,
-            watched=_NOTHING,
+            watched=NOTHING,
         )
-        self._append(recording, encode_shadow(ShadowRow(row)))
+        self._rows.add(recording, encode_shadow(ShadowRow(row)))
+        self._rows.write()
 
     def _capture(
         self,
@@ -247,7 +212,7 @@ class Recorder:
             scores=row.scores,
             values=rules.kept(features()),
         )
-        self._append(recording, encode_sample(sample))
+        self._rows.add(recording, encode_sample(sample))
 
     def label(self, recording: Recording, incarnation: str, prediction: int, told: Told) -> None:
         """Record what was told of a prediction."""
@@ -262,7 +227,12 @@ class Recorder:
             segment=told.segment,
             values=told.values,
         )
-        self._append(recording, encode_label(row))
+        self._rows.add(recording, encode_label(row))
+        self._rows.write()
+
+    def write(self) -> None:
+        """Write all that was recorded by one call: the death of this process loses none of it."""
+        self._rows.write()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Recover what dead incarnations left, then sync and seal until `stop`, then seal all."""
@@ -282,12 +252,12 @@ class Recorder:
                 await self._flush(is_last=False)
         await self._flush(is_last=True)
         self._thread.shutdown()
-        self._journal.close()
+        self._rows.close()
 
     async def _until_used(self, stop: asyncio.Event) -> None:
         """Sleep while there is nothing to sync or seal: an idle device wakes for windows only."""
         self._wake.clear()
-        has_work = not self._is_synced or self._pending_rows or self._has_dropped
+        has_work = not self._rows.is_synced or self.has_unsealed or self._has_dropped
         if not has_work and not stop.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_IDLE_S_MAX):
@@ -295,24 +265,23 @@ class Recorder:
 
     async def _flush(self, *, is_last: bool) -> None:
         loop = asyncio.get_running_loop()
-        if not self._is_synced:
-            self._is_synced = True
-            await self._in_thread(loop, self._journal.sync)
+        self._rows.write()
+        if not self._rows.is_synced:
+            self._rows.is_synced = True
+            await self._in_thread(loop, self._rows.sync)
         if not (is_last or self._is_due()):
             return
-        dropped = Dropped(self._rows_dropped, self._samples_dropped)
-        self._rows_dropped = self._samples_dropped = 0
-        rows, size = self._pending_rows, self._pending_bytes
+        dropped = Dropped(self._rows.dropped, self._samples_dropped)
+        self._rows.dropped = self._samples_dropped = 0
+        rows, size = self._rows.unsealed_rows, self._rows.unsealed_bytes
         before = time.time() - self._pace.window_age_s
         if await self._in_thread(loop, lambda: self._seal(before, dropped)):
             # Rows that came in the meantime are sealed already, or the next time: either is right.
-            self._pending_rows -= rows
-            self._pending_bytes -= size
-            self._pending_since = time.monotonic()
+            self._rows.sealed(rows, size)
         else:
-            self._rows_dropped += dropped.rows
+            self._rows.dropped += dropped.rows
             self._samples_dropped += dropped.samples
-        if self._journal.bytes > _ROTATE_BYTES and not is_last:
+        if self._rows.file_bytes > _ROTATE_BYTES and not is_last:
             self._rotate()
 
     async def _in_thread(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> bool:
@@ -320,16 +289,16 @@ class Recorder:
         try:
             await loop.run_in_executor(self._thread, work)
         except Exception as error:  # noqa: BLE001 - recording must go on: what waits is counted
-            self._is_synced = False
+            self._rows.is_synced = False
             self._on_event("recorder_failed", error=repr(error))
             return False
         return True
 
     def _is_due(self) -> bool:
         now = time.monotonic()
-        is_old = now - self._pending_since >= self._pace.segment_age_s
-        if self._pending_rows:
-            return is_old or self._pending_rows >= ROWS_PER_SEGMENT_MAX
+        is_old = now - self._rows.since >= self._pace.segment_age_s
+        if self.has_unsealed:
+            return is_old or self._rows.unsealed_rows >= ROWS_PER_SEGMENT_MAX
         # Without rows a window may still come of age; looking costs one pass now and then.
         is_window_old = (
             self._window_since is not None and now - self._window_since >= self._pace.window_age_s
@@ -371,37 +340,10 @@ class Recorder:
 
     def _rotate(self) -> None:
         try:
-            self._journal.rotate()
-            for recording in self._recordings.values():
-                recording.is_declared = False
+            self._rows.rotate()
         except OSError as error:
             self._on_event("recorder_failed", error=str(error))
 
     def _next(self, kind: type[PredictionRow | LabelRow]) -> int:
         self._sequences[kind] += 1
         return self._sequences[kind]
-
-    def _append(self, recording: Recording, record: bytes) -> None:
-        """Write a row, and before the first of its model in a file, what the model is."""
-        if self._pending_bytes + len(record) > self._pace.journal_bytes_max:
-            self._drop()
-            return
-        try:
-            if not recording.is_declared:
-                self._journal.append(encode_model(recording.row))
-                recording.is_declared = True
-            self._journal.append(record)
-        except OSError:
-            self._drop()
-            return
-        if self._is_synced:
-            self._is_synced = False
-            self._wake.set()
-        if not self._pending_rows:
-            self._pending_since = time.monotonic()
-        self._pending_rows += 1
-        self._pending_bytes += len(record)
-
-    def _drop(self) -> None:
-        self._rows_dropped += 1
-        self._wake.set()

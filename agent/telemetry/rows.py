@@ -119,6 +119,11 @@ def encode_model(row: ModelRow) -> bytes:
     return bytes([MODEL]) + msgspec.msgpack.encode(row)
 
 
+def is_model(record: bytes) -> bool:
+    """Whether a record says what a model is, and is no row."""
+    return record[0] == MODEL
+
+
 def encode_prediction(row: PredictionRow) -> bytes:
     """Return the record of a prediction."""
     model, sequence, time_us, predicted, latency_us, scores, watched, segment = row

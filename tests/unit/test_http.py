@@ -1,4 +1,4 @@
-"""Heads that are known from before: the request is the same as when the parser reads it."""
+"""A connection without a socket: heads known from before, and what is sent when."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class _Line:
         self.written = b""
         self.is_closed = False
 
-    def write(self, data: bytes) -> None:
-        self.written += data
+    def writelines(self, pieces: list[bytes]) -> None:
+        self.written += b"".join(pieces)
 
     def is_closing(self) -> bool:
         return self.is_closed
@@ -44,6 +44,9 @@ async def _talk(pieces: list[bytes], server: Server) -> _Line:
     connection.connection_made(line)
     for each in pieces:
         connection.data_received(each)
+        await asyncio.sleep(0)
+    for _ in range(64):  # one turn of the loop for each answer
+        await asyncio.sleep(0)
     told: _Line = line
     return told
 
@@ -129,3 +132,48 @@ def test_what_is_remembered_is_bounded() -> None:
     long = b"GET /%b HTTP/1.1\r\n\r\n" % (b"x" * 5000)
     heads.learn(long, Head("GET", "/x", {}, 0))
     assert heads.read(long) is None
+
+
+def test_what_was_answered_in_one_turn_is_settled_once_and_then_sent() -> None:
+    """Nothing leaves before `settle`, which all answers of the turn have in common."""
+    at_settling: list[list[bytes]] = []
+
+    async def scene() -> list[_Line]:
+        server = Server(lambda _: Response(200, b"{}"), _LIMITS, lambda: at_settling.append(seen()))
+        lines: list[Any] = [_Line() for _ in range(3)]
+
+        def seen() -> list[bytes]:
+            return [each.written for each in lines]
+
+        for line in lines:
+            connection = Connection(server)
+            connection.connection_made(line)
+            connection.data_received(_post("/a", b"1") + _post("/a", b"2"))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        return lines
+
+    lines = asyncio.run(scene())
+    assert at_settling[0] == [b"", b"", b""]
+    assert len(at_settling) == 2, "pipelined requests of a connection take a turn each"
+    assert [each.written.count(b"HTTP/1.1 200 OK") for each in lines] == [2, 2, 2]
+
+
+def test_an_answer_to_a_line_that_was_lost_goes_nowhere() -> None:
+    """The client went between request and answer."""
+    seen: list[Request] = []
+
+    async def scene() -> _Line:
+        server = _server(seen)
+        line: Any = _Line()
+        connection = Connection(server)
+        connection.connection_made(line)
+        connection.data_received(_post("/a", b"1"))
+        line.close()
+        connection.connection_lost(None)
+        await asyncio.sleep(0)
+        told: _Line = line
+        return told
+
+    assert asyncio.run(scene()).written == b""
+    assert len(seen) == 1
