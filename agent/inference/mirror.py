@@ -1,7 +1,9 @@
 """Mirrors a sampled share of live inputs to a shadow, and records what it answered.
 
-It never waits: a row that finds no place is dropped and counted. Pairs are told by the sequence of
-the live prediction, so that the control plane compares answers, pace and, with labels, errors.
+It never waits: a row that finds no place is dropped and counted. What was answered is looked at
+rarely, and recorded all at once, so that few requests find the loop's thread busy. Pairs are told
+by the sequence of the live prediction, so that the control plane compares answers, pace and, with
+labels, errors.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -21,14 +24,17 @@ from numpy.typing import NDArray
 from agent.deployment.slots import Slot
 from agent.inference import children, ring, served, shadow
 from agent.inference.control import Refusal, ShadowReady, ShadowStatus, parse_line
-from agent.inference.quantization import Reals
+from agent.inference.quantization import DTYPES, REAL, Reals
 from agent.inference.ring import Ring, Shape
 from agent.inference.served import Bundle, ServedModel
+from agent.inference.tensors import Taken
+from agent.telemetry.answers import Answers
 from agent.telemetry.recorder import Recorder
 from firmware_bundles.errors import Malformed, SelfTestFailed, from_code
+from firmware_bundles.manifest import Tensor
 
-_COLLECT_S: Final = 0.1
 _START_S_MAX: Final = 60.0
+_LAST_ANSWERS_S_MAX: Final = 1.0
 
 
 class Mirror:
@@ -61,7 +67,7 @@ class Mirror:
         self._child = child = await asyncio.create_subprocess_exec(
             *shadow.COMMAND,
             *(str(state_dir), slot.family, slot.name),
-            *(str(each) for each in (self._descriptor, *shape)),
+            *(str(int(each)) for each in (self._descriptor, *shape)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -87,7 +93,7 @@ class Mirror:
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._collecting())]
 
     async def stop(self) -> None:
-        """End the shadow; what it has not answered is forgotten."""
+        """End the shadow; what it was given and does not answer in time is dropped."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -95,14 +101,13 @@ class Mirror:
             os.close(self._descriptor)
             self._descriptor = -1
         if self._child is not None:
-            with suppress(ProcessLookupError):
-                self._child.kill()
-            await self._child.wait()
+            await _finish(self._child)
+        self._look()  # it has ended: what it stored is there
         self._collect()
+        self._dropped += self._put - self._collected
+        self._collected = self._answered = self._put
 
-    def offer(
-        self, sequence: int, features: Callable[[], Reals], predicted: int, scores: Reals
-    ) -> None:
+    def offer(self, sequence: int, taken: Taken, predicted: int, scores: Reals) -> None:
         """Mirror the input of this answer if it is its turn and there is room."""
         if self._random() >= self._share or self.reason:
             return
@@ -110,7 +115,7 @@ class Mirror:
             self._dropped += 1
             return
         place = self._put % self._ring.places
-        self._ring.features[place] = features()
+        self._ring.write(place, taken.stored if self._ring.is_stored else [taken.features()])
         self._sequences[place] = sequence
         self._live_class[place] = predicted
         self._live_scores[place] = scores
@@ -132,34 +137,40 @@ class Mirror:
 
     async def _collecting(self) -> None:
         while True:
-            await asyncio.sleep(_COLLECT_S)
+            await asyncio.sleep(self._ring.pause_s)
             self._collect()
 
     def _collect(self) -> None:
         """Record what had been answered at the last look, and give its places back."""
-        for row in range(self._collected, self._answered):
-            self._record(row % self._ring.places)
+        if self._collected < self._answered:
+            self._record(np.arange(self._collected, self._answered) % self._ring.places)
         self._collected = self._answered
-        self._answered = self._ring.answered
+        self._look()
 
-    def _record(self, place: int) -> None:
-        predicted, scores = int(self._ring.predicted[place]), self._ring.scores[place]
-        if predicted == shadow.FAILED:
-            self._errors += 1
+    def _look(self) -> None:
+        # The counter is the shadow's: not more is believed than was put in, nor less than before.
+        self._answered = max(self._answered, min(self._ring.answered, self._put))
+
+    def _record(self, places: NDArray[np.int64]) -> None:
+        ring = self._ring
+        good = places[ring.predicted[places] != shadow.FAILED]
+        self._errors += len(places) - len(good)
+        if not len(good):
             return
-        latency_us = int(self._ring.latency_us[place])
-        self._rows += 1
-        self._agreed += predicted == int(self._live_class[place])
-        difference = np.abs(scores - self._live_scores[place])
-        self._difference_sum += float(np.max(difference, initial=0.0))
-        self._latency_us_sum += latency_us
-        self._recorder.shadow(
-            self._recording,
-            int(self._sequences[place]),
-            predicted=predicted,
-            latency_us=latency_us,
-            scores=scores,
+        mirrored = Answers(
+            sequence=self._sequences[good],
+            time_us=np.full(len(good), time.time_ns() // 1000),
+            predicted=ring.predicted[good].astype(np.int64),
+            latency_us=ring.latency_us[good].astype(np.int64),
+            segment=np.zeros(len(good), dtype=np.int64),
+            scores=ring.scores[good],
         )
+        self._rows += len(good)
+        self._agreed += int(np.count_nonzero(mirrored.predicted == self._live_class[good]))
+        difference = np.abs(mirrored.scores - self._live_scores[good])
+        self._difference_sum += float(difference.max(axis=1, initial=0.0).sum(dtype=np.float64))
+        self._latency_us_sum += int(mirrored.latency_us.sum())
+        self._recorder.shadows(self._recording, mirrored)
 
     async def _watch(self) -> None:
         assert self._child is not None
@@ -171,11 +182,35 @@ class Mirror:
         return signal.Signals(-status).name if status and status < 0 else f"status {status}"
 
 
-def shape_of(live: ServedModel) -> Shape:
-    """Return how long the rows of this model are."""
-    features = sum(port.size for port in live.inputs)
+async def _finish(child: asyncio.subprocess.Process) -> None:
+    """Let a shadow give its last answers, and not more time than that takes."""
+    try:
+        with suppress(ProcessLookupError):
+            child.terminate()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_ANSWERS_S_MAX):
+                await child.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+
+
+def shape_of(live: ServedModel, inputs: Sequence[Tensor]) -> Shape:
+    """Return how long the rows of this model are, mirrored to one with these inputs.
+
+    What the model stores goes as it is where the other stores real values alike.
+    """
+    is_stored = all(
+        (port.tensor.datatype, port.tensor.scale, port.tensor.zero_point)
+        == (other.datatype, other.scale, other.zero_point)
+        for port, other in zip(live.inputs, inputs, strict=True)
+    )
+    input_bytes = sum(
+        port.size * (port.dtype if is_stored else DTYPES[REAL]).itemsize for port in live.inputs
+    )
     scores = 0 if live.scores_place is None else live.outputs[live.scores_place].size
-    return Shape(features, scores)
+    return Shape(input_bytes, scores, is_stored)
 
 
 async def start(
@@ -196,7 +231,7 @@ async def start(
         raise SelfTestFailed("the shadow takes other inputs than the model that serves")
     if bundle.labels != live.bundle.labels:
         raise SelfTestFailed("the shadow knows other classes than the model that serves")
-    shape = shape_of(live)
+    shape = shape_of(live, bundle.manifest.inputs)
     mirror = Mirror(live, bundle, share, recorder, shape)
     await mirror.start(state_dir, slot, shape)
     on_event("shadow_started", family=slot.family, version=bundle.manifest.version, share=share)

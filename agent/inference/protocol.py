@@ -230,7 +230,7 @@ class Endpoint:
         mirror = self._registry.mirrors.get(model.manifest.family)
         if mirror is not None and mirror.live is model:
             sequence = self._recorder.last_sequence
-            mirror.offer(sequence, taken.features, answer.predicted, answer.scores)
+            mirror.offer(sequence, taken, answer.predicted, answer.scores)
         model.answered += 1
         model.latency_us_sum += latency_us
         return answers.respond(model, taken, answer, prediction)

@@ -1,15 +1,18 @@
 """The shadow: a model that sees mirrored inputs in a process of its own, and answers nobody.
 
-    python -I -m agent.inference.shadow STATE_DIR FAMILY SLOT DESCRIPTOR FEATURES SCORES
+    python -I -m agent.inference.shadow STATE_DIR FAMILY SLOT DESCRIPTOR SHAPE...
 
-It gets what processor time is left over, and of that a share. It ends with its parent. What is
-mirrored, and what becomes of the answers, is `mirror`'s affair.
+It gets what processor time is left over, and of that a share; it looks rarely, and answers all
+that it finds then: who wakes often is in the way of more requests. It ends with its parent, or
+when that asks for its last answers (SIGTERM). What is mirrored, and what becomes of the answers,
+is `mirror`'s affair.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -17,11 +20,11 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from agent.deployment import slots
 from agent.inference import answers, children, served
 from agent.inference.control import Line, ShadowReady
+from agent.inference.quantization import DTYPES, REAL, Stored
 from agent.inference.ring import Ring, Shape
 from agent.inference.selftest import MEMORY_BYTES_MAX
 from agent.inference.served import ServedModel
@@ -31,30 +34,42 @@ COMMAND: Final = children.command("shadow")
 FAILED: Final = -2  # in place of a class: the model could not answer
 CPU_SHARE_MAX: Final = 0.25  # of one core
 
-_POLL_S: Final = 0.02
+_ENDING: Final = {signal.SIGTERM}
 _LATENCY_US_MAX: Final = 2**32 - 1
 _NICEST: Final = 19
 _FILES_MAX: Final = 64
 
 
 def follow(ring: Ring, model: ServedModel, parent: int) -> None:
-    """Answer what is put into the ring for as long as the parent lives."""
-    sizes = np.cumsum([port.size for port in model.inputs])[:-1]
+    """Answer what is put into the ring for as long as the parent lives and has not signalled."""
     row = 0
-    while os.getppid() == parent:
+    pause_s = ring.pause_s
+    is_ending = False
+    while not is_ending and os.getppid() == parent:
         put = ring.put
-        time.sleep(_POLL_S)
+        is_ending = signal.sigtimedwait(_ENDING, pause_s) is not None
+        if is_ending:
+            put = ring.put  # the signal came after all rows
         began = time.thread_time()
         for each in range(row, put):
-            _answer(ring, each % ring.places, model, sizes.tolist())
+            _answer(ring, each % ring.places, model)
         row = ring.answered = put
         # Of the time that it took, it may have had a share.
-        time.sleep((time.thread_time() - began) * (1 / CPU_SHARE_MAX - 1))
+        spent_s = time.thread_time() - began
+        pause_s = max(ring.pause_s, spent_s * (1 / CPU_SHARE_MAX - 1))
 
 
-def _answer(ring: Ring, place: int, model: ServedModel, cuts: list[int]) -> None:
-    real = np.split(ring.features[place], cuts)
-    stored = [port.store(each) for each, port in zip(real, model.inputs, strict=True)]
+def _inputs(ring: Ring, place: int, model: ServedModel) -> list[Stored]:
+    ports = model.inputs
+    if ring.is_stored:
+        found = ring.read(place, [(port.dtype, port.size) for port in ports])
+        return [each.reshape(port.shape) for each, port in zip(found, ports, strict=True)]
+    real = ring.read(place, [(DTYPES[REAL], port.size) for port in ports])
+    return [port.store(each) for each, port in zip(real, ports, strict=True)]
+
+
+def _answer(ring: Ring, place: int, model: ServedModel) -> None:
+    stored = _inputs(ring, place, model)
     began = time.thread_time_ns()
     try:
         outputs = model.run(stored)
@@ -74,17 +89,18 @@ def _confine(memory_bytes: int) -> None:
         (resource.RLIMIT_NOFILE, _FILES_MAX),
     ):
         resource.setrlimit(kind, (most, most))
-    os.nice(_NICEST)
+    os.setpriority(os.PRIO_PROCESS, 0, _NICEST)
 
 
 def _main() -> None:
     state_dir, family, name, *numbers = sys.argv[1:]
-    descriptor, features, scores = (int(each) for each in numbers)
+    descriptor, input_bytes, scores, is_stored = (int(each) for each in numbers)
     parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # `follow` waits for it
     line: Line
     try:
         slot = slots.slot(Path(state_dir) / "slots", family, name)
-        ring = Ring(descriptor, Shape(features, scores))
+        ring = Ring(descriptor, Shape(input_bytes, scores, bool(is_stored)))
         _confine(slots.read(slot).needs.memory_bytes)
         model = served.load(slot)
         line = ShadowReady(digest=model.bundle.digest)

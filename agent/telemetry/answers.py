@@ -1,6 +1,6 @@
 """Answers as columns: the journal's records of predictions and of shadows, many at once. Pure.
 
-A record's bytes are those of `rows.encode_prediction` and `rows.encode_shadow`. One by one they
+A record's bytes are those of `rows.encode_prediction`, a shadow's but for its kind. One by one they
 would cost more than all that is made of them later.
 """
 
@@ -89,6 +89,20 @@ class Answered(NamedTuple):
 
     all: Answers
     watched: Watched
+
+
+def encode_shadows(model: int, answers: Answers) -> list[bytes]:
+    """Return the records of what a shadow answered, numbered as the live predictions."""
+    width = answers.scores.shape[1]
+    record = np.dtype([("head", _HEAD), ("reals", _REAL, (width,))])
+    made = np.zeros(len(answers.sequence), dtype=record)
+    heads = made["head"]
+    heads["kind"], heads["model"], heads["scores"] = rows.SHADOW, model, width
+    heads["sequence"], heads["time_us"] = answers.sequence, answers.time_us
+    heads["predicted"], heads["latency_us"] = answers.predicted, answers.latency_us
+    made["reals"] = answers.scores
+    data, size = made.tobytes(), record.itemsize
+    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 def parse(payloads: Payloads) -> dict[int, Answered]:

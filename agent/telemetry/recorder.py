@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from agent.store.buffer import Buffer, DatabaseError, Dropped
 from agent.store.journal import Journal
+from agent.telemetry.answers import Answers, encode_shadows
 from agent.telemetry.capture import Rules, Spent, day_of, decide, spend
 from agent.telemetry.recent import Recent
-from agent.telemetry.recording import NOTHING, Recording
+from agent.telemetry.recording import Recording
 from agent.telemetry.row_journal import RowJournal
 from agent.telemetry.rows import (
     Given,
@@ -32,11 +33,9 @@ from agent.telemetry.rows import (
     ModelRow,
     PredictionRow,
     SampleRow,
-    ShadowRow,
     encode_label,
     encode_prediction,
     encode_sample,
-    encode_shadow,
 )
 from agent.telemetry.sealer import Sealer, dead
 from firmware_bundles.limits import ROWS_PER_SEGMENT_MAX
@@ -169,20 +168,10 @@ class Recorder:
             self._capture(recording, recording.capture, row, features)
         return f"{self.incarnation}-{sequence}"
 
-    def shadow(
-        self, recording: Recording, sequence: int, *, predicted: int, latency_us: int, scores: Reals
-    ) -> None:
-        """Record what a shadow answered to the input of the prediction with this number."""
-        row = PredictionRow(
-            model=recording.row.index,
-            sequence=sequence,
-            time_us=time.time_ns() // 1000,
-            predicted=predicted,
-            latency_us=latency_us,
-            scores=scores,
-            watched=NOTHING,
-        )
-        self._rows.add(recording, encode_shadow(ShadowRow(row)))
+    def shadows(self, recording: Recording, answers: Answers) -> None:
+        """Record by one call what a shadow answered, numbered as the live predictions."""
+        for record in encode_shadows(recording.row.index, answers):
+            self._rows.add(recording, record)
         self._rows.write()
 
     def _capture(

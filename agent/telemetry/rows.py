@@ -60,12 +60,6 @@ class PredictionRow(NamedTuple):
     segment: int = 0
 
 
-class ShadowRow(NamedTuple):
-    """What a shadow answered to the input of the live prediction with this sequence."""
-
-    answer: PredictionRow
-
-
 class SampleRow(NamedTuple):
     """A captured input: the kept `values` of the `spans`, one after another, and its answer."""
 
@@ -140,11 +134,6 @@ def encode_prediction(row: PredictionRow) -> bytes:
     if segment:
         return head + bytes([segment]) + scores.tobytes() + watched.tobytes()
     return head + scores.tobytes() + watched.tobytes()
-
-
-def encode_shadow(row: ShadowRow) -> bytes:
-    """Return the record of a shadow's answer, in the shape of a prediction's."""
-    return bytes([SHADOW]) + encode_prediction(row.answer)[1:]
 
 
 def encode_sample(row: SampleRow) -> bytes:

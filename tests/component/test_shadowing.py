@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from agent.deployment import slots
+from agent.inference import ring
 from agent.inference.control import Shadow, ShadowStatus, Swap
 from agent.store.buffer import Buffer
 from firmware_bundles.errors import SelfTestFailed
 from firmware_bundles.wire.columns import Predictions, decode_predictions
 from firmware_bundles.wire.messages import Segment, SegmentKind
-from support import spool, workers
-from support.bundles import Sample, images
+from support import float_models, spool, workers
+from support.bundles import SAMPLES, Sample, images
 from support.workers import Device, infer
 
 INFER = "/v2/models/digits/infer"
@@ -95,12 +96,49 @@ def test_a_shadow_that_does_not_follow_is_not_waited_for(device: Device) -> None
         device.call(Shadow("digits", "B", 1.0))
         child = _child(device)
         os.kill(child, signal.SIGSTOP)
-        _ask(device, 400)
+        _ask(device, ring.PLACES_MAX + 144)
         facts = _shadow(device)
-        assert facts.rows + facts.dropped + 256 >= 400
-        assert facts.dropped > 0
+        assert facts.dropped == 144
+        assert facts.rows == 0
         os.kill(child, signal.SIGCONT)
-        workers.wait_until(lambda: _shadow(device).rows >= 256)
+        workers.wait_until(lambda: _shadow(device).rows == ring.PLACES_MAX)
+
+
+@pytest.mark.parametrize("end", ["by_order", "with_the_worker"])
+def test_a_shadow_that_ends_gives_its_last_answers(device: Device, end: str) -> None:
+    """What was mirrored just before has its pair, whoever ends the shadow in order."""
+    with device.running():
+        device.call(Shadow("digits", "B", 1.0))
+        _ask(device, 60)
+        if end == "by_order":
+            device.call(Shadow("digits", "B", 0.0))
+    ((segment, _),) = _sealed(device.state_dir, SegmentKind.SHADOW)
+    assert segment.rows == 60
+
+
+def test_what_a_shadow_does_not_answer_before_its_end_is_dropped(
+    device: Device, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is counted, and nobody waits long for one that hangs."""
+    with device.running():
+        device.call(Shadow("digits", "B", 1.0))
+        os.kill(_child(device), signal.SIGSTOP)
+        _ask(device, 30)
+        device.call(Shadow("digits", "B", 0.0))
+    assert "rows=0 agreed=0 dropped=30" in capfd.readouterr().err
+
+
+def test_a_model_that_stores_its_inputs_otherwise_sees_the_same_values(device: Device) -> None:
+    """A float model beside the quantized one that was made of it answers nearly alike."""
+    model = (SAMPLES / "v1" / "model.tflite").read_bytes()
+    float_models.bundle(float_models.dequantized(model)).put(device.state_dir, "B", serve=False)
+    with device.running():
+        device.call(Shadow("digits", "B", 1.0))
+        _ask(device, 50)
+        workers.wait_until(lambda: _shadow(device).rows == 50)
+        facts = _shadow(device)
+    assert facts.agreed >= 49
+    assert facts.score_difference_sum / 50 < 0.05
 
 
 def test_a_shadow_that_dies_is_told_and_the_live_model_serves_on(device: Device) -> None:

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from agent.store.journal import Block
 from agent.telemetry import reading, rows
-from agent.telemetry.answers import Answered
+from agent.telemetry.answers import Answered, Answers, encode_shadows
 from agent.telemetry.reading import Found
-from agent.telemetry.rows import PredictionRow, Row, ShadowRow
+from agent.telemetry.rows import PredictionRow, Row
 from firmware_bundles.errors import Malformed
 
 _INCARNATION = "0123456789abcdef"
 _HEAD = struct.Struct("<BHQQiIHH")
+
+
+class ShadowRow(NamedTuple):
+    """What a shadow answered to the input of the live prediction with this sequence."""
+
+    answer: PredictionRow
+
+
+def encode_shadow(row: ShadowRow) -> bytes:
+    """Return the record of a shadow's answer."""
+    (record,) = encode_shadows(row.answer.model, columns([row.answer]))
+    return record
+
+
+def columns(some: Sequence[PredictionRow]) -> Answers:
+    """Return rows as columns, without going through a journal."""
+    numbers = ("sequence", "time_us", "predicted", "latency_us", "segment")
+    lists = {name: np.array([getattr(row, name) for row in some]) for name in numbers}
+    return Answers(**lists, scores=np.stack([row.scores for row in some]))
 
 
 def one_of_each() -> list[bytes]:
@@ -25,7 +45,7 @@ def one_of_each() -> list[bytes]:
     return [
         rows.encode_model(rows.ModelRow(index=0, family="digits", digest="d" * 64, baseline=b"x")),
         rows.encode_prediction(prediction),
-        rows.encode_shadow(ShadowRow(prediction)),
+        encode_shadow(ShadowRow(prediction)),
         rows.encode_label(rows.LabelRow(0, 2, 6, _INCARNATION, 1, 1, -1, -1)),
         rows.encode_prediction(prediction._replace(segment=3)),
         rows.encode_sample(rows.SampleRow(0, 1, 5, 1, 3, ((0, 1), (4, 1)), scores, scores)),

@@ -11,10 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.telemetry import reading, rows
-from agent.telemetry.answers import Answers
-from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow, Reals, SampleRow, ShadowRow
+from agent.telemetry.answers import Answers, encode_shadows
+from agent.telemetry.rows import LabelRow, ModelRow, PredictionRow, Reals, SampleRow
 from firmware_bundles.errors import Malformed
 from support import journal_rows, spool
+from support.journal_rows import ShadowRow
 
 INCARNATION = "0123456789abcdef"
 # What three models answer and watch: one without classes, and one that is not watched.
@@ -66,7 +67,7 @@ models = st.builds(
 records = st.lists(
     st.one_of(
         _answers().map(rows.encode_prediction),
-        _answers(is_live=False).map(ShadowRow).map(rows.encode_shadow),
+        _answers(is_live=False).map(ShadowRow).map(journal_rows.encode_shadow),
         labels.map(rows.encode_label),
         samples.map(rows.encode_sample),
         models.map(rows.encode_model),
@@ -103,6 +104,16 @@ def test_records_read_at_once_say_what_each_says_alone(
         apart = {model: [_plain(row) for row in some] for model, some in told.items()}
         expected = _by_model([row for row in alone if isinstance(row, kind)])
         assert list(apart.items()) == list(expected.items())
+
+
+@given(st.lists(_answers(is_live=False), min_size=1, max_size=9), st.integers(0, 2))
+def test_what_a_shadow_answered_is_written_at_once_as_it_is_one_by_one(
+    some: list[PredictionRow], model: int
+) -> None:
+    """The record of each is that of a prediction, but for its kind."""
+    mirrored = [row._replace(scores=some[0].scores, model=model) for row in some]
+    alone = [bytes([rows.SHADOW]) + rows.encode_prediction(row)[1:] for row in mirrored]
+    assert encode_shadows(model, journal_rows.columns(mirrored)) == alone
 
 
 @given(_answers().map(rows.encode_prediction), st.data())
