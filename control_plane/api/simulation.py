@@ -14,6 +14,7 @@ from control_plane.api import rollout_file
 from control_plane.api.auth import Access, Caller, Role
 from control_plane.rollouts import sensitivity
 from control_plane.rollouts.draft import Releases, draft
+from control_plane.rollouts.expected import quantities
 from control_plane.rollouts.model import Rollout, Standing
 from control_plane.rollouts.parsing import parse
 from control_plane.rollouts.selection import Fleet
@@ -97,7 +98,10 @@ class TranscriptLine(BaseModel):
 
 
 class Simulation(BaseModel):
-    """What a rollout would do; `harmful` is the same with a candidate that errs `harm` more."""
+    """What a rollout would do; `harmful` is the same with a worse candidate.
+
+    It errs `harm` more, and has as much more of all that gates compare as they must not miss.
+    """
 
     members: int
     model_bytes: int
@@ -156,7 +160,7 @@ def _simulated(rollout: Rollout, world: World, assumed: Assumptions) -> Simulati
     harm = _harm(rollout, world, assumed)
     harmful = None
     if harm is not None:
-        worse = msgspec.structs.replace(world, excess=harm)
+        worse = msgspec.structs.replace(world, excess=harm, is_worse=True)
         harmful = _outcomes(_runs(rollout, worse, assumed))
     lines = runs[0].lines if assumed.transcript else ()
     return Simulation(
@@ -171,13 +175,20 @@ def _simulated(rollout: Rollout, world: World, assumed: Assumptions) -> Simulati
 
 
 def _harm(rollout: Rollout, world: World, assumed: Assumptions) -> float | None:
-    """Return the excess that must not be missed; None where no labels could tell."""
+    """Return the excess of errors that must not be missed; None where nothing could tell harm.
+
+    It is 0 where gates on other quantities alone could.
+    """
     gate = rollout.spec.gates.label_errors
+    can_compare = any(
+        quantities(phase.gates.over(rollout.spec.gates), phase) for phase in rollout.spec.phases
+    )
+    otherwise = 0.0 if can_compare else None
     if not world.labels_per_h:
-        return None
+        return otherwise
     if assumed.harm is not None:
         return assumed.harm
-    return None if gate is None else sensitivity.wanted(gate.margin)
+    return otherwise if gate is None else sensitivity.wanted(gate.margin)
 
 
 def _runs(rollout: Rollout, world: World, assumed: Assumptions) -> list[Run]:

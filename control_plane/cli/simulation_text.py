@@ -17,10 +17,13 @@ def report(document: dict[str, Any]) -> list[str]:
     lines += _outcomes("as assumed", document["as_assumed"])
     if document["harmful"] is not None:
         points = f"{document['harm'] * 100:.1f} points more errors"
-        lines += _outcomes(f"a candidate with {points}", document["harmful"])
+        worse = f"a candidate with {points}" if document["harm"] else "a candidate that is worse"
+        lines += _outcomes(worse, document["harmful"])
         lines.append(f"  stopped                {document['harmful']['stopped']:.0%} of runs")
     else:
-        lines.append("no label tells how right answers are: assume labels_per_h to see more")
+        lines.append(
+            "no gate could tell a worse candidate: assume labels_per_h, or compare latency"
+        )
     for line in document["transcript"]:
         lines += _line(line)
     return lines

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from control_plane.rollouts import sensitivity
+from control_plane.rollouts.expected import Quantity, quantities
 from control_plane.rollouts.gate_specs import Gates, LabelErrorsGate
 from control_plane.rollouts.model import devices_of, phase_ranges
 from control_plane.rollouts.sensitivity import Arms
@@ -166,6 +167,48 @@ def _power_missing(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
             yield Doubt(f"{_gate_place(spec, index)}.labels_min", told)
 
 
+def _effect_missed(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
+    """A gate on latency, errors, crashes, drift or energy may pass an excess of twice its margin.
+
+    Let the phase reach more devices, keep more as controls, or widen the margin.
+    """
+    for index, asked, arms in _compared(spec, fleet):
+        if arms.devices < DEVICES_MIN:
+            continue
+        alpha = spec.phases[index].gates.over(spec.gates).alpha_each
+        found = sensitivity.found_between(asked, arms, alpha)
+        if found > asked.wanted:
+            needed = sensitivity.devices_needed(asked, alpha)
+            told = (
+                f"{asked.gate}: with {arms.candidate} and {arms.control} devices "
+                f"{asked.words(found)} would be found; {asked.words(asked.wanted)} must be, which "
+                f"takes about {needed} devices an arm"
+            )
+            yield Doubt(f"phases[{index}]", told)
+
+
+def _never_judges(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
+    """A gate between arms waits for 10 devices on each side that its phase never has.
+
+    It stays inconclusive, and the rollout pauses at the gate's deadline. Let the phase reach more
+    devices, keep more as controls, or leave the gate out of this phase (null).
+    """
+    for index, asked, arms in _compared(spec, fleet):
+        if arms.can_compare and arms.devices < DEVICES_MIN:
+            told = f"{asked.gate}: {arms.candidate} and {arms.control} devices; "
+            yield Doubt(f"phases[{index}]", f"{told}{DEVICES_MIN} an arm are needed")
+
+
+def _margin_zero(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
+    """A gate between arms has a margin of 0: just as good a release is above it half of the time.
+
+    It is not stopped, but may wait until the gate's deadline, and then pause. Grant a margin.
+    """
+    for index, asked, arms in _compared(spec, fleet):
+        if arms.devices >= DEVICES_MIN and not asked.margin:
+            yield Doubt(f"phases[{index}]", f"{asked.gate}: the margin is 0")
+
+
 def _few_devices(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
     """A phase has fewer than 10 devices on a side: its labels speak for these devices alone.
 
@@ -191,14 +234,19 @@ def _cannot_exclude(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
 
 
 def _no_control(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
-    """A phase leaves no device on the previous model, so its gate on labels does not apply.
+    """A phase leaves no device on the previous model, so a gate that compares does not apply.
 
-    Keep controls (hold_out), or set error_rate_max, which judges without them.
+    Keep controls (hold_out), or set the gate's limit (error_rate_max and the like), which judges
+    without them.
     """
     for index, gate, arms in _label_gates(spec, fleet):
         if not arms.can_compare and gate.error_rate_max is None:
             told = "no device is left to compare with, and there is no error_rate_max"
             yield Doubt(_gate_place(spec, index), told)
+    for index, asked, arms in _compared(spec, fleet):
+        if not arms.can_compare and not asked.has_limit:
+            told = f"{asked.gate}: no device is left to compare with, and there is no limit"
+            yield Doubt(f"phases[{index}]", told)
 
 
 def _answers_unwatched(spec: RolloutSpec, _fleet: Fleet) -> Iterator[Doubt]:
@@ -283,6 +331,16 @@ def _label_gates(spec: RolloutSpec, fleet: Fleet) -> Iterator[tuple[int, LabelEr
             yield index, gate, Arms(candidate=end, control=fleet.members - end)
 
 
+def _compared(spec: RolloutSpec, fleet: Fleet) -> Iterator[tuple[int, Quantity, Arms]]:
+    """Yield what the phases that serve compare by device, with the devices on each side."""
+    ranges = phase_ranges(spec, fleet.members)
+    for index, phase in enumerate(spec.phases):
+        end = ranges[index][1]
+        for asked in quantities(phase.gates.over(spec.gates), phase):
+            if phase.mode == "serve":
+                yield index, asked, Arms(candidate=end, control=fleet.members - end)
+
+
 def _gate_place(spec: RolloutSpec, index: int) -> str:
     """Return where the gate on labels of a phase was written."""
     is_own = isinstance(spec.phases[index].gates.label_errors, LabelErrorsGate)
@@ -299,6 +357,8 @@ CHECKS: Final = (
     Check("phase.timeout_short", Severity.WARNING, _timeout_short),
     Check("phase.offers_slow", Severity.WARNING, _offers_slow),
     Check("gate.power_missing", Severity.WARNING, _power_missing),
+    Check("gate.effect_missed", Severity.WARNING, _effect_missed),
+    Check("gate.never_judges", Severity.WARNING, _never_judges),
     Check("gate.cannot_exclude", Severity.WARNING, _cannot_exclude),
     Check("gate.no_control", Severity.WARNING, _no_control),
     Check("gate.deadline_short", Severity.WARNING, _deadline_short),
@@ -306,6 +366,7 @@ CHECKS: Final = (
     Check("gate.failures_allowed", Severity.WARNING, _failures_allowed),
     Check("budget.exceeded", Severity.WARNING, _budget_exceeded),
     Check("budget.day_too_small", Severity.WARNING, _day_too_small),
+    Check("gate.margin_zero", Severity.NOTE, _margin_zero),
     Check("gate.few_devices", Severity.NOTE, _few_devices),
     Check("cohort.capacity_unknown", Severity.NOTE, _capacity_unknown),
 )

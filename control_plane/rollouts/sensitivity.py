@@ -2,13 +2,15 @@
 
 The tests are those of `statistics`; here they are asked about arms that nobody has seen yet.
 Assumed is a model that errs in 5 % of its labels, and devices that err as on the day before, so
-that comparison with it (CUPED) leaves the chance of the labels alone.
+that comparison with it (CUPED) leaves the chance of the labels alone. What is assumed of the other
+quantities stands in `expected`.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from control_plane.rollouts.expected import Quantity
 from control_plane.rollouts.gate_specs import LabelErrorsGate
 from control_plane.rollouts.phase_specs import OfferRate
 from control_plane.rollouts.statistics import (
@@ -23,6 +25,7 @@ from control_plane.rollouts.statistics import (
 ERROR_SHARE: Final = 0.05
 EXCESS_MIN: Final = 0.02
 LABELS_MAX: Final = 10_000_000
+DEVICES_MAX: Final = 1_000_000
 _WAVES_MAX: Final = 10_000
 
 
@@ -69,6 +72,25 @@ def labels_needed(gate: LabelErrorsGate, arms: Arms, alpha: float) -> int:
             break
         labels += max(labels // 10, 1)
     return labels
+
+
+def found_between(asked: Quantity, arms: Arms, alpha: float) -> float:
+    """Return the excess that a gate between arms finds with so many devices on each side."""
+    variance = asked.sd**2 * (1 / arms.candidate + 1 / arms.control)
+    looked = Difference(0.0, variance, arms.devices, OBSERVATIONS_MIN, asked.tau)
+    return looked.detectable(alpha, asked.margin)
+
+
+def devices_needed(asked: Quantity, alpha: float) -> int:
+    """Return from how many devices on each side `asked.wanted` is found; `DEVICES_MAX` if never."""
+    few, enough = DEVICES_MIN - 1, DEVICES_MAX
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        if found_between(asked, Arms(middle, middle), alpha) <= asked.wanted:
+            enough = middle
+        else:
+            few = middle
+    return enough
 
 
 def offering_s(rate: OfferRate, devices: int) -> float:

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from control_plane.rollouts.expected import COMPARED
 from control_plane.rollouts.model import (
     Approval,
     PhaseState,
@@ -152,6 +153,7 @@ class _Course:
         self._rollout = msgspec.structs.replace(self._rollout, standing=after)
         if after.phase_state is PhaseState.OFFERING:
             self._fleet.labels.begin()
+            self._fleet.measured.begin()
         if before != after:
             self._lines.append(
                 Line(
@@ -173,8 +175,12 @@ class _Course:
         if last is not None:
             ends.append(last + phase.timeout_s)
             ends.append(last + phase.rate.per_s if phase.rate is not None else now)
-        gate = self._rollout.gates.label_errors
-        ends.append(standing.since + gate.deadline_s if gate is not None else now)
+        gates = self._rollout.gates
+        ends += [
+            standing.since + getattr(gates, name).deadline_s
+            for name in ("label_errors", *COMPARED)
+            if getattr(gates, name) is not None
+        ]
         due = [end for end in ends if end > now]
         if (event := self._fleet.next_event) is not None:
             wait_s = max(_LOOK_S_MIN, _LOOK_SHARE * (now - standing.since))

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from control_plane.rollouts.model import Action, Counts, FleetView, Order, Rollout, stretches
 from control_plane.rollouts.simulated_labels import Labels
+from control_plane.rollouts.simulated_measures import Measured
 from control_plane.rollouts.world import Chance, World
 from firmware_bundles.windows import covers_at, parse_window
 
@@ -36,6 +37,7 @@ class Fleet:
         self._events: list[tuple[float, int, int, str, int]] = []
         self._unlabelled_s = 0.0
         self.labels = Labels(chance, world)
+        self.measured = Measured(chance, world)
         self.bytes = 0
         self._fetched = [0] * world.members
 
@@ -50,6 +52,7 @@ class Fleet:
         Labels come together, once in an interval of reports.
         """
         self._unlabelled_s += seconds
+        self.measured.pass_time(seconds)
         if self._unlabelled_s >= self._world.report_s and self._world.labels_per_h:
             self.labels.pass_time(self._unlabelled_s, self._serves)
             self._unlabelled_s = 0.0
@@ -79,6 +82,7 @@ class Fleet:
             control_devices=len(planned),
             candidate=self.labels.counts(served if has_labels else ()),
             control=self.labels.counts(planned if has_labels else ()),
+            evidence=self.measured.evidence(rollout, served, planned),
             bytes=self.bytes,
             ended_bytes=sum(
                 size

@@ -37,7 +37,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     take `slow_factor` times as long to fetch and install. A device has `labels_per_h` labels. Its
     share of wrong ones varies between devices with intra-class correlation `spread`, and persists;
     where inputs drift it doubles, under either model. `excess` is how many more labels contradict
-    the candidate.
+    the candidate; one that `is_worse` has, of all that gates compare by device, as much more as
+    they must not miss. How devices differ in that stands in `expected`.
     """
 
     members: int
@@ -57,6 +58,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     errors: float = 0.05
     spread: float = 0.02
     excess: float = 0.0
+    is_worse: bool = False
     approval_s: float = 0.0
     utc_offsets: tuple[int, ...] = (0,)
 

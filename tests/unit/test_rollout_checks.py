@@ -9,11 +9,17 @@ from hypothesis import strategies as st
 
 from control_plane.rollouts import sensitivity
 from control_plane.rollouts.checks import CHECKS, Fleet, Severity, check
+from control_plane.rollouts.expected import quantities
 from control_plane.rollouts.gate_specs import LabelErrorsGate
 from control_plane.rollouts.parsing import parse
 from control_plane.rollouts.phase_specs import OfferRate
 from control_plane.rollouts.sensitivity import Arms
-from control_plane.rollouts.statistics import OBSERVATIONS_MIN, lower_bound, upper_bound
+from control_plane.rollouts.statistics import (
+    DEVICES_MIN,
+    OBSERVATIONS_MIN,
+    lower_bound,
+    upper_bound,
+)
 
 SOUND = """
 family: digits
@@ -72,6 +78,13 @@ def test_a_sound_plan_has_no_notes() -> None:
             "count: 15, gates: {label_errors: {margin: 0.05, is_non_inferiority_needed: true}}",
         ),
         ("gate.no_control", "hold_out: {share: 0.05, is_kept_after: true}", ""),
+        ("gate.margin_zero", "gates:", "gates:\n  drift: {}"),
+        ("gate.effect_missed", "gates:", "gates:\n  crashes: {margin: 0}"),
+        (
+            "gate.never_judges",
+            "{share: 0.03, soak_s: 7200}",
+            "{count: 9, soak_s: 7200, gates: {latency: {}}}",
+        ),
         ("gate.deadline_short", "labels_min: 2000", "labels_min: 2000, deadline_s: 60"),
         ("gate.answers_unwatched", "label_errors: {margin: 0.05, labels_min: 2000}", "alpha: 0.1"),
         ("gate.failures_allowed", "gates:", "gates:\n  installs: {failed_share_max: 0.5}"),
@@ -165,3 +178,34 @@ def test_offers_take_as_long_as_their_waves() -> None:
     assert sensitivity.offering_s(OfferRate(devices=10, per_s=60, growth=2.0), 70) == 120
     limited = OfferRate(devices=10, per_s=60, growth=2.0, devices_max=20)
     assert sensitivity.offering_s(limited, 70) == 180
+
+
+@pytest.mark.parametrize("gates", ["latency: {}", "errors: {}", "crashes: {}", "drift: {}"])
+def test_so_many_devices_find_what_must_be_found(gates: str) -> None:
+    """With as many devices an arm as are said to be needed it is found, with fewer it is not."""
+    spec = parse(SOUND.replace("gates:\n", f"gates:\n  {gates}\n"))
+    (asked,) = quantities(spec.gates, spec.phases[0])
+    needed = sensitivity.devices_needed(asked, 0.025)
+    assert sensitivity.found_between(asked, Arms(needed, needed), 0.025) <= asked.wanted
+    if needed > DEVICES_MIN:
+        few = needed - 1
+        assert sensitivity.found_between(asked, Arms(few, few), 0.025) > asked.wanted
+
+
+def test_a_gate_that_needs_more_devices_says_how_many() -> None:
+    """The sentence has the devices, what they would find, what must be, and how many it takes."""
+    text = SOUND.replace("gates:", "gates:\n  drift: {margin: 0.1}")
+    (told,) = check(parse(text.replace("share: 0.03", "count: 10")), FLEET)
+    assert told.sentence == (
+        "drift: with 10 and 990 devices +44 points of devices that changed would be found; "
+        "+40 points of devices that changed must be, which takes about 26 devices an arm"
+    )
+
+
+def test_without_a_control_every_gate_that_compares_needs_a_limit() -> None:
+    """The last phase leaves nobody to compare with; a limit judges in the comparison's place."""
+    phases = "phases:\n  - {share: 0.03, soak_s: 7200}\n  - {share: 1.0, soak_s: 7200}\n"
+    text = f"family: digits\nrelease: '2'\ncohort: all\n{phases}gates: {{latency: {{}}}}\n"
+    (told,) = check(parse(text), FLEET)
+    assert (told.code, told.field) == ("gate.no_control", "phases[1]")
+    assert check(parse(text.replace("{}", "{latency_ms_max: 50}")), FLEET) == ()

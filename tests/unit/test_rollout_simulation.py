@@ -108,6 +108,24 @@ def test_harm_is_found_and_a_like_candidate_is_not_stopped() -> None:
     assert harm.phases_stopped == {"phase 1": 8}
 
 
+@pytest.mark.parametrize(
+    "gate",
+    ["latency: {}", "errors: {}", "crashes: {}", "drift: {margin: 0.1}", "energy: {}"],
+)
+def test_gates_between_arms_see_what_devices_measure(gate: str) -> None:
+    """A candidate that is worse in what a gate compares is stopped, its like goes to the end."""
+    text = LABELLED.replace(
+        "label_errors: {margin: 0.02, labels_min: 400, error_rate_max: 0.5}", gate
+    )
+    world = World(members=400, model_bytes=1_000)
+    good = summarize([simulated(text, world, seed) for seed in range(8)])
+    assert good.outcomes.get("rolled_back", 0) == 0
+    assert good.outcomes["completed"] >= 7
+    worse = msgspec.structs.replace(world, is_worse=True)
+    harm = summarize([simulated(text, worse, seed) for seed in range(8)])
+    assert harm.outcomes["rolled_back"] >= 7
+
+
 def test_approval_rate_and_window_are_kept() -> None:
     """Somebody approves after a while, waves come at their rate, and devices wait for the night."""
     text = """

@@ -15,7 +15,7 @@ from control_plane.rollouts.model import Finding, FleetView, Rollout
 
 NAME: Final = "crashes"
 _MINUTES_PER_DAY: Final = 1_440.0
-_TAU: Final = 10.0 / _MINUTES_PER_DAY
+TAU: Final = 10.0 / _MINUTES_PER_DAY
 """Standard deviation of the effects that are expected: ten deaths a day."""
 
 
@@ -28,7 +28,7 @@ def judge(gate: CrashesGate, rollout: Rollout, view: FleetView) -> Finding:
         margin=gate.margin / _MINUTES_PER_DAY,
         words=lambda rate: f"{rate * _MINUTES_PER_DAY:+.3g}",
         level=lambda rate: f"{rate * _MINUTES_PER_DAY:.3g} deaths a day",
-        tau=_TAU,
+        tau=TAU,
         is_share=True,
         limit=None if limit is None else limit / _MINUTES_PER_DAY,
         unit="minutes of service",

@@ -14,7 +14,8 @@ from control_plane.rollouts.gates.comparison import Question
 from control_plane.rollouts.model import Finding, FleetView, Rollout
 
 NAME: Final = "drift"
-_TAU: Final = 0.2  # of one bit a device only large differences can be shown
+TAU: Final = 0.2
+"""Standard deviation of the effects: of one bit a device only large ones can be shown."""
 
 
 def judge(gate: DriftGate, rollout: Rollout, view: FleetView) -> Finding:
@@ -25,7 +26,7 @@ def judge(gate: DriftGate, rollout: Rollout, view: FleetView) -> Finding:
         margin=gate.margin,
         words=lambda share: f"{share * 100:+.1f} points",
         level=lambda share: f"changed are {share:.1%}",
-        tau=_TAU,
+        tau=TAU,
         is_share=True,
         is_bit=True,
         observations_min=1,
