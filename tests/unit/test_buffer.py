@@ -59,7 +59,7 @@ def test_the_same_segment_cannot_be_sealed_twice(tmp_path: Path) -> None:
     """A key names one segment for ever."""
     store = spool.make(tmp_path)
     store.seal(INCARNATION, Position(), [_sealed(SegmentKind.WINDOW, 1)], [])
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         store.seal(INCARNATION, Position(), [_sealed(SegmentKind.WINDOW, 1)], [])
     store.close()
 
