@@ -11,10 +11,11 @@ import pytest
 
 from control_plane.fleet.selectors import Selector
 from control_plane.rollouts import verbs
-from control_plane.rollouts.executor import REMIND_S, Executor
-from control_plane.rollouts.model import Action, Counts, Order, Rollout, RolloutState
+from control_plane.rollouts.executor import REMIND_S, SHARE_OF_TIME, Executor
+from control_plane.rollouts.model import Action, Counts, FleetView, Order, Rollout, RolloutState
 from control_plane.rollouts.planner import plan
 from control_plane.rollouts.statistics import Arm
+from control_plane.store.database import Database
 from control_plane.store.label_sums import HISTORY_S
 from control_plane.store.rollouts import Rollouts
 from firmware_bundles.errors import BrokerUnreachable, ConflictError, NotFound
@@ -410,3 +411,52 @@ def test_a_rollout_that_cannot_be_read_holds_up_no_other(world: World) -> None:
     world.start()
     assert world.tick().standing.phase_state == "offering"
     assert world.told
+
+
+class DearRollouts(Rollouts):
+    """Rollouts of a fleet so large that it takes a while to count it."""
+
+    def __init__(self, database: Database, clock: Clock, seconds: float) -> None:
+        super().__init__(database)
+        self._clock = clock
+        self._seconds = seconds
+        self.views = 0
+
+    def view(self, wanted: Rollout) -> FleetView:
+        """Count, and let time pass."""
+        self.views += 1
+        self._clock.now += self._seconds
+        return super().view(wanted)
+
+
+def test_a_rollout_that_is_dear_to_count_rests_while_nothing_is_due(world: World) -> None:
+    """Looks that find nothing to do take a share of the time, however large the fleet is."""
+    rollouts = DearRollouts(world.fleet.database, world.clock, seconds=2.0)
+    executor = Executor(rollouts, world.told.extend, world.clock)
+    world.start()
+    executor.tick()
+    began, rollouts.views = world.clock.now, 0
+    while world.clock.now < began + 100:
+        world.clock.now += 0.5
+        executor.tick()
+    assert 8 <= rollouts.views <= 100 * SHARE_OF_TIME / 2
+
+
+def test_a_decision_ends_the_rest(world: World) -> None:
+    """What a person decides is acted on at the next tick, and a clock set back holds nobody up."""
+    rollouts = DearRollouts(world.fleet.database, world.clock, seconds=2.0)
+    executor = Executor(rollouts, world.told.extend, world.clock)
+    world.start()
+    executor.tick()
+    executor.tick()
+    rollouts.views = 0
+    executor.tick()
+    assert rollouts.views == 0
+    world.decide(verbs.pause)
+    executor.tick()
+    assert rollouts.views == 1
+    executor.tick()
+    assert rollouts.views == 1
+    world.clock.now -= 50
+    executor.tick()
+    assert rollouts.views == 2
