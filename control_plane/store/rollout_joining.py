@@ -97,13 +97,16 @@ def _gone(wanted: Rollout) -> Select[Any]:
     said, told = reported.c, deployment.c
     is_own = (said.device_id == told.device_id) & (said.family == wanted.spec.family)
     is_silent = or_(said.generation.is_(None), said.generation < told.generation)
+    # They are few, and have an index of their own.
+    leaving = select(device.c.id).where(
+        or_(device.c.revoked.is_not(None), device.c.retiring.is_not(None))
+    )
     return (
         select(told.device_id)
-        .join(device, device.c.id == told.device_id)
         .outerjoin(reported, is_own)
         .where(
             told.rollout_id == wanted.id,
-            or_(device.c.revoked.is_not(None), device.c.retiring.is_not(None)),
+            told.device_id.in_(leaving),
             or_(told.generation == 0, (told.generation > 0) & is_silent),
         )
     )

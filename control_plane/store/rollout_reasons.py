@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import BigInteger, and_, case, cast, func, select
 
 from control_plane.store import rollout_counts
+from control_plane.store.dialects import row_by_row
 from control_plane.store.schema import deployment, label_count, release, reported, rollout
 
 if TYPE_CHECKING:
@@ -50,24 +51,25 @@ def reasons(connection: Connection, wanted: Rollout) -> list[Reason]:
         wanted,
         where.label("standing"),
         code.label("code"),
-        func.min(reported.c.fault_message).label("message"),
-        func.count().label("devices"),
-    )
+        reported.c.fault_message.label("message"),
+        deployment.c.device_id,
+        deployment.c.position,
+    ).where(deployment.c.generation > 0, where.in_(BROKEN))
+    each = row_by_row(connection, about, deployment.c.device_id).c
     grouped = (
-        about.where(deployment.c.generation > 0, where.in_(BROKEN))
-        .group_by("standing", "code")
+        select(
+            each.standing,
+            each.code,
+            func.min(each.message).label("message"),
+            func.count().label("devices"),
+        )
+        .group_by(each.standing, each.code)
         .order_by(func.count().desc())
         .limit(REASONS_MAX)
     )
     named: dict[tuple[str, str | None], list[str]] = {}
-    every = (
-        rollout_counts.from_deployments(
-            wanted, where.label("standing"), code.label("code"), deployment.c.device_id
-        )
-        .where(deployment.c.generation > 0, where.in_(BROKEN))
-        .order_by(deployment.c.position)
-        .limit(NAMED_MAX)
-    )
+    every = select(each.standing, each.code, each.device_id)
+    every = every.order_by(each.position).limit(NAMED_MAX)
     for row in connection.execute(every):
         named.setdefault((row.standing, row.code), []).append(row.device_id)
     return [

@@ -86,6 +86,13 @@ device = Table(
     Column("segments_erased", BigInteger, nullable=True),
     # How often the live session of a device without access is still to be ended.
     Column("evictions_left", Integer, nullable=False, server_default="0"),
+    # Those that lost their access, or are about to: few.
+    Index(
+        "ix_device_leaving",
+        "id",
+        sqlite_where=text("revoked is not null or retiring is not null"),
+        postgresql_where=text("revoked is not null or retiring is not null"),
+    ),
 )
 
 # Every certificate that a device was given; the text too, so that a repeated request is answered
