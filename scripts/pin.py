@@ -22,7 +22,8 @@ PYTHONS = ("3.11", "3.12", "3.13")
 FILES: Mapping[str, tuple[str, Sequence[str]]] = {
     "constraints.txt": (
         (
-            "# Exact versions for [agent], [control-plane], [parquet], dev on Python 3.11 to 3.13\n"
+            "# Exact versions for [agent], [control-plane], [parquet], [postgresql], dev\n"
+            "# on Python 3.11 to 3.13.\n"
             "# Written by scripts/pin.py; used as: pip install -c constraints.txt ...\n"
         ),
         (
@@ -30,6 +31,7 @@ FILES: Mapping[str, tuple[str, Sequence[str]]] = {
             "--extra=agent",
             "--extra=control-plane",
             "--extra=parquet",
+            "--extra=postgresql",
             "--group=dev",
         ),
     ),

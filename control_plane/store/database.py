@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy
@@ -23,7 +23,7 @@ from control_plane.store import dialects
 from firmware_bundles.errors import ConfigInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -35,13 +35,19 @@ _LOG_BYTES: Final = 64 * 1024 * 1024
 _PAGE_BYTES: Final = 4_096
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
+# PostgreSQL would show each statement what was committed until then.
+_READING: Final[Mapping[str, Mapping[str, Any]]] = {
+    "sqlite": {"shoal_begin": "BEGIN"},
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
+
 
 class Database:
     """A migrated database. Safe to share between threads; a connection is not."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._reader = engine.execution_options(shoal_begin="BEGIN")
+        self._reader = engine.execution_options(**_READING.get(engine.dialect.name, {}))
 
     @classmethod
     def open(cls, url: str) -> Database:

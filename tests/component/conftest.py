@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import deployments
+from support import deployments, postgres
 from support.control_planes import ControlPlane
 
 if TYPE_CHECKING:
@@ -20,6 +20,24 @@ def _closed_states() -> Iterator[None]:
     yield
     while deployments.OPENED:
         deployments.OPENED.pop().close()
+
+
+@pytest.fixture(scope="session")
+def _postgres() -> Iterator[postgres.Server]:
+    with postgres.server() as running:
+        yield running
+
+
+_POSTGRESQL = (pytest.mark.needs("postgres"), pytest.mark.xdist_group("postgres"))
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=_POSTGRESQL)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the URL of an empty database, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shoal.db'}"
+    running: postgres.Server = request.getfixturevalue("_postgres")
+    return running.new_database()
 
 
 @pytest.fixture

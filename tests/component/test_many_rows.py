@@ -15,7 +15,6 @@ from support.rollout_fleet import device_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from sqlalchemy import Table
 
@@ -23,9 +22,9 @@ NAMES: Final = tuple(f"device-{number:04}" for number in range(700))
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(database_url: str) -> Iterator[Database]:
     """A database with devices."""
-    opened = Database.open(f"sqlite:///{tmp_path / 'shoal.db'}")
+    opened = Database.open(database_url)
     with opened.transaction() as connection:
         connection.execute(insert(device), [device_row(name) for name in NAMES])
     yield opened

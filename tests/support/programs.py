@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from support import service_manager, small_disk
+from support import postgres_program, service_manager, small_disk
 
 # The program's name -> its Debian package.
 PACKAGES = {
@@ -15,6 +15,7 @@ PACKAGES = {
     "gcc": "gcc libc6-dev",
     "mosquitto": "mosquitto",
     "mount": "mount",
+    "postgres": "postgresql",
     "setpriv": "util-linux",
     "systemd-analyze": "systemd",
 }
@@ -32,6 +33,8 @@ def find(program: str) -> str | None:
         return None
     if program == "setpriv" and service_manager.missing():
         return None
+    if program == "postgres":
+        return postgres_program.find()
     if program == TFLITE_PYTHON:
         return shutil.which(Path(__file__).parents[2] / program)
     return shutil.which(program) or shutil.which(program, path=os.pathsep.join(_DAEMON_DIRECTORIES))

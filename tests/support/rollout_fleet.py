@@ -56,8 +56,12 @@ def rollout(text: str, rollout_id: str = "example") -> Rollout:
 class RowFleet:
     """A database with releases 1, 2 and 3 of a family, and devices."""
 
-    def __init__(self, folder: Path, size: int, offsets: Sequence[int | None] = (None,)) -> None:
-        self.database = Database.open(f"sqlite:///{folder / 'shoal.db'}")
+    def __init__(
+        self, place: Path | str, size: int, offsets: Sequence[int | None] = (None,)
+    ) -> None:
+        """Open a database in a folder, or at a URL."""
+        url = place if isinstance(place, str) else f"sqlite:///{place / 'shoal.db'}"
+        self.database = Database.open(url)
         self.devices = [f"device-{number:03}" for number in range(size)]
         with self.database.transaction() as connection:
             for number in (1, 2, 3):
