@@ -225,12 +225,14 @@ def _cannot_exclude(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
 
     Let the phase reach more devices, keep more as controls, or do not ask for non-inferiority.
     """
-    for index, gate, arms in _label_gates(spec, fleet):
-        needs = gate.is_non_inferiority_needed and arms.can_compare
-        if needs and arms.devices < NON_INFERIORITY_DEVICES_MIN:
-            told = f"{arms.candidate} and {arms.control} devices; "
-            told += f"{NON_INFERIORITY_DEVICES_MIN} an arm are needed"
-            yield Doubt(f"{_gate_place(spec, index)}.is_non_inferiority_needed", told)
+    for index, arms in _serving(spec, fleet):
+        if not 0 < arms.devices < NON_INFERIORITY_DEVICES_MIN:
+            continue
+        told = f"{arms.candidate} and {arms.control} devices; "
+        told += f"{NON_INFERIORITY_DEVICES_MIN} an arm are needed"
+        for place, gate in _comparing(spec, index):
+            if getattr(gate, "is_non_inferiority_needed", False):
+                yield Doubt(f"{place}.is_non_inferiority_needed", told)
 
 
 def _no_control(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
@@ -323,28 +325,44 @@ def _offers_slow(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
 
 def _label_gates(spec: RolloutSpec, fleet: Fleet) -> Iterator[tuple[int, LabelErrorsGate, Arms]]:
     """Yield each phase that has a gate on labels, with the devices that it compares."""
+    for index, arms in _serving(spec, fleet):
+        gate = spec.phases[index].gates.over(spec.gates).label_errors
+        if gate is not None:
+            yield index, gate, arms
+
+
+def _serving(spec: RolloutSpec, fleet: Fleet) -> Iterator[tuple[int, Arms]]:
+    """Yield each phase that serves, with the devices that it compares."""
     ranges = phase_ranges(spec, fleet.members)
-    for index, phase in enumerate(spec.phases):
-        gate = phase.gates.over(spec.gates).label_errors
-        end = ranges[index][1]
-        if gate is not None and phase.mode == "serve":
-            yield index, gate, Arms(candidate=end, control=fleet.members - end)
+    for index, (phase, (_, end)) in enumerate(zip(spec.phases, ranges, strict=False)):
+        if phase.mode == "serve":
+            yield index, Arms(candidate=end, control=fleet.members - end)
 
 
 def _compared(spec: RolloutSpec, fleet: Fleet) -> Iterator[tuple[int, Quantity, Arms]]:
     """Yield what the phases that serve compare by device, with the devices on each side."""
-    ranges = phase_ranges(spec, fleet.members)
-    for index, phase in enumerate(spec.phases):
-        end = ranges[index][1]
+    for index, arms in _serving(spec, fleet):
+        phase = spec.phases[index]
         for asked in quantities(phase.gates.over(spec.gates), phase):
-            if phase.mode == "serve":
-                yield index, asked, Arms(candidate=end, control=fleet.members - end)
+            yield index, asked, arms
 
 
-def _gate_place(spec: RolloutSpec, index: int) -> str:
-    """Return where the gate on labels of a phase was written."""
-    is_own = isinstance(spec.phases[index].gates.label_errors, LabelErrorsGate)
-    return f"phases[{index}].gates.label_errors" if is_own else "gates.label_errors"
+def _comparing(spec: RolloutSpec, index: int) -> Iterator[tuple[str, object]]:
+    """Yield the gates of a phase, each with the place where it was written."""
+    gates = spec.phases[index].gates.over(spec.gates)
+    for name in _OPTIONAL_GATES:
+        gate = getattr(gates, name)
+        if isinstance(gate, tuple):
+            places = (f"{_gate_place(spec, index, name)}[{number}]" for number in range(len(gate)))
+            yield from zip(places, gate, strict=True)
+        elif gate is not None:
+            yield _gate_place(spec, index, name), gate
+
+
+def _gate_place(spec: RolloutSpec, index: int, name: str = "label_errors") -> str:
+    """Return where a gate of a phase was written."""
+    is_own = getattr(spec.phases[index].gates, name) is not msgspec.UNSET
+    return f"phases[{index}].gates.{name}" if is_own else f"gates.{name}"
 
 
 def _points(excess: float) -> str:

@@ -80,12 +80,13 @@ class LatencyGate(Part, frozen=True, kw_only=True):
     """By what share the mean latency, on a logarithmic scale, may be above the control's.
 
     With a `percentile` that of each device is compared in place of its mean. `latency_ms_max`
-    judges the same number where no control is left.
+    judges the same number where no control is left: within it and above it have to be shown.
     """
 
     percentile: Literal[50, 90, 95, 99] | None = None
     increase_max: Annotated[float, Meta(ge=0, le=100)] = 0.2
     latency_ms_max: Annotated[float, Meta(gt=0, le=3_600_000)] | None = None
+    is_non_inferiority_needed: bool = False
     deadline_s: Seconds = _DAY_S
 
     @property
@@ -102,6 +103,7 @@ class ErrorsGate(Part, frozen=True, kw_only=True):
 
     margin: Rate = 0.01
     rate_max: Rate | None = None
+    is_non_inferiority_needed: bool = False
     deadline_s: Seconds = _DAY_S
 
 
@@ -148,6 +150,7 @@ class ValueGate(Part, frozen=True, kw_only=True):
     effect: Annotated[float, Meta(gt=0)]
     margin: Annotated[float, Meta(ge=0)] = 0.0
     limit: float | None = None
+    is_non_inferiority_needed: bool = False
     deadline_s: Seconds = _DAY_S
 
 

@@ -34,7 +34,8 @@ _BISECTIONS: Final = 60
 class Arm(NamedTuple):
     """One arm in sums over its devices: of x, the mean of a device before, and z, its mean since.
 
-    `observations` is their number since, over all devices. Sums of arms that share no device add.
+    `observations` is their number since, over all devices, and `total` what they add up to. Sums of
+    arms that share no device add.
     """
 
     devices: int = 0
@@ -44,11 +45,22 @@ class Arm(NamedTuple):
     xx: float = 0.0
     xz: float = 0.0
     zz: float = 0.0
+    total: float = 0.0
 
     @classmethod
-    def of(cls, since: Sequence[float], before: Sequence[float], observations: int) -> Arm:
-        """Return the sums of devices with these means; all zero before stands for no history."""
+    def of(
+        cls,
+        since: Sequence[float],
+        before: Sequence[float],
+        observations: int,
+        total: float | None = None,
+    ) -> Arm:
+        """Return the sums of devices with these means; all zero before stands for no history.
+
+        Without a `total` each device is taken to have made as many observations.
+        """
         pairs = list(zip(before, since, strict=True))
+        even = math.fsum(since) * observations / max(len(pairs), 1)
         return cls(
             devices=len(pairs),
             observations=observations,
@@ -57,6 +69,7 @@ class Arm(NamedTuple):
             xx=math.fsum(x * x for x, _ in pairs),
             xz=math.fsum(x * z for x, z in pairs),
             zz=math.fsum(z * z for _, z in pairs),
+            total=even if total is None else total,
         )
 
     @property
@@ -155,14 +168,33 @@ def compare(
     )
 
 
+def mean_of(arm: Arm, *, tau: float) -> Difference | None:
+    """Return the mean over an arm's devices as its difference from zero; None without a variance.
+
+    One arm has half the devices from which two have their variance, and less is known of it: it is
+    taken larger, as that of Student's t with one degree of freedom less than devices.
+    """
+    if arm.devices <= 3:  # noqa: PLR2004 - Student's t with two degrees has no variance
+        return None
+    variance = _variance(arm, 0.0) * (arm.devices - 1) / (arm.devices - 3)
+    return Difference(
+        value=arm.since,
+        variance=max(variance, _VARIANCE_MIN),
+        devices=arm.devices,
+        observations=arm.observations,
+        tau=tau,
+    )
+
+
 def log_evidence(
-    hits: int, trials: int, null: float, odds_ratios: Sequence[float] = ODDS_RATIOS
+    hits: float, trials: int, null: float, odds_ratios: Sequence[float] = ODDS_RATIOS
 ) -> float:
     """Return ln E against "the mean chance of a hit so far was never above `null`".
 
     E is the mean, over the odds ratios r, of r^hits / (1 + null (r - 1))^trials. While the null
     holds, E exceeds 1/alpha at any look with probability alpha at most (Ville). Each trial may have
-    a chance of its own: ln(1 + p (r - 1)) is concave in p, so equal chances are the worst case.
+    a chance of its own: ln(1 + p (r - 1)) is concave in p, so equal chances are the worst case. A
+    trial may also bring a part of a hit: r^x is convex in x, so whole hits are the worst case.
     """
     terms = [hits * math.log(r) - trials * math.log1p(null * (r - 1)) for r in odds_ratios]
     largest = max(terms)
@@ -179,7 +211,7 @@ def sign_log_evidence(candidate_only: int, control_only: int) -> float:
     return log_evidence(candidate_only, candidate_only + control_only, 0.5, ratios)
 
 
-def lower_bound(hits: int, trials: int, alpha: float) -> float:
+def lower_bound(hits: float, trials: int, alpha: float) -> float:
     """Return what the mean chance of a hit is above, at all looks with probability 1 - alpha.
 
     Every chance that `log_evidence` does not refute is above it: ln E falls as the null grows.
@@ -196,7 +228,7 @@ def lower_bound(hits: int, trials: int, alpha: float) -> float:
     return refuted
 
 
-def upper_bound(hits: int, trials: int, alpha: float) -> float:
+def upper_bound(hits: float, trials: int, alpha: float) -> float:
     """Return what the mean chance of a hit is below, at all looks with probability 1 - alpha."""
     return 1.0 - lower_bound(trials - hits, trials, alpha)
 

@@ -185,6 +185,7 @@ def _sums(devices: Sequence[DeviceSums], average: float) -> Sums:
             each.before.total / each.before.n if each.before.n else average for each in devices
         ],
         observations=int(sum(each.since.n for each in devices)),
+        total=sum(each.since.total for each in devices),
     )
 
 

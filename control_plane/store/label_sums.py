@@ -47,7 +47,7 @@ def count(
         arms[Arm(side)] = LabelCounts(
             labelled=int(labelled),
             wrong=int(wrong),
-            by_device=Sums(devices, int(labelled), *(float(value) for value in sums)),
+            by_device=Sums(devices, int(labelled), *(float(value) for value in (*sums, wrong))),
         )
     return arms
 

@@ -29,6 +29,10 @@ from control_plane.rollouts.statistics import Arm
 from firmware_bundles.errors import ApprovalRefused, ConflictError, ShoalError
 from support.rollout_reference import Device, ReferenceFleet
 
+_EVIDENCE = frozenset(
+    {"pairs", "drifting", "failed", "deaths", "latency", "watts", "promised", "changed", "value"}
+)
+
 
 class Replay:
     """One rollout over an imagined fleet of `members` devices."""
@@ -75,7 +79,17 @@ class Replay:
                 self.rollout = msgspec.structs.replace(self.rollout, created_by=rest[0])
             case "labels" | "bytes" | "control_devices":
                 self.told |= _told(word, rest)
-            case "pairs" | "drifting" | "failed" | "deaths" | "latency" | "watts" | "promised":
+            case (
+                "pairs"
+                | "drifting"
+                | "failed"
+                | "deaths"
+                | "latency"
+                | "watts"
+                | "promised"
+                | "changed"
+                | "value"
+            ):
                 self.told["evidence"] = self._evidence(word, rest)
             case _:
                 raise AssertionError(f"no script says {word!r}")
@@ -96,6 +110,9 @@ class Replay:
             return found._replace(
                 promised=found.promised._replace(drifting=(int(rest[0]), int(rest[1])))
             )
+        if word == "value":
+            arms = found.value(rest[0])._replace(**{rest[1]: _arm(*map(float, rest[2:]))})
+            return found._replace(values=tuple((dict(found.values) | {rest[0]: arms}).items()))
         arm, mean, *others = rest[0], *(float(each) for each in rest[1:])
         if word == "latency":
             mean = math.log1p(1_000 * mean)

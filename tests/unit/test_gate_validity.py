@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from control_plane.rollouts.evidence import Arms, Evidence, Promised
-from control_plane.rollouts.gates import judge
+from control_plane.rollouts.gates import INSTALLS, judge
 from control_plane.rollouts.model import (
     Counts,
     FleetView,
@@ -41,19 +42,20 @@ def _rollout(gates: str, phase: int = 0) -> Rollout:
     return Rollout(id="r", spec=parse(SPEC % gates), release_path="p", standing=standing)
 
 
-def _is_stopped(rollout: Rollout, evidence: Evidence) -> bool:
+def _verdicts(rollout: Rollout, evidence: Evidence) -> set[Verdict | None]:
+    """Return what the gates find, but that on installs."""
     view = FleetView(
-        phases=(Counts(committed=DEVICES), Counts()),
+        phases=(Counts(committed=DEVICES), Counts(committed=DEVICES)),
         members=2 * DEVICES,
         control_devices=0 if rollout.standing.phase else DEVICES,
         evidence=evidence,
     )
-    return any(each.verdict is Verdict.FAIL for each in judge(rollout, view, 1.0))
+    return {each.verdict for each in judge(rollout, view, 1.0) if each.gate != INSTALLS}
 
 
 def _share_stopped(rollout: Rollout, runs: list[Iterator[Evidence]]) -> float:
     """Return the share of runs that are stopped at any look."""
-    stopped = [any(_is_stopped(rollout, each) for each in run) for run in runs]
+    stopped = [any(Verdict.FAIL in _verdicts(rollout, each) for each in run) for run in runs]
     return sum(stopped) / len(stopped)
 
 
@@ -135,3 +137,56 @@ def test_confidences_that_promise_alike_are_seldom_stopped() -> None:
     # Of two gates that test each has half of alpha.
     rollout = _rollout("alpha: 0.1, label_free_accuracy: {margin: 0}, errors: {}")
     assert _share_stopped(rollout, [_promises(generator) for _ in range(60)]) <= ALPHA
+
+
+def _deaths(generator: np.random.Generator, a_day: float, every: int = 1) -> Iterator[Evidence]:
+    """Workers that die by chance, on each device as often as on others or four times as often."""
+    rates = a_day / 1_440 * generator.choice([0.4, 1.6], (2, DEVICES, 1))
+    before = generator.poisson(rates[..., 0] * 1_440) / 1_440
+    deaths = generator.poisson(rates, (2, DEVICES, LOOKS)).cumsum(axis=2)
+    for seen in range(every, LOOKS + 1, every):
+        arms = (
+            Arm.of((died / seen).tolist(), x.tolist(), DEVICES * seen)
+            for died, x in zip(deaths[..., seen - 1], before, strict=True)
+        )
+        yield Evidence(deaths=Arms(*arms))
+
+
+@pytest.mark.parametrize("a_day", [1.0, 10.0, 200.0])
+def test_workers_that_die_alike_are_seldom_stopped(a_day: float) -> None:
+    """Rare deaths and frequent ones, none more allowed: alpha of runs at most."""
+    generator = np.random.default_rng(10)
+    rollout = _rollout("crashes: {margin: 0}")
+    assert _share_stopped(rollout, [_deaths(generator, a_day) for _ in range(60)]) <= ALPHA
+
+
+@pytest.mark.parametrize("a_day", [1.0, 10.0, 200.0])
+def test_deaths_at_the_limit_are_seldom_stopped(a_day: float) -> None:
+    """A fleet whose rate is the limit: alpha of runs at most."""
+    generator = np.random.default_rng(11)
+    rollout = _rollout(f"crashes: {{crashes_max: {1.6 * a_day}}}", phase=1)
+    assert _share_stopped(rollout, [_deaths(generator, a_day, 10) for _ in range(60)]) <= ALPHA
+
+
+def _values(generator: np.random.Generator, spread: float) -> Iterator[Evidence]:
+    """Devices around 5, so far apart, and each minute's value far from its device's."""
+    own = generator.normal(5.0, spread, (DEVICES, 1))
+    summed = (own + generator.normal(0.0, 0.3, (DEVICES, LOOKS))).cumsum(axis=1)
+    for seen in range(20, LOOKS + 1):
+        arm = Arm.of((summed[:, seen - 1] / seen).tolist(), [0.0] * DEVICES, DEVICES * seen)
+        yield Evidence(values=(("v", Arms(candidate=arm)),))
+
+
+@pytest.mark.parametrize("worse", ["higher", "lower"])
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.3])
+def test_means_at_the_limit_are_seldom_decided(worse: str, spread: float) -> None:
+    """However little or much devices differ, neither FAIL nor PASS beyond alpha of runs."""
+    generator = np.random.default_rng(12)
+    gate = f"values: [{{name: v, worse: {worse}, effect: 0.1, limit: 5}}]"
+    rollout = _rollout(gate, phase=1)
+    runs = [
+        {verdict for each in _values(generator, spread) for verdict in _verdicts(rollout, each)}
+        for _ in range(60)
+    ]
+    for verdict in (Verdict.FAIL, Verdict.PASS):
+        assert sum(verdict in run for run in runs) <= ALPHA * len(runs)

@@ -109,6 +109,26 @@ def test_each_check_finds_what_it_is_for(code: str, before: str, after: str) -> 
     assert code in codes(text)
 
 
+@pytest.mark.parametrize(
+    ("gate", "place"),
+    [
+        ("errors: {EXCLUDE}", "errors"),
+        ("latency: {percentile: 95, EXCLUDE}", "latency"),
+        ("values: [{name: v, worse: lower, effect: 1, EXCLUDE}]", "values[0]"),
+    ],
+)
+def test_any_gate_that_excludes_takes_twenty_devices(gate: str, place: str) -> None:
+    """Told at the place where it was asked for, in the phase or for all of them."""
+    asked = gate.replace("EXCLUDE", "is_non_inferiority_needed: true")
+    for text, where in (
+        (SOUND.replace("share: 0.03", f"count: 15, gates: {{{asked}}}"), "phases[0].gates"),
+        (SOUND.replace("share: 0.03", "count: 15") + f"  {asked}\n", "gates"),
+    ):
+        found = {note.code: note for note in check(parse(text), FLEET)}["gate.cannot_exclude"]
+        assert found.field == f"{where}.{place}.is_non_inferiority_needed"
+        assert found.sentence == "15 and 985 devices; 20 an arm are needed"
+
+
 def test_what_is_not_known_of_devices_is_noted() -> None:
     """Devices that say nothing of their interpreter are counted."""
     notes = check(parse(SOUND), msgspec.structs.replace(FLEET, unknown=7))

@@ -230,6 +230,51 @@ def test_arms_are_not_compared_while_the_release_is_in_the_shadow() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arm", "verdict", "words"),
+    [
+        (Arm(), W, "0 answers of the candidate; 200 are needed"),
+        (_arm(_MS_10, devices=9), W, "the limit of 10 ms takes 10 devices"),
+        (_arm(_MS_10), W, "neither above nor within the limit of 10 ms is shown"),
+        (_arm(_MS_10 - 0.2), P, "8.19 ms on 20 devices, at most 8.33 ms, within the limit"),
+        (_arm(_MS_10 + 0.2), F, "12.2 ms on 20 devices, at least 12 ms, above the limit"),
+        (_arm(_MS_10 + 0.2, spread=0.4), W, "neither above nor within"),
+    ],
+)
+def test_a_limit_on_a_mean_has_to_be_shown(arm: Arm, verdict: Verdict, words: str) -> None:
+    """Within it as well as above it; what the devices cannot tell yet is waited for."""
+    gate = "latency: {latency_ms_max: 10}"
+    (found,) = _judge(gate, Evidence(latency=Arms(candidate=arm)), phase=2)
+    assert (found.verdict, words in found.sentence) == (verdict, True), found.sentence
+
+
+@pytest.mark.parametrize(
+    ("gate", "quantity", "base"),
+    [
+        ("latency: {increase_max: 0.2, %s}", "latency", _MS_10),
+        ("errors: {margin: 0.1, %s}", "failed", 0.03),
+        ("values: [{name: v, worse: higher, effect: 0.1, margin: 0.2, %s}]", "values", 5.0),
+    ],
+)
+def test_an_excess_may_have_to_be_excluded(gate: str, quantity: str, base: float) -> None:
+    """Asked to exclude it, 20 devices an arm pass; fewer, or such that differ more, wait."""
+    asked = gate % "is_non_inferiority_needed: true"
+
+    def found(candidate: Arm, control: Arm, gate: str = asked) -> Finding:
+        arms = Arms(candidate, control)
+        told = (("v", arms),) if quantity == "values" else arms
+        return _judge(gate, Evidence(**{quantity: told}))[0]  # type: ignore[arg-type]
+
+    alike, few = _arm(base), _arm(base, devices=19)
+    assert found(alike, alike).verdict is P
+    assert "at most" in found(alike, alike).sentence
+    waiting = found(few, alike)
+    assert (waiting.verdict, "20 devices each are needed" in waiting.sentence) == (W, True)
+    wide = _arm(base, spread=0.5)
+    assert (found(wide, wide).verdict, found(wide, wide, gate % "deadline_s: 9").verdict) == (W, P)
+    assert found(_arm(base + 0.9), alike).verdict is F
+
+
+@pytest.mark.parametrize(
     ("worse", "candidate", "verdict"),
     [
         ("higher", 10.0, P), ("higher", 30.0, F), ("higher", 1.0, P),
@@ -245,6 +290,9 @@ def test_business_values_have_a_side_that_is_worse(
     (found,) = _judge(gates, Evidence(values=(("revenue", arms),)))
     assert found.verdict is verdict, found.sentence
     assert f"{candidate:.4g} on 20 devices, 10 on 20 of the control" in found.sentence
+    if verdict is F:
+        beyond = "above the limit of +1" if worse == "higher" else "below the limit of -1"
+        assert beyond in found.sentence
 
 
 @pytest.mark.parametrize(("changed", "verdict"), [(0, P), (2, W), (20, F)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from control_plane.rollouts.gate_specs import AgreementGate
-from control_plane.rollouts.gates.comparison import told
+from control_plane.rollouts.gates.question import told
 from control_plane.rollouts.model import Finding, FleetView, Rollout, Verdict, devices_of
 from control_plane.rollouts.statistics import lower_bound
 

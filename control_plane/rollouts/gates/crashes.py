@@ -10,11 +10,12 @@ from typing import Final
 
 from control_plane.rollouts.gate_specs import CrashesGate
 from control_plane.rollouts.gates import comparison
-from control_plane.rollouts.gates.comparison import Question
+from control_plane.rollouts.gates.question import Question
 from control_plane.rollouts.model import Finding, FleetView, Rollout
 
 NAME: Final = "crashes"
 _MINUTES_PER_DAY: Final = 1_440.0
+_SECONDS_PER_MINUTE: Final = 60  # so short a trial hardly holds two deaths
 TAU: Final = 10.0 / _MINUTES_PER_DAY
 """Standard deviation of the effects that are expected: ten deaths a day."""
 
@@ -30,6 +31,7 @@ def judge(gate: CrashesGate, rollout: Rollout, view: FleetView) -> Finding:
         level=lambda rate: f"{rate * _MINUTES_PER_DAY:.3g} deaths a day",
         tau=TAU,
         is_share=True,
+        trials_each=_SECONDS_PER_MINUTE,
         limit=None if limit is None else limit / _MINUTES_PER_DAY,
         unit="minutes of service",
     )

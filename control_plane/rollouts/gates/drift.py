@@ -10,7 +10,7 @@ from typing import Final
 
 from control_plane.rollouts.gate_specs import DriftGate
 from control_plane.rollouts.gates import comparison
-from control_plane.rollouts.gates.comparison import Question
+from control_plane.rollouts.gates.question import Question
 from control_plane.rollouts.model import Finding, FleetView, Rollout
 
 NAME: Final = "drift"
@@ -28,7 +28,6 @@ def judge(gate: DriftGate, rollout: Rollout, view: FleetView) -> Finding:
         level=lambda share: f"changed are {share:.1%}",
         tau=TAU,
         is_share=True,
-        is_bit=True,
         observations_min=1,
         limit=gate.changed_share_max,
     )

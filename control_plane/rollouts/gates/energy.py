@@ -14,7 +14,7 @@ import msgspec
 
 from control_plane.rollouts.gate_specs import EnergyGate
 from control_plane.rollouts.gates import comparison
-from control_plane.rollouts.gates.comparison import Question
+from control_plane.rollouts.gates.question import Question
 from control_plane.rollouts.model import Finding, FleetView, Rollout, Verdict
 from control_plane.rollouts.statistics import TAU_LOG
 

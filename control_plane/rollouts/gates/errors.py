@@ -9,7 +9,7 @@ from typing import Final
 
 from control_plane.rollouts.gate_specs import ErrorsGate
 from control_plane.rollouts.gates import comparison
-from control_plane.rollouts.gates.comparison import Question
+from control_plane.rollouts.gates.question import Question
 from control_plane.rollouts.model import Finding, FleetView, Rollout
 
 NAME: Final = "errors"
@@ -25,6 +25,7 @@ def judge(gate: ErrorsGate, rollout: Rollout, view: FleetView) -> Finding:
         level=lambda share: f"{share:.2%} failed",
         is_share=True,
         limit=gate.rate_max,
+        is_non_inferiority_needed=gate.is_non_inferiority_needed,
         unit="requests",
     )
     return comparison.judge(asked, rollout, view, view.evidence.failed)

@@ -14,7 +14,7 @@ import msgspec
 from control_plane.rollouts.evidence import Promised
 from control_plane.rollouts.gate_specs import LabelFreeAccuracyGate
 from control_plane.rollouts.gates import comparison
-from control_plane.rollouts.gates.comparison import Question
+from control_plane.rollouts.gates.question import Question
 from control_plane.rollouts.model import Finding, FleetView, Rollout
 
 NAME: Final = "label_free_accuracy"

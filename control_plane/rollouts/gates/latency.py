@@ -12,7 +12,7 @@ from typing import Final
 
 from control_plane.rollouts.gate_specs import LatencyGate
 from control_plane.rollouts.gates import comparison
-from control_plane.rollouts.gates.comparison import Question
+from control_plane.rollouts.gates.question import Question
 from control_plane.rollouts.model import Finding, FleetView, Rollout
 from control_plane.rollouts.statistics import DEVICES_MIN, OBSERVATIONS_MIN, TAU_LOG
 from control_plane.telemetry.latency_bins import WIDTH_LOG
@@ -35,6 +35,7 @@ def judge(gate: LatencyGate, rollout: Rollout, view: FleetView) -> Finding:
         tau=TAU_LOG,
         limit=None if limit is None else math.log1p(limit * _US_PER_MS),
         observations_min=max(OBSERVATIONS_MIN, DEVICES_MIN * gate.answers_min),
+        is_non_inferiority_needed=gate.is_non_inferiority_needed,
         unit="answers",
     )
     return comparison.judge(asked, rollout, view, view.evidence.latency)

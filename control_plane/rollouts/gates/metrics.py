@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from control_plane.rollouts.gate_specs import MetricGate
-from control_plane.rollouts.gates.comparison import told
+from control_plane.rollouts.gates.question import told
 from control_plane.rollouts.model import Finding, FleetView, Rollout, Verdict
 
 _PERIODS_MAX: Final = 3.0

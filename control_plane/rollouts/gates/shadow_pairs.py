@@ -12,7 +12,7 @@ from typing import Final
 
 from control_plane.rollouts.evidence import Pairs
 from control_plane.rollouts.gate_specs import ShadowPairsGate
-from control_plane.rollouts.gates.comparison import told
+from control_plane.rollouts.gates.question import told
 from control_plane.rollouts.model import Finding, FleetView, Rollout, Verdict, devices_of
 from control_plane.rollouts.statistics import sign_log_evidence
 

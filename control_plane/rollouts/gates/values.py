@@ -5,7 +5,7 @@ from __future__ import annotations
 from control_plane.rollouts.evidence import Arms
 from control_plane.rollouts.gate_specs import ValueGate
 from control_plane.rollouts.gates import comparison
-from control_plane.rollouts.gates.comparison import Question
+from control_plane.rollouts.gates.question import Question
 from control_plane.rollouts.model import Finding, FleetView, Rollout
 from control_plane.rollouts.statistics import Arm
 
@@ -26,6 +26,8 @@ def judge(gate: ValueGate, rollout: Rollout, view: FleetView) -> Finding:
         words=lambda change: f"{sign * change:+.4g}",
         level=lambda mean: f"{sign * mean:.4g}",
         tau=gate.effect,
+        is_non_inferiority_needed=gate.is_non_inferiority_needed,
+        is_turned=gate.worse == "lower",
         limit=None if gate.limit is None else sign * gate.limit,
     )
     turned = arms if sign > 0 else Arms(_turned(arms.candidate), _turned(arms.control))
