@@ -15,6 +15,7 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,6 +26,7 @@ RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
 # Read at once; a record that is larger takes what it needs.
 _BLOCK_BYTES: Final = 64 * 1024
 _FRAME: Final = struct.Struct("<II")
+FRAME_BYTES: Final = _FRAME.size
 _NAME: Final = re.compile(r"journal-([0-9a-f]{16})-([0-9]{6,12})\.log")
 _DAMAGED: Final = ".damaged"
 _DAMAGED_MAX: Final = 4
@@ -38,13 +40,14 @@ class Position(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Whole records that were read together: payload i is `data[starts[i]:ends[i]]`.
+    """Whole records that were read together, one behind the other; never without one.
 
-    `data` begins `offset` bytes behind the begin of file `number`. Never without a record.
+    `ends` are where they end in `data`, which begins `offset` bytes behind the begin of file
+    `number`; the first of them begins at `begin`. Before each payload stand FRAME_BYTES.
     """
 
     data: bytes
-    starts: list[int]
+    begin: int
     ends: list[int]
     number: int
     offset: int
@@ -56,23 +59,22 @@ class Block(NamedTuple):
 
     def payloads(self) -> Iterator[bytes]:
         """Yield what was appended, one after the other."""
-        return (self.data[start:end] for start, end in zip(self.starts, self.ends, strict=True))
+        bounds = pairwise([self.begin, *self.ends])
+        return (self.data[begin + FRAME_BYTES : end] for begin, end in bounds)
 
     def until(self, end: Position) -> Block | None:
         """Return its records up to a place, None if there are none."""
         if end.number != self.number:
             return self if end.number > self.number else None
         count = bisect_right(self.ends, end.offset - self.offset)
-        return self._records(0, count) if count else None
-
-    def _records(self, first: int, last: int) -> Block:
-        return self._replace(starts=self.starts[first:last], ends=self.ends[first:last])
+        return self.split(count)[0] if count else None
 
     def split(self, count: int) -> tuple[Block, Block | None]:
         """Return the first `count` records, and the rest if there is one."""
-        if count >= len(self.starts):
+        if count >= len(self.ends):
             return self, None
-        return self._records(0, count), self._records(count, len(self.starts))
+        rest = self._replace(begin=self.ends[count - 1], ends=self.ends[count:])
+        return self._replace(ends=self.ends[:count]), rest
 
 
 class JournalFile(NamedTuple):
@@ -177,7 +179,7 @@ def read(file: JournalFile, offset: int = 0) -> Iterator[Block]:
             data += more
             walked = _walk(data)
             if walked.ends:
-                yield Block(data, walked.starts, walked.ends, file.number, offset)
+                yield Block(data, 0, walked.ends, file.number, offset)
                 offset += walked.ends[-1]
                 data = data[walked.ends[-1] :]
             if walked.is_torn:
@@ -194,7 +196,7 @@ def parts(blocks: Iterable[Block], most: int) -> Iterator[list[Block]]:
         while rest is not None:
             head, rest = rest.split(room)
             part.append(head)
-            room -= len(head.starts)
+            room -= len(head.ends)
             if not room:
                 yield part
                 part, room = [], most
@@ -202,28 +204,26 @@ def parts(blocks: Iterable[Block], most: int) -> Iterator[list[Block]]:
 
 
 class _Walked(NamedTuple):
-    """Where whole records lie; how many bytes the next one lacks, or that it cannot be believed."""
+    """Where whole records end; how many bytes the next one lacks, or that it cannot be believed."""
 
-    starts: list[int]
     ends: list[int]
     lacking: int = 0
     is_torn: bool = False
 
 
 def _walk(data: bytes) -> _Walked:
-    starts: list[int] = []
     ends: list[int] = []
+    unpack, crc32 = _FRAME.unpack_from, zlib.crc32  # this loop is half of what reading costs
     end, size = 0, len(data)
-    while (start := end + _FRAME.size) <= size:
-        length, checksum = _FRAME.unpack_from(data, end)
+    while (start := end + FRAME_BYTES) <= size:
+        length, checksum = unpack(data, end)
         # Length zero is what a tail of zeros looks like, and its checksum would be right.
         if not 0 < length <= RECORD_BYTES_MAX:
-            return _Walked(starts, ends, is_torn=True)
+            return _Walked(ends, is_torn=True)
         end = start + length
         if end > size:
-            return _Walked(starts, ends, lacking=end - size)
-        if zlib.crc32(data[start:end]) != checksum:
-            return _Walked(starts, ends, is_torn=True)
-        starts.append(start)
+            return _Walked(ends, lacking=end - size)
+        if crc32(data[start:end]) != checksum:
+            return _Walked(ends, is_torn=True)
         ends.append(end)
-    return _Walked(starts, ends)
+    return _Walked(ends)

@@ -113,28 +113,27 @@ def parse(payloads: Payloads) -> dict[int, Answered]:
     data, starts, ends = payloads
     if not len(starts):
         return {}
-    lengths = ends - starts
-    if lengths.min() < _HEAD.itemsize:
+    if (ends - starts).min() < _HEAD.itemsize:
         raise Malformed("a prediction in the journal is cut short")
+    models = _gather(data, starts, _HEAD)["model"]
+    return {
+        model: _of_model(payloads.take(models == model)) for model in dict.fromkeys(models.tolist())
+    }
+
+
+def _of_model(payloads: Payloads) -> Answered:
+    data, starts, ends = payloads
     heads = _gather(data, starts, _HEAD)
     # Where the reals begin: the place of a segment, if there is one, stands before them.
-    reals = starts + _HEAD.itemsize + (heads["kind"] == rows.PREDICTION_OF_SEGMENT)
+    is_named = heads["kind"] == rows.PREDICTION_OF_SEGMENT
+    reals = starts + _HEAD.itemsize + is_named
     counts = heads["scores"].astype(np.int64) + heads["watched"]
     if (reals + counts * _REAL.itemsize != ends).any():
         raise Malformed("a prediction in the journal has another length than it says")
     if (np.maximum(heads["sequence"], heads["time_us"]) >= _SIGN).any():
         raise Malformed("a prediction in the journal has a number of more than 63 bits")
-    found: dict[int, Answered] = {}
-    for model in dict.fromkeys(heads["model"].tolist()):
-        those = (heads["model"] == model).nonzero()[0]
-        found[model] = _of_model(data, heads[those], starts[those] + _HEAD.itemsize, reals[those])
-    return found
-
-
-def _of_model(data: bytes, heads: NDArray[Any], bodies: Integers, reals: Integers) -> Answered:
     segment = np.zeros(len(heads), dtype=np.int64)
-    is_named = reals != bodies
-    segment[is_named] = _gather(data, bodies[is_named], np.dtype(np.uint8))
+    segment[is_named] = _gather(data, reals[is_named] - 1, np.dtype(np.uint8))
     answers = Answers(
         sequence=heads["sequence"].astype(np.int64),
         time_us=heads["time_us"].astype(np.int64),

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.store.journal import Block
+from agent.store.journal import FRAME_BYTES, Block
 from agent.telemetry import answers, rows
 from agent.telemetry.answers import Answered, Answers, Payloads
 from agent.telemetry.rows import LabelRow, ModelRow, SampleRow
-
-_PREDICTIONS: Final = (rows.PREDICTION, rows.PREDICTION_OF_SEGMENT)
 
 RowT = TypeVar("RowT", LabelRow, SampleRow)
 
@@ -37,7 +35,7 @@ def read(part: Sequence[Block]) -> Found:
     """
     payloads = _joined(part)
     kinds = _kinds(payloads)
-    is_prediction = np.isin(kinds, _PREDICTIONS)
+    is_prediction = (kinds == rows.PREDICTION) | (kinds == rows.PREDICTION_OF_SEGMENT)
     is_shadow = kinds == rows.SHADOW
     mirrored = answers.parse(payloads.take(is_shadow))
     others = _rows(payloads.take(~(is_prediction | is_shadow)))
@@ -62,10 +60,14 @@ def models(block: Block) -> list[ModelRow]:
 def _joined(part: Sequence[Block]) -> Payloads:
     data = b"".join(block.data for block in part)
     shifts = np.cumsum([0, *(len(block.data) for block in part)])
-    shift = np.repeat(shifts[:-1], [len(block.starts) for block in part])
-    starts = np.array([start for block in part for start in block.starts], dtype=np.int64)
-    ends = np.array([end for block in part for end in block.ends], dtype=np.int64)
-    return Payloads(data, starts + shift, ends + shift)
+    bounds = [
+        np.array([block.begin, *block.ends]) + shift
+        for block, shift in zip(part, shifts[:-1], strict=True)
+    ]
+    none = np.zeros(0, dtype=np.int64)
+    begins = np.concatenate([none, *(each[:-1] for each in bounds)])
+    ends = np.concatenate([none, *(each[1:] for each in bounds)])
+    return Payloads(data, begins + FRAME_BYTES, ends)
 
 
 def _kinds(payloads: Payloads) -> NDArray[np.uint8]:

@@ -75,7 +75,7 @@ class Sealer:
         try:
             count = 0
             for part in journal.parts(self._blocks(self._cursor), ROWS_MAX):
-                is_last = sum(len(block.starts) for block in part) < ROWS_MAX
+                is_last = sum(len(block.ends) for block in part) < ROWS_MAX
                 dropped = Dropped(rows_dropped, samples_dropped) if is_last else Dropped()
                 count += self._seal(part, windows_before if is_last else 0.0, dropped)
             return count

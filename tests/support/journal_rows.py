@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 
-from agent.store.journal import Block
+from agent.store.journal import FRAME_BYTES, Block
 from agent.telemetry import reading, rows
 from agent.telemetry.answers import Answered, Answers, encode_shadows
 from agent.telemetry.reading import Found
@@ -57,12 +58,8 @@ def one_of_each() -> list[bytes]:
 
 def block(records: Sequence[bytes]) -> Block:
     """Return records as they are read from a file."""
-    data, ends = b"", []
-    for record in records:
-        data += bytes(8) + record
-        ends.append(len(data))
-    starts = [end - len(record) for end, record in zip(ends, records, strict=True)]
-    return Block(data, starts, ends, 1, 0)
+    frames = [bytes(FRAME_BYTES) + record for record in records]
+    return Block(b"".join(frames), 0, [*accumulate(map(len, frames))], 1, 0)
 
 
 def read(records: Sequence[bytes]) -> Found:
