@@ -82,7 +82,7 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
     scale: Annotated[float, Meta(ge=2.0**-SCALE_BITS_MAX, le=2.0**SCALE_BITS_MAX)]
 
 
-class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+class Baseline(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """What normal is for one model: `rows` held-out rows, counted as devices will count theirs.
 
     Every `stride`-th prediction is counted, a window closes after `window_rows` of them, and

@@ -30,40 +30,57 @@ class Layout:
         self.has_answers = ColumnKind.CLASS in kinds
         self.classes = len(baseline.labels)
         binned = [column for column in columns if column.kind is not ColumnKind.CLASS]
-        widest = max((len(column.edges) for column in binned), default=0)
-        # Values that are not finite count as missing, so that no value reaches the padding.
-        self.edges = np.full((widest, len(binned)), np.inf, dtype=np.float32)
-        for place, column in enumerate(binned):
-            self.edges[: len(column.edges), place] = column.edges
+        # Those with most edges first: then the others need not be compared with all of them.
+        self._binned = np.array(sorted(range(len(binned)), key=lambda at: -len(binned[at].edges)))
+        edges = [binned[at].edges for at in self._binned]
+        self._edges: list[Reals] = [
+            np.array([each[place : place + 1] for each in edges if len(each) > place], np.float32)
+            for place in range(max(map(len, edges), default=0))
+        ]
 
     def values(self, watched: Reals, scores: Reals) -> Reals:
-        """Return one row for each row (its features at `features`), one value for each column."""
-        parts = [watched, scores[:, self.scores]]
+        """Return one line for each column, one value for each row (its features at `features`)."""
+        found = np.empty((len(self.scales), len(watched)), dtype=np.float32)
+        features, end = len(self.features), len(self.features) + len(self.scores)
+        found[:features] = watched.T
+        found[features:end] = scores.T[self.scores]
         if self.has_answers:
-            is_whole = np.isfinite(scores).all(axis=1)
-            parts.append(np.where(is_whole, scores.max(axis=1), np.nan)[:, None])
-            parts.append(np.where(is_whole, scores.argmax(axis=1), np.nan)[:, None])
+            by_class = np.ascontiguousarray(scores.T)
+            is_whole = np.isfinite(by_class).all(axis=0)
+            found[-2] = np.where(is_whole, by_class.max(axis=0), np.nan)
+            found[-1] = np.where(is_whole, scores.argmax(axis=1), np.nan)
         # Adding zero makes -0.0 and 0.0 one value: their order must not show in the minimum.
-        return np.concatenate(parts, axis=1).astype(np.float32) + np.float32(0.0)
+        found += np.float32(0.0)
+        return found
 
     def bins(self, values: Reals) -> NDArray[np.int64]:
         """Return the counter of every value: 0 missing, 1 below, 2.. the bins, the last above."""
-        width = self.edges.shape[1]
-        binned = np.ascontiguousarray(values[:, :width])
+        binned = values[self._binned]
         passed = np.ones(binned.shape, dtype=np.uint8)
-        for edges in self.edges:
-            passed += binned >= edges
-        index = np.ones(values.shape, dtype=np.int64)
-        index[:, :width] = passed
+        is_passed = np.empty(binned.shape, dtype=np.bool_)
+        one = is_passed.view(np.uint8)
+        for edges in self._edges:
+            some = len(edges)
+            np.greater_equal(binned[:some], edges, out=is_passed[:some])
+            np.add(passed[:some], one[:some], out=passed[:some])
+        index = np.empty(values.shape, dtype=np.int64)
+        index[self._binned] = passed
+        is_known = np.isfinite(values)
         if self.has_answers:
-            index[:, -1] = np.nan_to_num(values[:, -1]).astype(np.int64) + 2
-        index[~np.isfinite(values)] = 0
-        return index + self.offsets[:-1]
+            index[-1] = np.where(is_known[-1], values[-1], 0)
+            index[-1] += 2
+        if not is_known.all():
+            np.copyto(index, 0, where=~is_known)
+        index += self.offsets[:-1, None]
+        return index
 
     def quanta(self, values: Reals) -> NDArray[np.float64]:
         """Return fixed-point values (whole numbers, exact in float64), 0 where missing."""
-        known = np.where(np.isfinite(values), values, np.float32(0)).astype(np.float64)
-        return np.clip(np.rint(known * self.scales), -QUANTUM_MAX, QUANTUM_MAX)
+        is_known = np.isfinite(values)
+        known = values if is_known.all() else np.where(is_known, values, np.float32(0))
+        quanta: NDArray[np.float64] = known * self.scales[:, None]
+        np.rint(quanta, out=quanta)
+        return np.clip(quanta, -QUANTUM_MAX, QUANTUM_MAX, out=quanta)
 
 
 @lru_cache(maxsize=64)

@@ -21,7 +21,8 @@ from firmware_bundles.sketches.outcomes import NO_ANSWER, Outcomes
 
 Places = NDArray[np.int64]
 
-_BLOCK_ROWS = 4096  # sums of squares of a block stay exact in float64
+# The arrays of a block stay in a core's cache, and its sums of squares exact in float64.
+_BLOCK_ROWS = 512
 
 
 class Sketch:
@@ -89,7 +90,7 @@ class Sketch:
             part = slice(start, start + _BLOCK_ROWS)
             index = self._count(self.layout.values(watched[part], scores[part]))
             if segments is not None:
-                self._count_answers(index[:, -1], segments[part])
+                self._count_answers(index[-1], segments[part])
         self.answers[0] = self.answered() - self.answers[1:].sum(axis=0)
 
     def merge(self, other: Sketch) -> None:
@@ -189,11 +190,12 @@ class Sketch:
         index = self.layout.bins(values)
         self.counts += np.bincount(index.ravel(), minlength=self.layout.size)
         quanta = self.layout.quanta(values)
-        self.total += quanta.sum(axis=0).astype(np.int64)
-        self.total2 += np.einsum("ij,ij->j", quanta, quanta).astype(np.int64)
+        self.total += quanta.sum(axis=1).astype(np.int64)
+        self.total2 += np.einsum("ij,ij->i", quanta, quanta).astype(np.int64)
         is_known = np.isfinite(values)
-        lowest = np.min(values, axis=0, where=is_known, initial=np.inf)
-        highest = np.max(values, axis=0, where=is_known, initial=-np.inf)
+        where = True if is_known.all() else is_known  # the short way is twice as fast
+        lowest = np.min(values, axis=1, where=where, initial=np.inf)
+        highest = np.max(values, axis=1, where=where, initial=-np.inf)
         np.minimum(self.minimum, lowest, out=self.minimum)
         np.maximum(self.maximum, highest, out=self.maximum)
         return index

@@ -30,11 +30,13 @@ class Part(NamedTuple):
 def encode(values: Integers) -> bytes:
     """Return the bytes of numbers that are not negative."""
     numbers = values.astype(np.uint64)
-    shifts = np.arange(_GROUPS_MAX, dtype=np.uint64) * np.uint64(_GROUP_BITS)
-    groups = ((numbers[:, None] >> shifts) & np.uint64(_GROUP_MASK)).astype(np.uint8)
-    is_used = (numbers[:, None] >> shifts) > 0
+    longest = max(1, -(-int(numbers.max(initial=0)).bit_length() // _GROUP_BITS))
+    shifts = np.arange(longest, dtype=np.uint64) * np.uint64(_GROUP_BITS)
+    left = numbers[:, None] >> shifts
+    groups = left.astype(np.uint8) & np.uint8(_GROUP_MASK)
+    is_used = left > 0
     is_used[:, 0] = True
-    groups[:, :-1] |= is_used[:, 1:].astype(np.uint8) << 7
+    groups[:, :-1] |= is_used[:, 1:].view(np.uint8) << 7
     return groups[is_used].tobytes()
 
 

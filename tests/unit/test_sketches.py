@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
+from collections import Counter
 from itertools import pairwise
 from random import Random
 
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 
 from firmware_bundles.errors import Malformed, ShoalError
 from firmware_bundles.sketches import baseline, codec
+from firmware_bundles.sketches.baseline import QUANTUM_MAX, Column, ColumnKind
 from firmware_bundles.sketches.sketch import Sketch
 
 LABELS = ("no", "yes")
@@ -68,6 +72,46 @@ def test_moments_are_those_of_the_rows() -> None:
     assert sketch.total[0] / scale / 500 == pytest.approx(rows[:, 0].mean(), abs=1 / scale)
     mean_square = (rows[:, 0].astype(float) ** 2).mean()
     assert sketch.total2[0] / scale**2 / 500 == pytest.approx(mean_square, rel=1e-3)
+
+
+@given(st.data(), features)
+def test_each_value_is_counted_as_one_by_one(
+    data: st.DataObject, rows: NDArray[np.float32]
+) -> None:
+    """Counters, sums and ranges are those of the plain rule, value for value."""
+    score = st.floats(0, 1, width=32) | st.just(np.nan)
+    scores = data.draw(hnp.arrays(np.float32, (len(rows), len(LABELS)), elements=score))
+    sketch = Sketch(FACTS)
+    sketch.update(rows, scores)
+    for place, column in enumerate(FACTS.columns):
+        found = [_value(column, *row) for row in zip(rows, scores, strict=True)]
+        known = [value for value in found if math.isfinite(value)]
+        passed = Counter(bisect_right(column.edges, value) + 1 for value in known)
+        expected = [len(found) - len(known), *(passed[n] for n in range(1, len(column.counts)))]
+        assert sketch.counts_of(place).tolist() == expected
+        quanta = [_quanta(value, column.scale) for value in known]
+        totals = int(sketch.total[place]), int(sketch.total2[place])
+        assert totals == (sum(quanta), sum(each * each for each in quanta))
+        assert sketch.minimum[place] == min(known, default=math.inf)
+        assert sketch.maximum[place] == max(known, default=-math.inf)
+
+
+def _value(column: Column, features: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
+    match column.kind:
+        case ColumnKind.FEATURE:
+            return float(features[column.position])
+        case ColumnKind.SCORE:
+            return float(scores[column.position])
+        case _ if not np.isfinite(scores).all():
+            return math.nan
+        case ColumnKind.CONFIDENCE:
+            return float(max(scores))
+        case ColumnKind.CLASS:
+            return float(scores.tolist().index(max(scores.tolist())))
+
+
+def _quanta(value: float, scale: float) -> int:
+    return round(max(-QUANTUM_MAX, min(QUANTUM_MAX, value * scale)))
 
 
 @given(features, st.lists(st.integers(0, 40), max_size=5), st.randoms(use_true_random=False))
