@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -239,6 +240,27 @@ def test_a_damaged_journal_is_set_aside_and_counted(tmp_path: Path) -> None:
     assert aside.read_bytes() == bytes(body)
     assert journal.files(tmp_path) == []
     _close(buffer, [life])
+
+
+def test_a_long_journal_is_sealed_in_little_memory(tmp_path: Path) -> None:
+    """What is held is a part of it, not a file: after an outage a file may be large."""
+    buffer = spool.make(tmp_path)
+    writing = Journal(tmp_path, INCARNATION)
+    writing.append(rows.encode_model(rows.ModelRow(index=0, family="digits", digest="d" * 64)))
+    wide = spool.prediction(1)._replace(watched=np.zeros(250, dtype=np.float32))
+    for number in range(1, 6001):
+        writing.append(rows.encode_prediction(wide._replace(sequence=number)))
+    writing.close()
+    sealing_it = Sealer(tmp_path, buffer, INCARNATION)
+    tracemalloc.start()
+    try:
+        with patch.object(sealer, "ROWS_MAX", 128):
+            assert sealing_it.finish() == (6000, 0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < writing.bytes / 4
+    buffer.close()
 
 
 def test_a_model_without_classes_is_sealed() -> None:
