@@ -41,6 +41,7 @@ from control_plane.telemetry.latency_groups import Latencies
 from control_plane.telemetry.samples import LabelledSamples, ModelFacts, facts_of
 from control_plane.web import pages
 from control_plane.web.device_view import DeviceReader
+from control_plane.web.outlook import Outlooks
 from control_plane.web.rollout_view import RolloutReader
 from control_plane.web.snapshot import Reader
 
@@ -258,7 +259,7 @@ def _watching(parts: Parts) -> tuple[list[APIRouter], APIRouter]:
     return watching, pages.router(
         parts.access,
         reader,
-        RolloutReader(stores.rollouts, parts.clock),
+        RolloutReader(stores.rollouts, Outlooks(parts.registry), parts.clock),
         DeviceReader(
             stores.devices, stores.history, stores.rollouts, stores.certificates, parts.clock
         ),

@@ -22,6 +22,7 @@ from control_plane.web.rollout_view import RolloutReader
 from firmware_bundles.errors import NotAuthenticated, NotFound, ShoalError
 
 _POLL: Final = "every 2s"
+_WHOLE: Final = "rollout_page.html"
 
 
 def router(access: Access, reader: RolloutReader) -> APIRouter:
@@ -29,10 +30,16 @@ def router(access: Access, reader: RolloutReader) -> APIRouter:
     routes = APIRouter(prefix="/rollouts")
 
     @routes.get("/{rollout_id}")
-    def show(rollout_id: str, request: Request) -> Response:
+    def show(
+        rollout_id: str,
+        request: Request,
+        forecast: Annotated[bool, Query(description="Simulate it")] = False,  # noqa: FBT002 a query
+    ) -> Response:
         """Show one rollout, or ask who is there."""
         return _as_known(
-            access, request, lambda caller: _page(reader, rollout_id, caller, "rollout_page.html")
+            access,
+            request,
+            lambda caller: _page(reader, rollout_id, caller, _WHOLE, is_forecast=forecast),
         )
 
     @routes.get("/{rollout_id}/part")
@@ -59,8 +66,7 @@ def router(access: Access, reader: RolloutReader) -> APIRouter:
             except ShoalError as error:
                 status = int(problems.status_of(error))
                 refusal = f"{error.message}. {error.hint}" if error.hint else error.message
-                name = "rollout_page.html"
-                return _page(reader, rollout_id, caller, name, refusal=refusal, status=status)
+                return _page(reader, rollout_id, caller, _WHOLE, refusal=refusal, status=status)
             return RedirectResponse(f"/rollouts/{quote(rollout_id)}", 303, headers=HEADERS)
 
         return _as_known(access, request, do, is_form=True)
@@ -96,9 +102,19 @@ def _page(
     *,
     refusal: str = "",
     status: int = 200,
+    is_forecast: bool = False,
 ) -> Response:
     shown = reader.read(rollout_id, caller)
-    values = {"caller": caller, "shown": shown, "refusal": refusal, "poll": _POLL}
+    outlook = None
+    if name == _WHOLE:
+        outlook = reader.outlook(shown, caller, is_forecast=is_forecast)
+    values = {
+        "caller": caller,
+        "shown": shown,
+        "outlook": outlook,
+        "refusal": refusal,
+        "poll": _POLL,
+    }
     return _html(rendering.page(name, **values), status)
 
 

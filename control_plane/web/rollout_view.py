@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from control_plane.rollouts.model import FleetView, Rollout
     from control_plane.store.rollout_reasons import Interval, Reason
     from control_plane.store.rollouts import Rollouts
+    from control_plane.web.outlook import Outlook, Outlooks
 
 APPROVE: Final = "approve"
 POINTS_MAX: Final = 120
@@ -55,8 +56,9 @@ class RolloutPage(NamedTuple):
 class RolloutReader:
     """Reads one rollout for people, and does what they decide."""
 
-    def __init__(self, rollouts: Rollouts, clock: Callable[[], float]) -> None:
+    def __init__(self, rollouts: Rollouts, outlooks: Outlooks, clock: Callable[[], float]) -> None:
         self._rollouts = rollouts
+        self._outlooks = outlooks
         self._clock = clock
 
     def read(self, rollout_id: str, caller: Caller) -> RolloutPage:
@@ -69,6 +71,12 @@ class RolloutReader:
             trend=self._trend(found, view, now),
             deeds=deeds(found, view, caller, now),
         )
+
+    def outlook(self, shown: RolloutPage, caller: Caller, *, is_forecast: bool) -> Outlook | None:
+        """Return what is to be said before it begins, with a forecast for who may ask for one."""
+        found = self._rollouts.get(shown.rollout.id)
+        is_forecast = is_forecast and caller.role.covers(Role.OPERATOR)
+        return self._outlooks.find(found, shown.rollout.members, is_forecast=is_forecast)
 
     def act(self, rollout_id: str, verb: str, caller: Caller, phase: int | None = None) -> None:
         """Do what a person decided, who saw which `phase` an approval is for.

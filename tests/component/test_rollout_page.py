@@ -18,10 +18,12 @@ from control_plane.store.database import Database
 from control_plane.store.rollout_reasons import Interval
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.schema import deployment, label_count, reported, rollout
+from control_plane.web.outlook import forecast
 from control_plane.web.rendering import span
 from control_plane.web.rollout_view import trend
 from support import fleet_rows, page_world
 from support.http import AppTransport
+from support.rollout_fleet import rollout as fleet_rollout
 
 SITE = "http://shoal.test"
 PAGE = "/rollouts/better-4d5e6f"
@@ -218,3 +220,52 @@ def test_a_trend_has_a_gap_where_no_label_came() -> None:
 def test_time_left_is_told_shortly(seconds: float | None, words: str) -> None:
     """In the largest unit of which there are two."""
     assert span(seconds) == words
+
+
+def test_before_it_begins_doubts_are_shown_and_a_forecast_to_who_asks(
+    world: page_world.PageWorld,
+) -> None:
+    """An approver sees notes at once, simulated runs on request; later there is neither."""
+    with world.database.transaction() as connection:
+        waiting = update(rollout).where(rollout.c.id == "better-4d5e6f")
+        connection.execute(waiting.values(phase=0, phase_state="awaiting"))
+    with visitor(world, Role.APPROVER) as browser:
+        text = browser.get(PAGE).text
+        asked = browser.get(f"{PAGE}?forecast=1").text
+        part = browser.get(f"{PAGE}/part?forecast=1").text
+    assert "phase.soak_short" in text
+    assert "soaks for 5 s; devices report every 900 s" in text
+    assert "worse by what the gates must not miss" not in text
+    assert "worse by what the gates must not miss" in asked
+    assert "6 runs end" in asked
+    assert "Before it begins" not in part
+    with world.database.transaction() as connection:
+        begun = update(rollout).where(rollout.c.id == "better-4d5e6f")
+        connection.execute(begun.values(phase_state="offering"))
+    with visitor(world, Role.APPROVER) as browser:
+        assert "Before it begins" not in browser.get(f"{PAGE}?forecast=1").text
+
+
+def test_a_viewer_cannot_ask_for_a_forecast(world: page_world.PageWorld) -> None:
+    """It takes the server's time, as the command does, which needs an operator."""
+    with world.database.transaction() as connection:
+        waiting = update(rollout).where(rollout.c.id == "better-4d5e6f")
+        connection.execute(waiting.values(phase=0, phase_state="awaiting"))
+    with visitor(world, Role.VIEWER) as browser:
+        text = browser.get(f"{PAGE}?forecast=1").text
+    assert "phase.soak_short" in text
+    assert "runs end" not in text
+    assert "Forecast" not in text
+
+
+def test_a_forecast_is_the_same_each_time() -> None:
+    """Chance has a fixed seed: two who look see the same."""
+    found = fleet_rollout(
+        "{family: digits, release: '2', cohort: all, "
+        "phases: [{share: 0.5}, {share: 1.0}], gates: {latency: {latency_ms_max: 90}}}"
+    )
+    first, second = (forecast(found, 5_000, 1_000) for _ in range(2))
+    assert first == second
+    assert first.devices == 200
+    assert first.worse is not None
+    assert first.worse.outcomes == {"rolled_back": 6}

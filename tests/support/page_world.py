@@ -23,6 +23,7 @@ from control_plane.api import (
 from control_plane.api import app as application
 from control_plane.api.auth import Access, Role
 from control_plane.fleet.cohorts import Cohorts
+from control_plane.rollouts.draft import Release
 from control_plane.store.access import AccessTokens
 from control_plane.store.alerts import Alerts
 from control_plane.store.certificates import Certificates
@@ -48,9 +49,12 @@ from control_plane.telemetry.standing import Rules
 from control_plane.telemetry.watching import Watching
 from control_plane.web import pages
 from control_plane.web.device_view import DeviceReader
+from control_plane.web.outlook import Outlooks
 from control_plane.web.rollout_view import RolloutReader
 from control_plane.web.snapshot import Reader
 from firmware_bundles import chunks
+from firmware_bundles.errors import NotFound
+from firmware_bundles.manifest import Manifest
 from firmware_bundles.sketches.baseline import Value, make
 from firmware_bundles.sketches.codec import encode_baseline, encode_sketch
 from firmware_bundles.sketches.sketch import Sketch
@@ -93,6 +97,18 @@ GATES = [
         "samples": {"candidate": 42, "control": 512},
     },
 ]
+
+
+class _Releases:
+    """No bundle is here: what devices fetch is not known."""
+
+    def find(self, family: str, version: str, /) -> Release:
+        """Find nothing."""
+        raise NotFound(f"there is no {family} {version}")
+
+    def manifest(self, digest: str, /) -> Manifest:
+        """Find nothing."""
+        raise NotFound(f"there is no {digest}")
 
 
 @dataclass
@@ -171,7 +187,7 @@ class PageWorld:
                 pages.router(
                     self.access,
                     self.reader,
-                    RolloutReader(Rollouts(self.database), self.clock),
+                    RolloutReader(Rollouts(self.database), Outlooks(_Releases()), self.clock),
                     DeviceReader(
                         Devices(self.database),
                         DeviceHistory(self.database),
