@@ -27,8 +27,8 @@ refused anyway ([errors](errors.md)).
 What a gate could find is reckoned with the tests that judge later, for a model that errs in 5 % of
 its labels. Of devices alike it is assumed that latency and power differ by 10 %, that 0.1 % of the
 requests fail (differing by 0.2 points), that a worker dies once in ten days, and that the input of
-one in twenty changes by itself. A [simulation](../how-to/simulate-a-rollout.md) asks more, and
-takes longer.
+one in twenty changes by itself; and that a device answers once a second. A
+[simulation](../how-to/simulate-a-rollout.md) asks more, and takes longer.
 
 | code | severity | means | what to do |
 |---|---|---|---|

@@ -125,6 +125,10 @@ class Cohorts:
         """Return the devices of every cohort now, by its name."""
         return {row.name: self._devices.members(_meaning(row)) for row in self._rows.all()}
 
+    def serving(self, selector: Selector, family: str) -> int:
+        """Count those of them that serve a model of a family, by their own word."""
+        return self._devices.count_serving(selector, family)
+
     def kinds(self, selector: Selector) -> list[Kind]:
         """Return the same devices by what they offer to a model, as their inventories say."""
         rows = self._devices.kinds(selector, capabilities.FACTS)

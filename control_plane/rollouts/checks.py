@@ -16,7 +16,7 @@ import msgspec
 
 from control_plane.rollouts import sensitivity
 from control_plane.rollouts.expected import Quantity, quantities
-from control_plane.rollouts.gate_specs import Gates, LabelErrorsGate
+from control_plane.rollouts.gate_specs import AgreementGate, Gates, LabelErrorsGate, ShadowPairsGate
 from control_plane.rollouts.model import devices_of, phase_ranges
 from control_plane.rollouts.sensitivity import Arms
 from control_plane.rollouts.spec import RolloutSpec
@@ -30,6 +30,8 @@ REPORT_S: Final = 900.0
 FAILED_SHARE_MAX: Final = 0.25
 OFFERING_S_MAX: Final = 14 * 86_400.0
 DAY_S: Final = 86_400.0
+PREDICTIONS_PER_S: Final = 1.0
+"""What a device is assumed to answer."""
 
 _OPTIONAL_GATES: Final = tuple(
     name for name in Gates.__struct_fields__ if name not in ("alpha", "installs", "traffic")
@@ -46,13 +48,18 @@ class Severity(StrEnum):
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of those a rollout is for: how many devices, and what each would fetch.
 
-    `unknown` devices do not say what their interpreter can do.
+    `unknown` devices do not say what their interpreter can do, `served` serve a model of the family
+    (None: not looked up). A watch over a device is sure of its input after `watched_rows`
+    predictions and `watched_s`, at the earliest (0: nothing is watched).
     """
 
     members: int
     model_bytes: int = 0
     unknown: int = 0
     report_s: float = REPORT_S
+    served: int | None = None
+    watched_rows: int = 0
+    watched_s: float = 0.0
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -323,6 +330,42 @@ def _offers_slow(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
                 yield Doubt(f"phases[{index}].rate", told)
 
 
+def _pairs_impossible(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
+    """A gate on pairs waits for a second answer that nobody gives: no device serves another model.
+
+    The phase pauses at the gate's deadline. Leave shadow_pairs and agreement out of a first
+    deployment, and judge it by limits.
+    """
+    if fleet.served != 0:
+        return
+    told = f"none of {devices_of(fleet.members)} serves a model of {spec.family}"
+    found = {
+        place
+        for index in range(len(spec.phases))
+        for place, gate in _comparing(spec, index)
+        if isinstance(gate, ShadowPairsGate | AgreementGate)
+    }
+    yield from (Doubt(place, told) for place in sorted(found))
+
+
+def _drift_unsure(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
+    """A phase with a gate on drift soaks for less time than the watches need to be sure.
+
+    Each learns what is normal with the release, then tests a full window; both span whole cycles of
+    the baseline. Soak, or let the gate wait, for the time that is told, or leave the gate out.
+    """
+    needed_s = max(fleet.watched_s, fleet.watched_rows / PREDICTIONS_PER_S)
+    for index, phase in enumerate(spec.phases):
+        gate = phase.gates.over(spec.gates).drift
+        if gate is not None and phase.mode == "serve" and phase.soak_s < needed_s:
+            told = (
+                f"drift: {fleet.watched_rows} predictions of a device and {fleet.watched_s:g} s, at"
+                f" {PREDICTIONS_PER_S:g} a second {needed_s:g} s, make a watch sure; the phase"
+                f" soaks for {phase.soak_s:g} s and waits for {gate.deadline_s:g} s at most"
+            )
+            yield Doubt(f"phases[{index}].soak_s", told)
+
+
 def _label_gates(spec: RolloutSpec, fleet: Fleet) -> Iterator[tuple[int, LabelErrorsGate, Arms]]:
     """Yield each phase that has a gate on labels, with the devices that it compares."""
     for index, arms in _serving(spec, fleet):
@@ -384,6 +427,8 @@ CHECKS: Final = (
     Check("gate.failures_allowed", Severity.WARNING, _failures_allowed),
     Check("budget.exceeded", Severity.WARNING, _budget_exceeded),
     Check("budget.day_too_small", Severity.WARNING, _day_too_small),
+    Check("gate.pairs_impossible", Severity.NOTE, _pairs_impossible),
+    Check("gate.drift_unsure", Severity.NOTE, _drift_unsure),
     Check("gate.margin_zero", Severity.NOTE, _margin_zero),
     Check("gate.few_devices", Severity.NOTE, _few_devices),
     Check("cohort.capacity_unknown", Severity.NOTE, _capacity_unknown),

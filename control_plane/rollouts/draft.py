@@ -15,8 +15,11 @@ from control_plane.rollouts.model import PhaseState, Rollout, Standing
 from control_plane.rollouts.parsing import parse
 from control_plane.rollouts.selection import Chosen, Fleet, choose
 from control_plane.rollouts.spec import RolloutSpec
-from firmware_bundles.errors import NotFound, RolloutInvalid, SelectorInvalid
+from firmware_bundles.errors import NotFound, RolloutInvalid, SelectorInvalid, ShoalError
 from firmware_bundles.manifest import Manifest
+from firmware_bundles.sketches.baseline import Baseline
+from firmware_bundles.sketches.codec import parse_baseline
+from firmware_bundles.sketches.watch import rows_until_sure, seconds_until_sure
 
 _VERSION_CHARS_MAX: Final = 20
 _REASONS_TOLD_MAX: Final = 3
@@ -46,6 +49,9 @@ class Releases(Protocol):
 
     def manifest(self, digest: str, /) -> Manifest:
         """Return the manifest with this digest. Raises NotFound."""
+
+    def file(self, digest: str, name: str, /) -> bytes:
+        """Return a file of that bundle. Raises NotFound, ChunkMissing, DigestMismatch."""
 
 
 class Draft(NamedTuple):
@@ -89,12 +95,26 @@ def draft(
         created=now,
         created_by=by,
     )
+    baseline = _baseline(releases, release.digest, manifest)
     facts = checks.Fleet(
         members=chosen.devices,
         model_bytes=sum(entry.length for entry in manifest.files),
         unknown=chosen.unknown,
+        served=fleet.serving(chosen.members, spec.family),
+        watched_rows=0 if baseline is None else rows_until_sure(baseline),
+        watched_s=0.0 if baseline is None else seconds_until_sure(baseline),
     )
     return Draft(rollout, chosen, facts.model_bytes, checks.check(rollout.spec, facts))
+
+
+def _baseline(releases: Releases, digest: str, manifest: Manifest) -> Baseline | None:
+    """Return the baseline of a release; what cannot be read is no reason to start nothing."""
+    if manifest.baseline is None:
+        return None
+    try:
+        return parse_baseline(releases.file(digest, manifest.baseline))
+    except ShoalError:
+        return None
 
 
 def _check_any(spec: RolloutSpec, chosen: Chosen) -> None:

@@ -53,6 +53,9 @@ class Fleet(Protocol):
     def kinds(self, selector: Selector, /) -> Sequence[Kind]:
         """Return the same devices by what they offer."""
 
+    def serving(self, selector: Selector, family: str, /) -> int:
+        """Count those of them that serve a model of a family."""
+
 
 class LeftOut(NamedTuple):
     """So many devices of the cohort that the rollout is not for, some of them, and why."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import String, cast, func, select, update
+from sqlalchemy import String, and_, cast, func, select, update
 
 from control_plane.audit import SERVICE, Statement
 from control_plane.store import audit, many, report_rows, selection
@@ -131,6 +131,18 @@ class Devices:
     def count(self, selector: Selector) -> int:
         """Count the same devices."""
         query = select(func.count()).select_from(device).where(selection.chosen(selector))
+        with self._database.reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def count_serving(self, selector: Selector, family: str) -> int:
+        """Count those of them that last said that they serve a model of a family."""
+        said = reported.c.device_id == device.c.id, reported.c.family == family
+        query = (
+            select(func.count())
+            .select_from(device)
+            .join(reported, and_(*said, reported.c.serving_digest.is_not(None)))
+            .where(selection.chosen(selector))
+        )
         with self._database.reading() as connection:
             return int(connection.execute(query).scalar_one())
 

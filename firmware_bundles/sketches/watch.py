@@ -77,6 +77,17 @@ class Verdict(NamedTuple):
     findings: tuple[Finding, ...] = ()
 
 
+def rows_until_sure(baseline: Baseline, settings: Settings | None = None) -> int:
+    """Return the predictions of a device after which its watch can say that it is stable."""
+    reference_rows = (settings or Settings()).reference_rows
+    return (reference_rows + baseline.window_rows) * baseline.stride
+
+
+def seconds_until_sure(baseline: Baseline) -> float:
+    """Return how long that takes at least: commissioning and a window span a whole cycle each."""
+    return 0.0 if baseline.cycle_s is UNSET else 2 * baseline.cycle_s
+
+
 def advance(watch: Watch, window: Span, settings: Settings) -> tuple[Watch, Verdict]:
     """Take in one window and say what it shows. Raises ValueError on another model's window.
 

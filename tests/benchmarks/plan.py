@@ -62,6 +62,10 @@ class _Releases:
     def find(self, family: str, version: str) -> _Release:
         return _Release(target_path(family, version), digest(version))
 
+    def file(self, _digest: str, name: str) -> bytes:
+        """No bundle has files here."""
+        raise KeyError(name)
+
     def manifest(self, _digest: str) -> manifest.Manifest:
         return manifest.parse(deployments.Release("2").manifest)
 

@@ -51,6 +51,10 @@ class _Releases:
         """Return a release."""
         return _Release(target_path(family, version), version)
 
+    def file(self, _digest: str, name: str) -> bytes:
+        """No bundle has files here."""
+        raise KeyError(name)
+
     def manifest(self, digest: str, /) -> Manifest:
         """Return a manifest without needs."""
         return manifest.parse(deployments.Release(digest).manifest)

@@ -106,6 +106,10 @@ class _Releases:
         """Find nothing."""
         raise NotFound(f"there is no {family} {version}")
 
+    def file(self, _digest: str, name: str) -> bytes:
+        """No bundle has files here."""
+        raise KeyError(name)
+
     def manifest(self, digest: str, /) -> Manifest:
         """Find nothing."""
         raise NotFound(f"there is no {digest}")

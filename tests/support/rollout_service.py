@@ -82,6 +82,10 @@ class RolloutService:
         path = target_path(family, version)
         return _Release(path, digest=version, is_withdrawn=version == "3")
 
+    def file(self, _digest: str, name: str) -> bytes:
+        """No bundle has files here."""
+        raise NotFound(f"no file {name!r}")
+
     def manifest(self, digest: str) -> Manifest:
         """Return a manifest; only family, version and needs mean something."""
         release = deployments.Release(digest, needs=self.needs)

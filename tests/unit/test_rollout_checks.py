@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from control_plane.rollouts.statistics import (
     lower_bound,
     upper_bound,
 )
+from firmware_bundles.sketches import baseline
+from firmware_bundles.sketches.watch import REFERENCE_ROWS, rows_until_sure, seconds_until_sure
 
 SOUND = """
 family: digits
@@ -127,6 +130,48 @@ def test_any_gate_that_excludes_takes_twenty_devices(gate: str, place: str) -> N
         found = {note.code: note for note in check(parse(text), FLEET)}["gate.cannot_exclude"]
         assert found.field == f"{where}.{place}.is_non_inferiority_needed"
         assert found.sentence == "15 and 985 devices; 20 an arm are needed"
+
+
+def test_pairs_take_another_model() -> None:
+    """In a first deployment nobody answers beside the release; what is not known is not noted."""
+    pairs = SOUND + "  shadow_pairs: {}\npolicy: {shadow: {share: 0.1}}\n"
+    first = msgspec.structs.replace(FLEET, served=0)
+    (note,) = [each for each in check(parse(pairs), first) if each.code == "gate.pairs_impossible"]
+    assert (note.severity, note.field) == (Severity.NOTE, "gates.shadow_pairs")
+    assert note.sentence == "none of 1000 devices serves a model of digits"
+    for fleet, text in ((FLEET, pairs), (first, SOUND)):
+        assert "gate.pairs_impossible" not in codes(text, fleet)
+    assert "gate.pairs_impossible" not in codes(pairs, msgspec.structs.replace(FLEET, served=1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds", "soak_s", "is_short"),
+    [
+        (5_300, 0.0, 5_299, True),
+        (5_300, 0.0, 5_300, False),
+        (5_300, 172_800.0, 172_799, True),
+        (5_300, 172_800.0, 172_800, False),
+        (0, 0.0, 0, False),
+    ],
+)
+def test_a_watch_takes_its_time(rows: int, seconds: float, soak_s: int, is_short: bool) -> None:  # noqa: FBT001 a column
+    """A soak that ends before any device is sure of its input is noted, with the time it takes."""
+    fleet = msgspec.structs.replace(FLEET, watched_rows=rows, watched_s=seconds)
+    text = SOUND.replace("soak_s: 7200", f"soak_s: {soak_s}") + "  drift: {margin: 0.1}\n"
+    found = [each for each in check(parse(text), fleet) if each.code == "gate.drift_unsure"]
+    assert [each.field for each in found] == [f"phases[{n}].soak_s" for n in range(3 * is_short)]
+    for each in found:
+        assert f"{max(rows, seconds):g} s, make a watch sure" in each.sentence
+
+
+def test_how_long_a_watch_takes_stands_in_the_baseline() -> None:
+    """Commissioning and one full window, every so many predictions, over a whole cycle each."""
+    rows = np.random.default_rng(1).normal(size=(900, 2)).astype(np.float32)
+    scores = np.full((900, 2), 0.5, dtype=np.float32)
+    plain = baseline.make({"x": rows}, scores, ("no", "yes"), stride=3)
+    assert rows_until_sure(plain) == (REFERENCE_ROWS + plain.window_rows) * 3
+    assert seconds_until_sure(plain) == 0.0
+    assert seconds_until_sure(msgspec.structs.replace(plain, cycle_s=86_400.0)) == 172_800.0
 
 
 def test_what_is_not_known_of_devices_is_noted() -> None:

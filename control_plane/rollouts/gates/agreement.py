@@ -6,6 +6,7 @@ from typing import Final
 
 from control_plane.rollouts.gate_specs import AgreementGate
 from control_plane.rollouts.gates.question import told
+from control_plane.rollouts.gates.shadow_pairs import lack
 from control_plane.rollouts.model import Finding, FleetView, Rollout, Verdict, devices_of
 from control_plane.rollouts.statistics import lower_bound
 
@@ -19,7 +20,8 @@ def judge(gate: AgreementGate, rollout: Rollout, view: FleetView) -> Finding:
     if not 0 <= pairs.agreed <= pairs.pairs:
         return told(NAME, Verdict.ERROR, f"{pairs}: impossible counts", samples=samples)
     if pairs.pairs < gate.pairs_min:
-        why = f"{pairs.pairs} inputs were answered by both; {gate.pairs_min} are needed"
+        needed = lack(rollout, view) or f"{gate.pairs_min} are needed"
+        why = f"{pairs.pairs} inputs were answered by both; {needed}"
         return told(NAME, Verdict.INCONCLUSIVE, why, samples=samples)
     share = pairs.agreed / pairs.pairs
     least = lower_bound(pairs.pairs - pairs.agreed, pairs.pairs, alpha)

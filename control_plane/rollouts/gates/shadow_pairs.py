@@ -13,7 +13,7 @@ from typing import Final
 from control_plane.rollouts.evidence import Pairs
 from control_plane.rollouts.gate_specs import ShadowPairsGate
 from control_plane.rollouts.gates.question import told
-from control_plane.rollouts.model import Finding, FleetView, Rollout, Verdict, devices_of
+from control_plane.rollouts.model import Finding, FleetView, Rollout, Verdict, devices_of, total
 from control_plane.rollouts.statistics import sign_log_evidence
 
 NAME: Final = "shadow_pairs"
@@ -35,7 +35,8 @@ def judge(gate: ShadowPairsGate, rollout: Rollout, view: FleetView) -> Finding:
     if evidence > math.log(1 / alpha):
         verdict, why = Verdict.FAIL, f"e-value {_number(evidence)}, above {1 / alpha:g}"
     elif pairs.labelled < gate.labels_min:
-        verdict, why = Verdict.INCONCLUSIVE, f"{gate.labels_min} labelled inputs are needed"
+        needed = f"{gate.labels_min} labelled inputs are needed"
+        verdict, why = Verdict.INCONCLUSIVE, lack(rollout, view) or needed
     else:
         verdict, why = Verdict.PASS, _detectable(pairs, alpha, evidence)
     return told(
@@ -45,6 +46,18 @@ def judge(gate: ShadowPairsGate, rollout: Rollout, view: FleetView) -> Finding:
         value=pairs.ours_only / split if split else None,
         threshold=0.5,
         samples=samples,
+    )
+
+
+def lack(rollout: Rollout, view: FleetView) -> str:
+    """Say that no device can ever bring a pair, if that is so: in a first deployment."""
+    reached = view.phases[: rollout.watched + 1]
+    offered = total(reached, "offered")
+    if view.evidence.pairs.pairs or not offered or total(reached, "stuck") < offered:
+        return ""
+    return (
+        "no device had another model that could answer beside the release; leave the gate out of a"
+        " first deployment"
     )
 
 
