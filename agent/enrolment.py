@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agent import anchor, answers, inventory, tls
+from agent import anchor, inventory, tls, web_bodies
 from agent import identity as identities
 from agent.clock import Clock
 from agent.deployment import retirement
@@ -162,10 +162,10 @@ def _ask(server: str, request: EnrolmentRequest, ca: Path) -> Enrolment:
                 "POST",
                 server.rstrip("/") + PATH,
                 content=msgspec.json.encode(request),
-                headers={"Content-Type": "application/json", **answers.AS_IT_IS},
+                headers={"Content-Type": "application/json", **web_bodies.AS_IT_IS},
             ) as response,
         ):
-            body = answers.read(response, _ANSWER_BYTES_MAX, _TIMEOUT_S)
+            body = web_bodies.read(response, _ANSWER_BYTES_MAX, _TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerUnreachable(
             f"{server} did not answer: {error}",

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs7,
 )
 
-from agent import answers, enrolment, tls
+from agent import enrolment, tls, web_bodies
 from agent import identity as identities
 from agent.task_messages import Renewed
 from firmware_bundles import durable
@@ -93,7 +93,7 @@ def _ask(identity: Identity, present: _Present, now: float) -> list[x509.Certifi
             verify=_tls(identity, now, is_shown=is_shown),
             timeout=_TIMEOUT_S,
             trust_env=False,
-            headers={"Content-Type": "application/pkcs10", **answers.AS_IT_IS},
+            headers={"Content-Type": "application/pkcs10", **web_bodies.AS_IT_IS},
         ) as client:
             authorities = _certificates(client, "GET", CA_CERTIFICATES_PATH)
             issued = _certificates(client, "POST", RENEWAL_PATH, base64.encodebytes(request))
@@ -119,7 +119,7 @@ def _certificates(
     client: httpx.Client, method: str, path: str, content: bytes | None = None
 ) -> list[x509.Certificate]:
     with client.stream(method, path, content=content) as response:
-        body = answers.read(response, _ANSWER_BYTES_MAX, _TIMEOUT_S)
+        body = web_bodies.read(response, _ANSWER_BYTES_MAX, _TIMEOUT_S)
     if response.is_server_error:
         raise ServerUnreachable(f"{response.url} answered with status {response.status_code}")
     if not response.is_success:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import httpx
 
-from agent import answers, tls
+from agent import tls, web_bodies
 from agent.clock import Clock
 from agent.task_messages import FetchChunks, FetchedChunks
 from firmware_bundles import chunks
@@ -59,10 +59,10 @@ def _first(client: httpx.Client, urls: list[str], digest: str, s_max: float) -> 
 def _get(client: httpx.Client, url: str, digest: str, s_max: float) -> bytes:
     """Return one chunk, verified, reading no more than a chunk may have."""
     try:
-        with client.stream("GET", url, headers=answers.AS_IT_IS) as response:
+        with client.stream("GET", url, headers=web_bodies.AS_IT_IS) as response:
             if not response.is_success:
                 raise ChunkMissing(f"{url} answered with status {response.status_code}")
-            data = answers.read(response, CHUNK_BYTES_MAX, s_max)
+            data = web_bodies.read(response, CHUNK_BYTES_MAX, s_max)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerUnreachable(f"{url} did not answer: {error}") from error
     chunks.verify(digest, data)

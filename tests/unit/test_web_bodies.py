@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from agent import answers
+from agent import web_bodies
 
 
 def _asked(pieces: Callable[[], Iterator[bytes]]) -> httpx.Response:
@@ -24,14 +24,14 @@ def test_no_more_is_read_than_may_be() -> None:
     """Of an endless answer a byte more than the limit is kept, and no piece more is asked for."""
     count = itertools.count(1)
     response = _asked(lambda: (bytes(100) for _ in count))
-    assert answers.read(response, 1_000, 10.0) == bytes(1_001)
+    assert web_bodies.read(response, 1_000, 10.0) == bytes(1_001)
     assert next(count) == 12
 
 
 @pytest.mark.parametrize("size", [0, 999, 1_000])
 def test_what_is_not_too_long_is_read_whole(size: int) -> None:
     """Up to the limit."""
-    assert answers.read(_asked(lambda: iter([bytes(size)])), 1_000, 10.0) == bytes(size)
+    assert web_bodies.read(_asked(lambda: iter([bytes(size)])), 1_000, 10.0) == bytes(size)
 
 
 def test_an_answer_that_trickles_ends_at_its_time() -> None:
@@ -44,5 +44,5 @@ def test_an_answer_that_trickles_ends_at_its_time() -> None:
 
     begun = time.monotonic()
     with pytest.raises(httpx.ReadTimeout):
-        answers.read(_asked(trickle), 1_000, 0.1)
+        web_bodies.read(_asked(trickle), 1_000, 0.1)
     assert time.monotonic() - begun < 5

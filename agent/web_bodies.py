@@ -1,4 +1,4 @@
-"""Answers over HTTP, read no further and no longer than they may be. Heavy (httpx), for tasks.
+"""Bodies of answers over HTTP, read no further and no longer than may be. Heavy (httpx), for tasks.
 
 They are taken as they were sent: what is small on the line could be large once unpacked.
 """
