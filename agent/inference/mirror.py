@@ -78,7 +78,7 @@ class Mirror:
         try:
             async with asyncio.timeout(_START_S_MAX):
                 answer = parse_line(await child.stdout.readline())
-        except (TimeoutError, Malformed) as error:
+        except (TimeoutError, ValueError, Malformed) as error:  # too long a line is a ValueError
             await self.stop()
             raise SelfTestFailed(f"the shadow did not start: {self._end()}") from error
         except asyncio.CancelledError:
@@ -191,9 +191,7 @@ async def _finish(child: asyncio.subprocess.Process) -> None:
             async with asyncio.timeout(_LAST_ANSWERS_S_MAX):
                 await child.wait()
     finally:
-        with suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
+        await children.end(child)
 
 
 def shape_of(live: ServedModel, inputs: Sequence[Tensor]) -> Shape:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import resource
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -21,6 +20,9 @@ from agent.inference import children
 from agent.inference.control import Line, Refusal, SelfTest, SelfTestAnswer, parse_line
 from firmware_bundles.errors import Malformed, SelfTestFailed, ShoalError, from_code
 from firmware_bundles.manifest import Needs
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader
 
 COMMAND: Final = children.command("selftest")
 # Address space, beside what the manifest says that the model needs (reference: a half-truncated
@@ -54,23 +56,37 @@ async def run(state_dir: Path, request: SelfTest) -> SelfTestAnswer:
     )
     try:
         async with asyncio.timeout(request.deadline_s):
-            output, complaint = await child.communicate()
+            output, complaint = await asyncio.gather(_first(child.stdout), _last(child.stderr))
+            await child.wait()
     except TimeoutError as error:
         raise SelfTestFailed(
             f"the self-test did not end within {request.deadline_s:g} seconds"
         ) from error
     finally:
-        with suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
+        await children.end(child)
     return _verdict(child.returncode or 0, output, complaint)
+
+
+async def _first(stream: StreamReader | None) -> bytes:
+    """Read to the end, and keep the beginning: a model may talk as long as it runs."""
+    kept = b""
+    while stream is not None and (piece := await stream.read(_OUTPUT_BYTES_MAX)):
+        kept += piece[: _OUTPUT_BYTES_MAX - len(kept)]
+    return kept
+
+
+async def _last(stream: StreamReader | None) -> bytes:
+    kept = b""
+    while stream is not None and (piece := await stream.read(_OUTPUT_BYTES_MAX)):
+        kept = (kept + piece)[-_OUTPUT_BYTES_MAX:]
+    return kept
 
 
 def _verdict(status: int, output: bytes, complaint: bytes) -> SelfTestAnswer:
     if status < 0:
         raise SelfTestFailed(f"the self-test died by {signal.Signals(-status).name}")
     try:
-        answer = parse_line(output[:_OUTPUT_BYTES_MAX])
+        answer = parse_line(output)
     except Malformed as error:
         last = complaint.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise SelfTestFailed(

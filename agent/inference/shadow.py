@@ -108,6 +108,8 @@ def _main() -> None:
         line = children.refusal(error, "the shadow")
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.flush()
+    # Nobody reads on: a runtime that prints would stand still once the pipe is full.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(line, ShadowReady):
         # Not sooner: beside a busy worker the start would take minutes.
         with suppress(OSError):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
 
-from agent.inference import selftest
+from agent.inference import children, selftest
 from agent.inference.control import SelfTest, SelfTestAnswer
 from firmware_bundles.errors import SelfTestFailed
 from firmware_bundles.manifest import Needs
@@ -74,6 +76,40 @@ def test_a_hostile_model_is_a_clean_refusal(
     with pytest.raises(SelfTestFailed, match=deed.said):
         tried(tmp_path, monkeypatch, deed.code, deed.deadline_s)
     assert time.monotonic() - began < 60
+
+
+def test_a_model_that_talks_without_end_fills_nobodys_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what it prints the worker keeps no more than it reads an answer or a reason from."""
+    Sample("v1").put(tmp_path, "A")
+    code = "import os\n    while True: os.write(1, bytes(2**16)); os.write(2, bytes(2**16))"
+    tracemalloc.start()
+    try:
+        with pytest.raises(SelfTestFailed, match=r"(died by SIGXCPU|did not end within 2)"):
+            tried(tmp_path, monkeypatch, code, 2.0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20
+
+
+def test_a_child_whose_pipe_is_full_can_be_ended() -> None:
+    """Nobody read on, and it was killed in the middle of a line."""
+
+    async def run() -> int | None:
+        talk = "import sys\nwhile True: sys.stdout.write('x' * 2**16)"
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-c", talk), stdout=asyncio.subprocess.PIPE
+        )
+        assert child.stdout is not None
+        await child.stdout.readexactly(1)
+        await asyncio.sleep(0.3)  # until the pipe is full
+        async with asyncio.timeout(4.0):
+            await children.end(child)
+        return child.returncode
+
+    assert asyncio.run(run()) == -signal.SIGKILL
 
 
 def test_a_model_gains_no_privileges_and_starts_nothing(
