@@ -14,6 +14,7 @@ from control_plane.api import assessments as assessment_routes
 from control_plane.api import audit as audit_routes
 from control_plane.api import broker as broker_routes
 from control_plane.api import cohorts as cohort_routes
+from control_plane.api import declarations as declaration_routes
 from control_plane.api import devices as device_routes
 from control_plane.api import enrolment as enrolment_routes
 from control_plane.api import est as est_routes
@@ -158,6 +159,7 @@ def _fleet(parts: Parts) -> list[APIRouter]:
             note=_noting(parts),
         ),
         cohort_routes.router(parts.access, parts.cohorts),
+        declaration_routes.router(parts.access, parts.stores.declarations, parts.clock),
     ]
 
 

@@ -1,13 +1,12 @@
 """What is declared against what there is: the changes that would make them the same.
 
-Cohorts come before rollouts, which may need them. Nothing is removed: who takes a file away says
-nothing about the devices that go by it.
+Cohorts come before rollouts, which may need them. What is removed stands in `pruning`.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -23,11 +22,23 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What a change does."""
+    """What a change does; what is kept is not declared any more, and stays all the same."""
 
     NEW = "new"
     CHANGED = "changed"
     UNCHANGED = "unchanged"
+    REMOVED = "removed"
+    KEPT = "kept"
+
+
+_SIGNS: Final = {
+    Kind.NEW: "+",
+    Kind.CHANGED: "~",
+    Kind.UNCHANGED: "=",
+    Kind.REMOVED: "-",
+    Kind.KEPT: "!",
+}
+MAKING: Final = (Kind.NEW, Kind.CHANGED)
 
 
 class Change(NamedTuple):
@@ -45,8 +56,7 @@ class Change(NamedTuple):
         return {"what": self.what, "name": self.name, "change": self.kind, "told": self.told}
 
     def __str__(self) -> str:
-        sign = {Kind.NEW: "+", Kind.CHANGED: "~", Kind.UNCHANGED: "="}[self.kind]
-        return f"{sign} {self.what} {self.name}: {self.told}"
+        return f"{_SIGNS[self.kind]} {self.what} {self.name}: {self.told}"
 
 
 def compare(api: Api, declared: Declared) -> list[Change]:
@@ -57,15 +67,22 @@ def compare(api: Api, declared: Declared) -> list[Change]:
     return [*cohorts, *_rollouts(api, declared, fresh)]
 
 
-def carry_out(api: Api, change: Change) -> None:
-    """Make one thing as it is declared."""
+def carry_out(api: Api, change: Change, folder: str) -> None:
+    """Make one thing as it is declared, in the name of a set of files; or remove it."""
     if change.request is None:
         return
     method, path, body = change.request
-    if method == "PUT":
-        api.put(path, json=body)
-    else:
-        api.post(path, content=body)
+    match method:
+        case "PUT":
+            api.put(path, json=body)
+        case "DELETE":
+            api.delete(path)
+        case _:
+            api.post(path, content=body)
+    # Afterwards: what is not noted is never removed.
+    if change.kind in MAKING:
+        noted = {"kind": change.what, "name": change.name}
+        api.post(f"declarations/{quote(folder, safe='')}", json=noted)
 
 
 def _cohort(known: dict[str, Any] | None, wanted: CohortFile) -> Change:

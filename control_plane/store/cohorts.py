@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from control_plane.audit import SERVICE, Statement
 from control_plane.rollouts.model import OPEN_STATES
 from control_plane.store import audit, many
-from control_plane.store.schema import cohort, rollout
+from control_plane.store.schema import cohort, declaration, rollout
 from firmware_bundles.errors import ConflictError, NotFound
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ class CohortRows:
                     hint="Wait for it to end, or abort it.",
                 )
             connection.execute(delete(cohort).where(cohort.c.name == name))
+            # Who makes one of this name by hand later has not made it from a file.
+            made = (declaration.c.kind == "cohort") & (declaration.c.name == name)
+            connection.execute(delete(declaration).where(made))
             audit.append(connection, Statement(now, by, "cohort.deleted", f"cohort/{name}"))
 
     def find(self, name: str) -> CohortRow | None:

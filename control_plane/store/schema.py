@@ -190,6 +190,15 @@ cohort = Table(
     Column("listed", JSON(none_as_null=True), nullable=True),
 )
 
+# What `shoal apply` made, by the name of its set of files.
+declaration = Table(
+    "declaration",
+    metadata,
+    Column("kind", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("folder", String, nullable=False),
+)
+
 release = Table(
     "release",
     metadata,

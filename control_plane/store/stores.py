@@ -10,6 +10,7 @@ from control_plane.store.audit import AuditLog
 from control_plane.store.certificates import Certificates
 from control_plane.store.cohorts import CohortRows
 from control_plane.store.concerns import Concerns
+from control_plane.store.declarations import Declarations
 from control_plane.store.device_history import DeviceHistory
 from control_plane.store.devices import Devices
 from control_plane.store.enrolment import Invitations
@@ -41,6 +42,7 @@ class Stores(NamedTuple):
     certificates: Certificates
     retirements: RetirementRows
     cohorts: CohortRows
+    declarations: Declarations
     releases: Releases
     patches: Patches
     rollouts: Rollouts
@@ -67,6 +69,7 @@ class Stores(NamedTuple):
             certificates=Certificates(database),
             retirements=RetirementRows(database),
             cohorts=CohortRows(database),
+            declarations=Declarations(database),
             releases=Releases(database),
             patches=Patches(database),
             rollouts=Rollouts(database),

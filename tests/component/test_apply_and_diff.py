@@ -151,3 +151,116 @@ def test_what_is_no_folder_is_refused(service: RolloutService) -> None:
     """A name that was mistyped is not taken for a folder that declares nothing."""
     Path("fleet").rename("other")
     assert run("diff") == 2
+
+
+def gone(name: str) -> None:
+    """Remove a file of the folder."""
+    (Path("fleet") / name).unlink()
+
+
+def names(service: RolloutService) -> set[str]:
+    """Return the cohorts there are."""
+    return {each.name for each in service.cohorts.all()}
+
+
+def test_nothing_is_removed_unless_it_is_asked_for(service: RolloutService) -> None:
+    """A file that is gone changes nothing by itself."""
+    assert run("apply") == 0
+    gone("cohorts/odd.yaml")
+    assert run("diff") == 0
+    assert run("apply") == 0
+    assert "odd" in names(service)
+
+
+def test_pruning_removes_what_the_set_made(
+    service: RolloutService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`diff` tells before; what somebody made by hand, or another set, stays."""
+    assert run("apply", "--set", "ours") == 0
+    gone("cohorts/odd.yaml")
+    capsys.readouterr()
+    assert run("diff", "--prune") == 0
+    assert run("diff", "--prune", "--set", "ours") == 10
+    assert "- cohort odd: not declared any more" in capsys.readouterr().out
+    assert "odd" in names(service)
+    assert run("apply", "--prune", "--set", "ours") == 0
+    assert names(service) == {"all", "nobody", "lab"}
+    assert run("diff", "--prune", "--set", "ours") == 0
+
+
+def test_a_draft_is_aborted_and_its_cohort_deleted(
+    service: RolloutService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rollout that waits for its first approval was offered to nobody."""
+    declare("rollouts/second.yaml", ROLLOUT.replace("share: 1.0", "share: 1.0\n    approval: true"))
+    assert run("apply") == 0
+    service.step()
+    assert service.rollouts.get("second").standing.phase_state == "awaiting"
+    gone("rollouts/second.yaml")
+    gone("cohorts/lab.yml")
+    capsys.readouterr()
+    assert run("apply", "--prune") == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line[0] != "="] == [
+        "- rollout second: aborted before any offer",
+        "- cohort lab: not declared any more",
+    ]
+    assert service.rollouts.get("second").standing.state == "cancelled"
+    assert "lab" not in names(service)
+
+
+def test_a_rollout_that_runs_goes_on_without_its_file(
+    service: RolloutService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told, with its cohort, and is no change; only --yes aborts it."""
+    assert run("apply") == 0
+    service.step()
+    service.step()
+    gone("rollouts/second.yaml")
+    gone("cohorts/lab.yml")
+    capsys.readouterr()
+    assert run("diff", "--prune") == 0
+    rollout, cohort = (line for line in capsys.readouterr().out.splitlines() if line[0] == "!")
+    assert rollout.startswith("! rollout second: not declared any more, but running: --yes aborts")
+    assert cohort == "! cohort lab: not declared any more, but the rollout second goes by it"
+    assert run("apply", "--prune") == 0
+    assert service.rollouts.get("second").is_open
+    assert run("apply", "--prune", "--yes") == 0
+    assert service.rollouts.get("second").standing.state == "cancelled"
+    assert "lab" not in names(service)
+
+
+def test_an_empty_folder_removes_nothing_by_accident(
+    service: RolloutService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is rather the wrong folder; who is sure says so."""
+    declare("rollouts/second.yaml", ROLLOUT.replace("share: 1.0", "share: 1.0\n    approval: true"))
+    assert run("apply") == 0
+    for name in ("cohorts/odd.yaml", "cohorts/lab.yml", "rollouts/second.yaml"):
+        gone(name)
+    assert run("apply", "--prune") == 2
+    assert "the folder declares nothing" in capsys.readouterr().err
+    assert names(service) >= {"odd", "lab"}
+    assert run("apply", "--prune", "--yes") == 0
+    assert names(service) == {"all", "nobody"}
+
+
+def test_what_is_made_by_hand_again_is_nobody_s(service: RolloutService) -> None:
+    """A cohort that was deleted and made anew by a person does not belong to the files."""
+    assert run("apply") == 0
+    service.cohorts.delete("odd")
+    service.cohorts.create("odd", "fact/site=odd")
+    gone("cohorts/odd.yaml")
+    assert run("apply", "--prune") == 0
+    assert "odd" in names(service)
+
+
+def test_what_ended_stays(service: RolloutService) -> None:
+    """A completed rollout is history: its file may go."""
+    assert run("apply") == 0
+    for _ in range(6):
+        service.step(4_000)
+    assert service.rollouts.get("second").standing.state == "completed"
+    gone("rollouts/second.yaml")
+    assert run("diff", "--prune") == 0
+    assert run("apply", "--prune") == 0
+    assert service.rollouts.get("second").standing.state == "completed"

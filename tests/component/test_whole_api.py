@@ -33,6 +33,7 @@ TOLD = {
     "POST /api/v1/broker/certificate": "broker.certified",
     "POST /api/v1/cohorts": "cohort.made",
     "PUT /api/v1/cohorts/{name}": "cohort.changed",
+    "POST /api/v1/declarations/{name}": "declaration.noted",
     "DELETE /api/v1/cohorts/{name}": "cohort.deleted",
     "PATCH /api/v1/devices/{device_id}": "device.labelled",
     "POST /api/v1/devices/{device_id}/retire": "device.retiring",

@@ -9,14 +9,15 @@ from sqlalchemy import update
 
 from control_plane.api import app as application
 from control_plane.api import cohorts as cohort_routes
+from control_plane.api import declarations, schemas, simulation, tokens
 from control_plane.api import rollouts as routes
-from control_plane.api import schemas, simulation, tokens
 from control_plane.api.auth import Access, Role
 from control_plane.fleet import facts
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.rollouts.executor import Executor
 from control_plane.store.access import AccessTokens
 from control_plane.store.cohorts import CohortRows
+from control_plane.store.declarations import Declarations
 from control_plane.store.devices import Devices
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.schema import device
@@ -56,6 +57,7 @@ class RolloutService:
             api=[
                 routes.router(access, self.rollouts, self, self.cohorts, self._clock),
                 cohort_routes.router(access, self.cohorts),
+                declarations.router(access, Declarations(self.fleet.database), self._clock),
                 simulation.router(access, self, self.cohorts, self._clock),
                 schemas.router(access),
             ],
