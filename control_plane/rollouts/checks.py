@@ -16,7 +16,15 @@ import msgspec
 
 from control_plane.rollouts import sensitivity
 from control_plane.rollouts.expected import Quantity, quantities
-from control_plane.rollouts.gate_specs import AgreementGate, Gates, LabelErrorsGate, ShadowPairsGate
+from control_plane.rollouts.gate_specs import (
+    AgreementGate,
+    EnergyGate,
+    Gates,
+    LabelErrorsGate,
+    LatencyGate,
+    ShadowPairsGate,
+    ValueGate,
+)
 from control_plane.rollouts.model import devices_of, phase_ranges
 from control_plane.rollouts.sensitivity import Arms
 from control_plane.rollouts.spec import RolloutSpec
@@ -197,13 +205,29 @@ def _effect_missed(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
 def _never_judges(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:
     """A gate between arms waits for 10 devices on each side that its phase never has.
 
-    It stays inconclusive, and the rollout pauses at the gate's deadline. Let the phase reach more
-    devices, keep more as controls, or leave the gate out of this phase (null).
+    It stays inconclusive, and the rollout pauses at the gate's deadline. The same holds for limits
+    on latency, energy and values where no control is left. Let the phase reach more devices, keep
+    more as controls, or leave the gate out of this phase (null).
     """
     for index, asked, arms in _compared(spec, fleet):
         if arms.can_compare and arms.devices < DEVICES_MIN:
             told = f"{asked.gate}: {arms.candidate} and {arms.control} devices; "
             yield Doubt(f"phases[{index}]", f"{told}{DEVICES_MIN} an arm are needed")
+    for index, arms in _serving(spec, fleet):
+        is_alone = arms.control == 0 or fleet.served == 0
+        if is_alone and arms.candidate < DEVICES_MIN:
+            told = f"a limit on a mean takes {DEVICES_MIN} devices, and there are {arms.candidate}"
+            places = [place for place, gate in _comparing(spec, index) if _limits_a_mean(gate)]
+            yield from (Doubt(place, f"phases[{index}]: {told}") for place in places)
+
+
+def _limits_a_mean(gate: object) -> bool:
+    match gate:
+        case LatencyGate(latency_ms_max=limit) | EnergyGate(watts_max=limit):
+            return limit is not None
+        case ValueGate(limit=limit):
+            return limit is not None
+    return False
 
 
 def _margin_zero(spec: RolloutSpec, fleet: Fleet) -> Iterator[Doubt]:

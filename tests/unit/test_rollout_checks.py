@@ -132,6 +132,37 @@ def test_any_gate_that_excludes_takes_twenty_devices(gate: str, place: str) -> N
         assert found.sentence == "15 and 985 devices; 20 an arm are needed"
 
 
+@pytest.mark.parametrize(
+    ("gate", "place"),
+    [
+        ("latency: {latency_ms_max: 9}", "latency"),
+        ("energy: {watts_max: 9}", "energy"),
+        ("values: [{name: v, worse: lower, effect: 1, limit: 9}]", "values[0]"),
+    ],
+)
+def test_a_limit_on_a_mean_takes_ten_devices(gate: str, place: str) -> None:
+    """Noted where nobody is left, or was ever there, to compare with."""
+    first = msgspec.structs.replace(FLEET, served=0)
+
+    def found(text: str, fleet: Fleet) -> list[str]:
+        notes = check(parse(text), fleet)
+        return [n.field for n in notes if n.code == "gate.never_judges" and "a mean" in n.sentence]
+
+    few = SOUND.replace("share: 0.03", "count: 9") + f"  {gate}\n"
+    assert found(few, first) == [f"gates.{place}"]
+    assert found(few, FLEET) == []
+    assert found(SOUND + f"  {gate}\n", first) == []
+    assert (
+        found(
+            few.replace(
+                gate, gate.split(":", maxsplit=1)[0] + (": []" if "values" in gate else ": {}")
+            ),
+            first,
+        )
+        == []
+    )
+
+
 def test_pairs_take_another_model() -> None:
     """In a first deployment nobody answers beside the release; what is not known is not noted."""
     pairs = SOUND + "  shadow_pairs: {}\npolicy: {shadow: {share: 0.1}}\n"
