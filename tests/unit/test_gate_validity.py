@@ -139,9 +139,11 @@ def test_confidences_that_promise_alike_are_seldom_stopped() -> None:
     assert _share_stopped(rollout, [_promises(generator) for _ in range(60)]) <= ALPHA
 
 
-def _deaths(generator: np.random.Generator, a_day: float, every: int = 1) -> Iterator[Evidence]:
-    """Workers that die by chance, on each device as often as on others or four times as often."""
-    rates = a_day / 1_440 * generator.choice([0.4, 1.6], (2, DEVICES, 1))
+def _deaths(
+    generator: np.random.Generator, a_day: float, spread: float = 0.6, every: int = 1
+) -> Iterator[Evidence]:
+    """Workers that die by chance, on each device so much more or less often than on average."""
+    rates = a_day / 1_440 * generator.choice([1 - spread, 1 + spread], (2, DEVICES, 1))
     before = generator.poisson(rates[..., 0] * 1_440) / 1_440
     deaths = generator.poisson(rates, (2, DEVICES, LOOKS)).cumsum(axis=2)
     for seen in range(every, LOOKS + 1, every):
@@ -164,8 +166,9 @@ def test_workers_that_die_alike_are_seldom_stopped(a_day: float) -> None:
 def test_deaths_at_the_limit_are_seldom_stopped(a_day: float) -> None:
     """A fleet whose rate is the limit: alpha of runs at most."""
     generator = np.random.default_rng(11)
-    rollout = _rollout(f"crashes: {{crashes_max: {1.6 * a_day}}}", phase=1)
-    assert _share_stopped(rollout, [_deaths(generator, a_day, 10) for _ in range(60)]) <= ALPHA
+    rollout = _rollout(f"crashes: {{crashes_max: {a_day}}}", phase=1)
+    runs = [_deaths(generator, a_day, 0.0, 10) for _ in range(60)]
+    assert _share_stopped(rollout, runs) <= ALPHA
 
 
 def _values(generator: np.random.Generator, spread: float) -> Iterator[Evidence]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -227,6 +228,28 @@ def test_arms_are_not_compared_while_the_release_is_in_the_shadow() -> None:
         gates.replace("{latency", "latency", 1)[:-1].replace(", ", "\n  ", 2), Evidence(), phase=0
     )
     assert [each.verdict for each in found] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("gate", "evidence", "phase", "value", "threshold"),
+    [
+        ("latency: {}", {"latency": Arms(_arm(_MS_10 + 0.3), _arm(_MS_10))}, 1, 0.35, 0.2),
+        ("latency: {latency_ms_max: 12}", {"latency": Arms(_arm(_MS_10))}, 2, 10.0, 12.0),
+        ("energy: {watts_max: 4}", {"watts": Arms(_arm(1.0))}, 2, 2.718, 4.0),
+        ("crashes: {margin: 2}", {"deaths": Arms(_arm(0.1), _arm(0.0, spread=0.0))}, 1, 144.0, 2.0),
+        ("values: [{name: v, worse: lower, effect: 1, margin: 2}]",
+         {"values": (("v", Arms(_arm(7.0), _arm(10.0))),)}, 1, -3.0, -2.0),
+        ("values: [{name: v, worse: lower, effect: 1, limit: 8}]",
+         {"values": (("v", Arms(_arm(7.0))),)}, 2, 7.0, 8.0),
+    ],
+)  # fmt: skip
+def test_numbers_are_in_the_unit_of_the_file(
+    gate: str, evidence: dict[str, Any], phase: int, value: float, threshold: float
+) -> None:
+    """A finding's value and threshold are shares, ms, watts, deaths a day, or the value's unit."""
+    (found,) = _judge(gate, Evidence(**evidence), phase=phase)
+    assert found.value == pytest.approx(value, rel=0.01)
+    assert found.threshold == pytest.approx(threshold, rel=0.01)
 
 
 @pytest.mark.parametrize(

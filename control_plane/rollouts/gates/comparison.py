@@ -51,8 +51,8 @@ def _between(asked: Question, arms: Arms) -> Finding:
         asked.name,
         verdict,
         f"{means}, {others}; {asked.words(found.value)} {by}, {sentence}",
-        value=found.value,
-        threshold=asked.margin,
+        value=asked.number(found.value),
+        threshold=asked.number(asked.margin),
         samples=samples,
     )
 

@@ -20,6 +20,10 @@ TAU: Final = 10.0 / _MINUTES_PER_DAY
 """Standard deviation of the effects that are expected: ten deaths a day."""
 
 
+def _a_day(rate: float) -> float:
+    return rate * _MINUTES_PER_DAY
+
+
 def judge(gate: CrashesGate, rollout: Rollout, view: FleetView) -> Finding:
     """Return what the deaths since the phase began say."""
     limit = gate.crashes_max
@@ -27,9 +31,11 @@ def judge(gate: CrashesGate, rollout: Rollout, view: FleetView) -> Finding:
         name=NAME,
         alpha=rollout.gates.alpha_each,
         margin=gate.margin / _MINUTES_PER_DAY,
-        words=lambda rate: f"{rate * _MINUTES_PER_DAY:+.3g}",
-        level=lambda rate: f"{rate * _MINUTES_PER_DAY:.3g} deaths a day",
+        words=lambda rate: f"{_a_day(rate):+.3g}",
+        level=lambda rate: f"{_a_day(rate):.3g} deaths a day",
         tau=TAU,
+        number=_a_day,
+        level_number=_a_day,
         is_share=True,
         trials_each=_SECONDS_PER_MINUTE,
         limit=None if limit is None else limit / _MINUTES_PER_DAY,

@@ -31,6 +31,8 @@ def judge(gate: EnergyGate, rollout: Rollout, view: FleetView) -> Finding:
         words=lambda factor: f"{math.expm1(factor):+.1%}",
         level=lambda log: f"{math.exp(log):.3g} W",
         tau=TAU_LOG,
+        number=math.expm1,
+        level_number=math.exp,
         limit=None if limit is None else math.log(limit),
         unit="measured minutes",
     )

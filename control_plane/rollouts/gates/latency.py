@@ -33,6 +33,8 @@ def judge(gate: LatencyGate, rollout: Rollout, view: FleetView) -> Finding:
         words=lambda factor: f"{math.expm1(factor):+.1%}",
         level=lambda log: f"{kind}{math.expm1(log) / _US_PER_MS:.3g} ms",
         tau=TAU_LOG,
+        number=math.expm1,
+        level_number=lambda log: math.expm1(log) / _US_PER_MS,
         limit=None if limit is None else math.log1p(limit * _US_PER_MS),
         observations_min=max(OBSERVATIONS_MIN, DEVICES_MIN * gate.answers_min),
         is_non_inferiority_needed=gate.is_non_inferiority_needed,

@@ -33,8 +33,8 @@ def judge(asked: Question, limit: float, arm: Arm) -> Finding:
         asked.name,
         verdict,
         f"no control is left; {asked.level(mean)} on {devices_of(arm.devices)}, {why}",
-        value=mean,
-        threshold=limit,
+        value=asked.level_number(mean),
+        threshold=asked.level_number(limit),
         samples=samples,
     )
 

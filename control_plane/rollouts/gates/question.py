@@ -19,7 +19,8 @@ class Question(NamedTuple):
     the quantity; `words` tells a difference, and `level` a mean. `limit` judges where no control is
     left. `unit` is what an observation is called. A share counts hits among trials, so many trials
     an observation. With `is_non_inferiority_needed` an excess above the margin has to be excluded.
-    `is_turned`: it was turned around, and sentences turn it back.
+    `is_turned`: it was turned around, and sentences turn it back. `number` and `level_number` are
+    what a finding gives of a difference and of a mean, in the unit that its reader knows.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Question(NamedTuple):
     unit: str = "observations"
     is_non_inferiority_needed: bool = False
     is_turned: bool = False
+    number: Callable[[float], float] = float
+    level_number: Callable[[float], float] = float
 
     @property
     def least(self) -> str:

@@ -26,6 +26,8 @@ def judge(gate: ValueGate, rollout: Rollout, view: FleetView) -> Finding:
         words=lambda change: f"{sign * change:+.4g}",
         level=lambda mean: f"{sign * mean:.4g}",
         tau=gate.effect,
+        number=lambda change: sign * change,
+        level_number=lambda mean: sign * mean,
         is_non_inferiority_needed=gate.is_non_inferiority_needed,
         is_turned=gate.worse == "lower",
         limit=None if gate.limit is None else sign * gate.limit,
