@@ -175,13 +175,14 @@ class Installation:
         self.shoal("release", "publish", str(bundle))
 
     def enrol(self, count: int) -> None:
-        """Invite and enrol `count` devices, each with a state directory of its own."""
+        """Invite and enrol `count` more devices, each with a state directory of its own."""
         answer = json.loads(
             self.shoal(
                 "--output", "json", "device", "invite", "--uses", str(count), "--label", "site=demo"
             )
         )
-        new = [Device(self, f"device-{number:02d}") for number in range(1, count + 1)]
+        first = len(self.devices) + 1
+        new = [Device(self, f"device-{number:02d}") for number in range(first, first + count)]
         pending = [device.begin_enrolment(answer["token"]) for device in new]
         for device, enrolment in zip(new, pending, strict=True):
             device.end_enrolment(enrolment)
