@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from control_plane.api import rollout_file
 from control_plane.api.auth import Access, Caller, Role
+from control_plane.api.devices import ROWS_DEFAULT, ROWS_MAX
 from control_plane.api.rollout_acts import approve_phase, decide
 from control_plane.rollouts import approvals
 from control_plane.rollouts.checks import Severity
@@ -175,6 +176,18 @@ class DeploymentDetail(BaseModel):
     fault_message: str | None
 
 
+_POSITION_MAX: Final = 2**31 - 1
+_After = Annotated[int, Query(ge=-1, le=_POSITION_MAX, description="`next` of the page before")]
+_Limit = Annotated[int, Query(ge=1, le=ROWS_MAX)]
+
+
+class DeploymentPage(BaseModel):
+    """Some devices of a rollout; `next` goes on as `after`, and is missing at the end."""
+
+    devices: list[DeploymentDetail]
+    next: int | None
+
+
 def router(
     access: Access,
     rollouts: Rollouts,
@@ -223,11 +236,7 @@ def router(
         """Show a rollout: phases with counts, what the gates find, why, and all decisions."""
         return detail(rollouts, rollouts.get(rollout_id), clock())
 
-    @routes.get("/{rollout_id}/devices", dependencies=[Depends(viewer)])
-    def devices(rollout_id: str) -> list[DeploymentDetail]:
-        """List where each device of a rollout stands, in the order of offers."""
-        rows = rollouts.deployments(rollouts.get(rollout_id))
-        return [DeploymentDetail(**row._asdict()) for row in rows]
+    routes.get("/{rollout_id}/devices", dependencies=[Depends(viewer)])(_devices(rollouts))
 
     @routes.post("/{rollout_id}/approve")
     def approve(
@@ -245,6 +254,19 @@ def router(
             _verb(rollouts, verb, operator, clock)
         )
     return routes
+
+
+def _devices(rollouts: Rollouts) -> Callable[..., DeploymentPage]:
+    def devices(
+        rollout_id: str, after: _After = -1, limit: _Limit = ROWS_DEFAULT
+    ) -> DeploymentPage:
+        """List where devices of a rollout stand, in the order of offers."""
+        rows = rollouts.deployments(rollouts.get(rollout_id), after, limit)
+        shown = [DeploymentDetail(**row._asdict()) for row in rows]
+        is_full = len(rows) == limit
+        return DeploymentPage(devices=shown, next=rows[-1].position if is_full else None)
+
+    return devices
 
 
 def _verb(

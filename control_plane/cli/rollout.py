@@ -20,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 _POLL_S: Final = 0.5
 _UNREACHABLE_S_MAX: Final = 60.0
+_ROWS_PER_PAGE: Final = 1_000
 _EXIT_HALTED: Final = 3
 _EXIT_LATE: Final = 4
 _EXIT_CODES: Final = {
@@ -155,7 +156,7 @@ def devices(rollout: RolloutId) -> None:
       shoal rollout devices digits-2-1a2b3c
     """
     with http.connect() as api:
-        output.show(api.get(_path(rollout, "/devices")), _DEVICE_COLUMNS)
+        output.show(list(_devices(api, rollout)), _DEVICE_COLUMNS)
 
 
 @app.command()
@@ -392,6 +393,14 @@ def _watch_lines(documents: Iterator[dict[str, Any]]) -> dict[str, Any]:
 def _act(rollout: str, verb: str) -> None:
     with http.connect() as api:
         _print(api.post(_path(rollout, f"/{verb}")), rollout_text.overview)
+
+
+def _devices(api: http.Api, rollout: str) -> Iterator[dict[str, Any]]:
+    after: int | None = -1
+    while after is not None:
+        page = api.get(_path(rollout, "/devices"), after=after, limit=_ROWS_PER_PAGE)
+        yield from page["devices"]
+        after = page["next"]
 
 
 def _path(rollout: str, below: str = "") -> str:

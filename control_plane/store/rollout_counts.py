@@ -211,8 +211,10 @@ def _offsets(
     return tuple((row.ahead, row.devices) for row in connection.execute(query))
 
 
-def deployments(connection: Connection, wanted: Rollout) -> list[DeploymentRow]:
-    """Return where each device stands, by position."""
+def deployments(
+    connection: Connection, wanted: Rollout, after: int = -1, limit: int | None = None
+) -> list[DeploymentRow]:
+    """Return where devices stand, at most `limit` of those at positions after one, in order."""
     runs = stretches(wanted, _members(connection, wanted))
     query = from_deployments(
         wanted,
@@ -224,7 +226,16 @@ def deployments(connection: Connection, wanted: Rollout) -> list[DeploymentRow]:
         reported.c.serving_digest,
         reported.c.fault_code,
         reported.c.fault_message,
-    ).order_by(deployment.c.position)
+    ).where(deployment.c.position > after)
+    query = query.order_by(deployment.c.position)
+    if limit is not None:
+        # Only the rows of the page are joined: where it ends, the index of positions tells.
+        own = deployment.c.rollout_id == wanted.id, deployment.c.position > after
+        last = select(deployment.c.position).where(*own).order_by(deployment.c.position)
+        last = last.offset(limit - 1).limit(1)
+        end = connection.execute(last).scalar_one_or_none()
+        query = query if end is None else query.where(deployment.c.position <= end)
+        query = query.limit(limit)
     return [DeploymentRow._make(row) for row in connection.execute(query)]
 
 

@@ -214,10 +214,12 @@ class Rollouts:
         with self._database.transaction() as connection:
             metric_answers.keep(connection, wanted.id, name, found)
 
-    def deployments(self, wanted: Rollout) -> list[DeploymentRow]:
-        """Return where each device of a rollout stands, by position."""
+    def deployments(
+        self, wanted: Rollout, after: int = -1, limit: int | None = None
+    ) -> list[DeploymentRow]:
+        """Return where devices of a rollout stand, at most `limit` after a position, in order."""
         with self._database.reading() as connection:
-            return rollout_counts.deployments(connection, wanted)
+            return rollout_counts.deployments(connection, wanted, after, limit)
 
     def reasons(self, wanted: Rollout) -> list[Reason]:
         """Return why devices of a rollout failed, the most frequent reason first."""

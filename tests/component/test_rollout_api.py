@@ -85,9 +85,31 @@ def test_devices_are_listed_in_the_order_of_offers(service: RolloutService) -> N
     """Each device of the rollout has a place and a status of its own."""
     rollout_id = start(service)["id"]
     service.step(state="failed")
-    rows = client(service, Role.VIEWER).get(f"{ROLLOUTS}/{rollout_id}/devices").json()
-    assert [row["position"] for row in rows] == list(range(8))
-    assert [row["status"] for row in rows] == ["failed"] * 2 + ["planned"] * 6
+    page = client(service, Role.VIEWER).get(f"{ROLLOUTS}/{rollout_id}/devices").json()
+    assert [row["position"] for row in page["devices"]] == list(range(8))
+    assert [row["status"] for row in page["devices"]] == ["failed"] * 2 + ["planned"] * 6
+    assert page["next"] is None
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 8, 9])
+def test_devices_are_listed_page_by_page(service: RolloutService, limit: int) -> None:
+    """Pages follow each other without a gap or a repetition, none larger than asked for."""
+    path = f"{ROLLOUTS}/{start(service)['id']}/devices"
+    after: int | None = -1
+    seen: list[int] = []
+    while after is not None:
+        page = client(service).get(path, params={"after": after, "limit": limit}).json()
+        assert len(page["devices"]) <= limit
+        seen += [row["position"] for row in page["devices"]]
+        after = page["next"]
+    assert seen == list(range(8))
+
+
+def test_a_page_of_a_rollout_has_its_limits(service: RolloutService) -> None:
+    """Who asks for more than a page at once is refused."""
+    path = f"{ROLLOUTS}/{start(service)['id']}/devices"
+    asked = ["limit=0", "limit=1001", "after=-2", "after=2147483648", "after=x"]
+    assert {client(service).get(f"{path}?{each}").status_code for each in asked} == {422}
 
 
 def test_checking_stores_nothing(service: RolloutService) -> None:
