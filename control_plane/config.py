@@ -86,6 +86,7 @@ class Config:
     pending_labels_days: float = 30.0
     hourly_days: float = 14.0
     daily_days: float = 800.0
+    counts_days: float = 400.0
     segment_keys_days: float = 400.0
     report_incarnations_max: int = 1_000
     silent_s: float = 900.0

@@ -57,6 +57,7 @@ class Evidence(NamedTuple):
 
     `changed` is 1 for a device that drifts, `failed` is the share of requests, `deaths` are the
     worker's in a minute of service, `watts` are the logarithm of what the machine used on average.
+    `deleted` names gates: retention deleted some of what they read since the phase began.
     """
 
     pairs: Pairs = Pairs()
@@ -68,6 +69,7 @@ class Evidence(NamedTuple):
     watts: Arms = Arms()
     values: tuple[tuple[str, Arms], ...] = ()
     metrics: tuple[tuple[str, Metric], ...] = ()
+    deleted: tuple[str, ...] = ()
 
     def value(self, name: str) -> Arms:
         """Return the arms of a named business value."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, case, select
 
 from control_plane.rollouts.evidence import Arms, Evidence, Promised
+from control_plane.rollouts.gates import label_free, latency
 from control_plane.rollouts.statistics import Arm as Sums
 from control_plane.store import device_sums, latency_sums, metric_answers, pair_sums
+from control_plane.store.pruning import deleted_until
 from control_plane.store.schema import deployment, release, reported, rollout
 from control_plane.store.watch_schema import watch
 from firmware_bundles.sketches.watch import State
-from firmware_bundles.wire.messages import Arm
+from firmware_bundles.wire.messages import Arm, SegmentKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
     from control_plane.rollouts.model import Rollout
+
+# Which segments gates read themselves; others read what was counted when it came.
+_READS: Final = {
+    latency.NAME: SegmentKind.PREDICTIONS,
+    label_free.NAME: SegmentKind.WINDOW,
+}
 
 
 def gather(
@@ -34,7 +42,7 @@ def gather(
     if since is None or first is None:
         return Evidence(metrics=metrics)
     is_paired = gates.shadow_pairs or gates.agreement
-    found = Evidence(metrics=metrics)
+    found = Evidence(metrics=metrics, deleted=_deleted(connection, since))
     if is_paired:
         found = found._replace(pairs=pair_sums.count(connection, wanted, since))
     if gates.latency:
@@ -58,6 +66,12 @@ def gather(
         devices = device_sums.values(connection, wanted, gate.name, since, first)
         named[gate.name] = _arms(device_sums.arms(devices))
     return found._replace(values=tuple(named.items()))
+
+
+def _deleted(connection: Connection, since: float) -> tuple[str, ...]:
+    """Return the gates of which segments are deleted that came since."""
+    found = {gate: deleted_until(connection, kind.value) for gate, kind in _READS.items()}
+    return tuple(gate for gate, until in found.items() if until is not None and until >= since)
 
 
 def _arms(sums: dict[Arm, Sums]) -> Arms:

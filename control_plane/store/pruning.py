@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import and_, delete, func, insert, select, update
+from sqlalchemy import and_, case, delete, func, insert, select, update
 
+from control_plane.rollouts.model import OPEN_STATES
 from control_plane.store import many, tallies
-from control_plane.store.schema import feedback, label_pending, report_counter, segment
+from control_plane.store.label_sums import HISTORY_S
+from control_plane.store.schema import (
+    feedback,
+    label_count,
+    label_pending,
+    outcome_count,
+    pair_count,
+    report_counter,
+    rollout,
+    segment,
+    value_sum,
+)
 from control_plane.store.tally_schema import deleted, segment_past, service_count, window_day
 from control_plane.telemetry.ranges import Range, joined
 
@@ -23,6 +36,8 @@ if TYPE_CHECKING:
 _REMOVE: Final = """
     delete from segment where (device_id, incarnation, kind, first) in (values {rows})
 """
+
+_READ_BY_GATES: Final = (label_count, outcome_count, value_sum, pair_count)
 
 
 class Old(NamedTuple):
@@ -106,17 +121,27 @@ class Prune:
                 self._remember(place, gone)
         many.run(self._connection, _REMOVE, [tuple(each[:4]) for each in old])
         for kind in {each.kind for each in old}:
-            self._count(f"segments of {kind}", sum(each.kind == kind for each in old))
+            came = [each.received for each in old if each.kind == kind]
+            self._count(segments_of(kind), len(came), until=max(came))
 
     def rows(self, table: str, before: float, limit: int) -> int:
-        """Delete the oldest rows of a table that came before this time; return how many."""
+        """Delete the oldest rows of a table that came before this time; return how many.
+
+        What labels, values and pairs counted stays while a rollout is open that may read it.
+        """
         of = {
             "label_pending": label_pending,
             "feedback": feedback,
             "segment_past": segment_past,
             "service_count": service_count,
+            "label_count": label_count,
+            "outcome_count": outcome_count,
+            "value_sum": value_sum,
+            "pair_count": pair_count,
         }
         own = of[table]
+        if own in _READ_BY_GATES:
+            before = min(before, self._open_since() - HISTORY_S)
         keys = list(own.primary_key)
         found = self._connection.execute(
             select(*keys).where(own.c.received < before).order_by(own.c.received).limit(limit)
@@ -156,6 +181,12 @@ class Prune:
         self._count("rows of window_day", windows)
         return count + windows
 
+    def _open_since(self) -> float:
+        """Return when the oldest rollout was created that is still open."""
+        oldest = select(func.min(rollout.c.created)).where(rollout.c.state.in_(sorted(OPEN_STATES)))
+        created: float | None = self._connection.execute(oldest).scalar_one()
+        return math.inf if created is None else created
+
     def _remember(self, place: tuple[str, str, str, str], gone: Range) -> None:
         """Join a range with those that it touches."""
         names = ("device_id", "incarnation", "kind", "model")
@@ -169,15 +200,26 @@ class Prune:
         values = dict(zip(names, place, strict=True)) | whole._asdict()
         self._connection.execute(insert(segment_past).values(values))
 
-    def _count(self, what: str, more: int) -> None:
+    def _count(self, what: str, more: int, until: float | None = None) -> None:
         if not more:
             return
         own = deleted.c.what == what
         added = self._connection.execute(
-            update(deleted).where(own).values(count=deleted.c.count + more, latest=self._now)
+            update(deleted)
+            .where(own)
+            .values(
+                count=deleted.c.count + more,
+                latest=self._now,
+                until=case(
+                    (func.coalesce(deleted.c.until, -math.inf) < until, until),
+                    else_=deleted.c.until,
+                )
+                if until is not None
+                else deleted.c.until,
+            )
         )
         if added.rowcount == 0:
-            values = {"what": what, "count": more, "latest": self._now}
+            values = {"what": what, "count": more, "latest": self._now, "until": until}
             self._connection.execute(insert(deleted).values(values))
 
 
@@ -196,7 +238,9 @@ class Pruning:
     def deletions(self) -> list[Deletion]:
         """Return what was deleted so far."""
         with self._database.reading() as connection:
-            rows = connection.execute(select(deleted).order_by(deleted.c.what))
+            own = deleted.c
+            columns = select(own.what, own["count"], own.latest)
+            rows = connection.execute(columns.order_by(own.what))
             return [Deletion._make(row) for row in rows]
 
     def stored(self) -> list[tuple[str, int, int]]:
@@ -205,6 +249,18 @@ class Pruning:
         with self._database.reading() as connection:
             rows = connection.execute(sums.group_by(segment.c.kind).order_by(segment.c.kind))
             return [(row[0], row[1], int(row[2])) for row in rows]
+
+
+def segments_of(kind: str) -> str:
+    """Return what deleted segments of a kind are counted under."""
+    return f"segments of {kind}"
+
+
+def deleted_until(connection: Connection, kind: str) -> float | None:
+    """Return when the newest deleted segment of a kind came, None if none is known of."""
+    of = select(deleted.c.until).where(deleted.c.what == segments_of(kind))
+    until: float | None = connection.execute(of).scalar_one_or_none()
+    return until
 
 
 def _own(table: Table, key: tuple[Any, ...]) -> Any:  # noqa: ANN401 a condition

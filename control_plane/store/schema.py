@@ -373,7 +373,7 @@ label_count = Table(
     Column("first", BigInteger, primary_key=True),
     Column("model", String, primary_key=True, index=True),
     Column("family", String, nullable=False),
-    Column("received", Float, nullable=False),
+    Column("received", Float, nullable=False, index=True),
     Column("labelled", Integer, nullable=False),
     Column("wrong", Integer, nullable=False),
 )
@@ -391,7 +391,7 @@ outcome_count = Table(
     Column("label", Integer, primary_key=True),
     Column("predicted", Integer, primary_key=True),
     Column("family", String, nullable=False),
-    Column("received", Float, nullable=False),
+    Column("received", Float, nullable=False, index=True),
     Column("count", Integer, nullable=False),
 )
 
@@ -409,7 +409,7 @@ value_sum = Table(
     Column("exponent", Integer, primary_key=True),
     Column("segment", Integer, primary_key=True),
     Column("family", String, nullable=False),
-    Column("received", Float, nullable=False),
+    Column("received", Float, nullable=False, index=True),
     Column("quantum", Float, nullable=False),
     Column("n", Integer, nullable=False),
     Column("total", BigInteger, nullable=False),
@@ -457,7 +457,7 @@ pair_count = Table(
     Column("live", String, primary_key=True),
     Column("shadow", String, primary_key=True),
     Column("family", String, nullable=False),
-    Column("received", Float, nullable=False),
+    Column("received", Float, nullable=False, index=True),
     Column("pairs", Integer, nullable=False),
     Column("agreed", Integer, nullable=False),
     Column("labelled", Integer, nullable=False),

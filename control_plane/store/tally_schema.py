@@ -63,13 +63,15 @@ segment_past = Table(
     Column("received", Float, nullable=False, index=True),
 )
 
-# How many rows retention deleted, by what they were, and when last.
+# How many rows retention deleted, by what they were, and when last; `until` is when the newest of
+# them came.
 deleted = Table(
     "deleted",
     metadata,
     Column("what", String, primary_key=True),
     Column("count", BigInteger, nullable=False),
     Column("latest", Float, nullable=False),
+    Column("until", Float, nullable=True),
 )
 
 # What reports tell of the model that served, summed up in spans of time: requests that it took, how

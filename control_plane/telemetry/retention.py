@@ -33,6 +33,8 @@ _SERVICE_DAYS: Final = 40
 _REST_S: Final = 60.0
 # In a round: what takes longer goes on in the next, so that others write in between.
 _SPELL_S: Final = 0.3
+# What labels, values and pairs added up to, by device.
+_COUNTS: Final = ("label_count", "outcome_count", "value_sum", "pair_count")
 _NONE: Final = (0,) * latency.BUCKETS
 
 
@@ -51,6 +53,7 @@ class Periods(msgspec.Struct, frozen=True, kw_only=True):
     pending_labels_days: float = 30.0
     hourly_days: float = 14.0
     daily_days: float = 800.0
+    counts_days: float = 400.0
     segment_keys_days: float = 400.0
     report_incarnations_max: int = 1_000
 
@@ -107,6 +110,7 @@ class Retention:
                 ("feedback", own.segment_keys_days),
                 ("segment_past", own.segment_keys_days and own.segment_keys_days + longest),
                 ("service_count", _SERVICE_DAYS),
+                *((table, own.counts_days) for table in _COUNTS),
             ):
                 count += prune.rows(table, now - days * DAY_S, _BATCH) if days else 0
             if own.report_incarnations_max:

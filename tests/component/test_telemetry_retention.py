@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Column, func, insert, select, update
 
+from control_plane.fleet.selectors import Selector
 from control_plane.store import schema, tally_schema
 from control_plane.store.database import Database
+from control_plane.store.pruning import deleted_until
+from control_plane.store.rollouts import Rollouts
 from control_plane.store.stores import Stores
 from control_plane.telemetry.ingest import Ingest
 from control_plane.telemetry.merge import merge
@@ -20,8 +25,15 @@ from firmware_bundles.sketches.codec import encode_sketch
 from firmware_bundles.sketches.sketch import Sketch
 from firmware_bundles.wire.messages import Segment, SegmentKind
 from support import fleet_rows, segments
+from support.rollout_fleet import rollout
 
 DAY_S = 86_400.0
+ROLLOUT = """
+family: digits
+release: "2"
+cohort: all
+phases: [{share: 1.0}]
+"""
 START = 1_800_000_000.0
 KEYS = {"ant": b"k" * 32, "bee": b"l" * 32}
 
@@ -248,3 +260,43 @@ def test_what_is_young_stays(world: World) -> None:
     world.now += 2 * DAY_S
     world.retention.tick()
     assert world.count("segment") == 1
+
+
+@pytest.mark.parametrize("table", ["label_count", "outcome_count", "value_sum", "pair_count"])
+def test_counts_end_but_not_under_an_open_rollout(world: World, table: str) -> None:
+    """Counts go at their age, except those that a rollout that is still open may read."""
+    own = schema.metadata.tables[table]
+    values = {column.name: _anything(column) for column in own.columns} | {"device_id": "ant"}
+    with world.database.transaction() as connection:
+        connection.execute(insert(own).values(values | {"received": START}))
+    wanted = msgspec.structs.replace(rollout(ROLLOUT), created=START + 1.0)
+    Rollouts(world.database).create(wanted, Selector())
+    every = select(func.count()).select_from(own)
+    world.pass_days(Periods().counts_days + 1)
+    with world.database.reading() as connection:
+        assert connection.execute(every).scalar_one() == 1
+    with world.database.transaction() as connection:
+        connection.execute(update(schema.rollout).values(state="completed"))
+    world.pass_days(0.0)
+    with world.database.reading() as connection:
+        assert connection.execute(every).scalar_one() == 0
+    deletions = {each.what: each.rows for each in world.stores.pruning.deletions()}
+    assert deletions[f"rows of {table}"] == 1
+
+
+def test_it_is_known_until_when_segments_are_deleted(world: World) -> None:
+    """Who reads segments can tell whether all are there that came since a time."""
+    world.send(segments.predictions([1, 2], [0, 0]))
+    world.now += DAY_S
+    world.send(segments.predictions([3, 4], [0, 0]))
+    world.pass_days(Periods().predictions_days - 0.5)
+    with world.database.reading() as connection:
+        assert deleted_until(connection, SegmentKind.PREDICTIONS.value) == START
+        assert deleted_until(connection, SegmentKind.WINDOW.value) is None
+    world.pass_days(1.0)
+    with world.database.reading() as connection:
+        assert deleted_until(connection, SegmentKind.PREDICTIONS.value) == START + DAY_S
+
+
+def _anything(column: Column[Any]) -> object:
+    return "x" if column.type.python_type is str else 1

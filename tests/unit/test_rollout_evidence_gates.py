@@ -399,3 +399,22 @@ def test_what_is_inconclusive_has_time_left() -> None:
     """Until the longest deadline of what is missing."""
     (found,) = _judge("shadow_pairs: {deadline_s: 7200}", Evidence())
     assert found.left_s == 7_199.0
+
+
+@pytest.mark.parametrize("gate", ["latency", "label_free_accuracy"])
+def test_what_retention_took_some_of_is_not_taken_for_well(gate: str) -> None:
+    """A gate whose answers are partly deleted says so and waits; harm that is left is harm."""
+    gates = {
+        "latency": "latency: {increase_max: 0.5}",
+        "label_free_accuracy": "label_free_accuracy: {margin: 0.3}\n  drift: {}",
+    }[gate]
+
+    def found(level: float, deleted: tuple[str, ...]) -> Finding:
+        arms = Arms(_arm(level), _arm(0.1))
+        evidence = Evidence(latency=arms, promised=Promised(arms), deleted=deleted)
+        return next(each for each in _judge(gates, evidence) if each.gate == gate)
+
+    assert found(0.1, ()).verdict is P
+    taken = found(0.1, (gate,))
+    assert (taken.verdict, "retention deleted some" in taken.sentence) == (W, True)
+    assert found(0.9, (gate,)).verdict is F

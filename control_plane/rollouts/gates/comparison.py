@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from control_plane.rollouts.evidence import Arms
 from control_plane.rollouts.gates import limits
 from control_plane.rollouts.gates.question import Question, samples_of, told
@@ -23,11 +25,21 @@ def judge(asked: Question, rollout: Rollout, view: FleetView, arms: Arms) -> Fin
         return told(asked.name, None, "does not apply: the release does not serve yet")
     reached = phase_ends(rollout.spec, view.members, rollout.joined)[rollout.watched]
     if view.has_control and reached < view.members:
-        return _between(asked, arms)
+        return _whole(_between(asked, arms), view)
     if asked.limit is not None:
-        return limits.judge(asked, asked.limit, arms.candidate)
+        return _whole(limits.judge(asked, asked.limit, arms.candidate), view)
     why = "no device is left on another model to compare with, and there is no limit"
     return told(asked.name, None, f"does not apply: {why}")
+
+
+def _whole(found: Finding, view: FleetView) -> Finding:
+    """Take back that all is well where retention deleted some of what says so; harm stays harm."""
+    if found.gate not in view.evidence.deleted or found.verdict is Verdict.FAIL:
+        return found
+    gone = "retention deleted some of what came since the phase began; keep it for longer"
+    return msgspec.structs.replace(
+        found, verdict=Verdict.INCONCLUSIVE, sentence=f"{found.sentence}; {gone}"
+    )
 
 
 def _between(asked: Question, arms: Arms) -> Finding:
