@@ -119,6 +119,7 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
         "foreign_keys = ON",
         f"cache_size = -{_CACHE_KIB}",
         f"wal_autocheckpoint = {_LOG_BYTES // _PAGE_BYTES}",
+        f"journal_size_limit = {_LOG_BYTES}",  # one large transaction may have gone beyond
         "temp_store = MEMORY",
     ):
         cursor.execute(f"PRAGMA {pragma}")
