@@ -95,11 +95,13 @@ def _measure(url: str, devices: int, limits: list[Limit], figures: dict[str, Any
     rollout, took_s = _plan(database, rollouts, figures, name)
     scaled_s = took_s * DEVICES / devices
     limits.append(_limit(f"{name}: planned, a million", scaled_s, "s", PLAN_S_MAX[name]))
-    offered, per_s = _offer_all(rollouts, rollout)
+    with _timed(figures, f"{name}: waves, s"):
+        offered, per_s = _offer_all(rollouts, rollout)
     assert len(offered) == devices
     limits.append(_at_least(f"{name}: waves claimed", per_s))
     figures[f"{name}: a view with all under way, s"] = _took(lambda: rollouts.view(rollout))
-    per_s = _report_all(database, offered)
+    with _timed(figures, f"{name}: statuses, s"):
+        per_s = _report_all(database, offered)
     limits.append(_at_least(f"{name}: statuses updated", per_s))
     figures[f"{name}: a view with all committed, s"] = _took(lambda: rollouts.view(rollout))
     committed = sum(counts.committed for counts in rollouts.view(rollout).phases)
