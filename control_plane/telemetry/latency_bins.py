@@ -53,9 +53,10 @@ def encoded(runs: Sequence[NDArray[np.int64]]) -> list[bytes]:
         return []
     which = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
     bins = np.searchsorted(_BOUNDS, np.concatenate(runs), side="right")
-    places, counts = np.unique(which * BINS + bins, return_counts=True)
+    counts = np.bincount(which * BINS + bins, minlength=len(runs) * BINS)
+    places = np.flatnonzero(counts)
     pairs = np.empty(len(places), dtype=_PAIR)
-    pairs["bin"], pairs["count"] = places % BINS, counts
+    pairs["bin"], pairs["count"] = places % BINS, counts[places]
     ends = np.searchsorted(places // BINS, np.arange(1, len(runs)))
     return [part.tobytes() for part in np.split(pairs, ends)]
 
