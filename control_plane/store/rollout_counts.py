@@ -19,7 +19,7 @@ from control_plane.rollouts.model import (
     stretches,
 )
 from control_plane.store import evidence, label_sums
-from control_plane.store.dialects import row_by_row
+from control_plane.store.dialects import room_to_join, row_by_row
 from control_plane.store.rollout_rivals import LOST
 from control_plane.store.schema import deployment, desired, device, release, reported, rollout
 from firmware_bundles.windows import UTC_OFFSET
@@ -79,6 +79,7 @@ class DeploymentRow(NamedTuple):
 
 def view(connection: Connection, wanted: Rollout) -> FleetView:
     """Return the counts of every phase, and the labels of both arms since the phase began."""
+    room_to_join(connection)
     members = _members(connection, wanted)
     runs = stretches(wanted, members)
     planned = Counter[int]()
