@@ -64,7 +64,7 @@ def revert_all(rollout: Rollout, view: FleetView) -> tuple[Order, ...]:
     phase = rollout.standing.phase
     ranges = phase_ranges(rollout.spec, view.members, rollout.joined)[: phase + 1]
     end = view.members if rollout.later else max(end for _, end in ranges)
-    return (Order(phase=phase, first=0, end=end, action=Action.REVERT),)
+    return (Order(phase=rollout.watched, first=0, end=end, action=Action.REVERT),)
 
 
 def _decide(rollout: Rollout, view: FleetView, findings: Sequence[Finding], now: float) -> Plan:
