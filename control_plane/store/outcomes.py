@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from control_plane.store.database import Database
 
 _DEVICES_AT_ONCE: Final = 5_000
+_WINDOWS_AT_ONCE: Final = 500
 
 
 class Place(NamedTuple):
@@ -121,10 +122,13 @@ class Outcomes:
         )
         if asked.family is not None:
             query = query.where(said.family == asked.family)
+        if asked.devices is None:
+            query = query.limit(limit)
         wanted = None if asked.devices is None else frozenset(asked.devices)
         found: list[WindowRow] = []
         with self._database.reading() as connection:
-            for row in connection.execute(query):
+            # Few at a time: windows of devices that were not asked for may be many.
+            for row in connection.execute(query.execution_options(yield_per=_WINDOWS_AT_ONCE)):
                 if len(found) == limit:
                     break
                 if wanted is None or row.device_id in wanted:
