@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 _HEADS_MAX: Final = 256
 _HEAD_BYTES_MAX: Final = 2048
+_HEADERS_MAX: Final = 32
 _END: Final = b"\r\n\r\n"
 
 
@@ -42,7 +43,8 @@ class Heads:
         text, end, body = data.partition(_END)
         said = head.headers.get(b"content-length", b"0")
         is_plain = end and said.isdigit() and int(said) == len(body) == head.body_bytes
-        if not is_plain or len(text) > _HEAD_BYTES_MAX or b"transfer-encoding" in head.headers:
+        is_small = len(text) <= _HEAD_BYTES_MAX and len(head.headers) <= _HEADERS_MAX
+        if not is_plain or not is_small or b"transfer-encoding" in head.headers:
             return
         if len(self._known) >= _HEADS_MAX:
             self._known.clear()

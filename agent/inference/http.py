@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
         self._is_paused = False
         self._active_at = self.loop.time()
         self._began_at = 0.0  # when the present request began, 0 between requests
-        self._head_bytes = 0
+        self._head_bytes = 0  # of a head or a trailer, until now
         self._head = Head("", "", {}, 0)  # of the latest request that came whole
         self._completed = 0
         self._new_request()
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
     def _new_request(self) -> None:
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._body_bytes = 0
         self._is_head_whole = False
 
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         if is_begin and (found := self._server.heads.read(data)) is not None:
             self._take_known(*found)
             return
-        completed = self._completed
+        before = completed, _, _ = self._progress()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -206,8 +206,7 @@ class Connection(asyncio.Protocol):
             self._end_after_answers()
         except httptools.HttpParserError as error:
             self._refuse(Refused(400, f"this is not HTTP/1.1: {error}"))
-        if not self._is_head_whole:
-            self._count_head(len(data))
+        self._count_head(len(data) if self._began_at and self._progress() == before else 0)
         if is_begin and self._completed == completed + 1 and not (self._began_at or self._is_deaf):
             self._server.heads.learn(data, self._head)
 
@@ -217,12 +216,15 @@ class Connection(asyncio.Protocol):
             self._body_bytes = 0
             self._take(Request(head.method, head.path, head.headers, body, is_last=False))
 
+    def _progress(self) -> tuple[int, bool, int]:
+        return self._completed, self._is_head_whole, self._body_bytes
+
     def _count_head(self, count: int) -> None:
-        self._head_bytes += count
-        if self._began_at == 0.0:
-            self._head_bytes = 0
-        elif self._head_bytes > _HEAD_BYTES_MAX:
-            self._refuse(Refused(431, f"the head has more than {_HEAD_BYTES_MAX} bytes"))
+        """Count bytes that ended no head and were of no body; 0 begins anew."""
+        self._head_bytes = self._head_bytes + count if count else 0
+        if self._head_bytes > _HEAD_BYTES_MAX:
+            part = "trailer" if self._is_head_whole else "head"
+            self._refuse(Refused(431, f"the {part} has more than {_HEAD_BYTES_MAX} bytes"))
 
     def eof_received(self) -> bool:
         """Keep the connection for answers that are on their way; close it if there are none."""
@@ -251,13 +253,13 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header."""
-        self._headers[name.lower()] = value
+        """Take one header; of a trailer nothing is asked for (RFC 9110, section 6.5.1)."""
+        if not self._is_head_whole:
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """Refuse what will be too large before it comes; ask for it where the client waits."""
         self._is_head_whole = True
-        self._head_bytes = 0
         length = self._headers.get(b"content-length")
         if length is not None and int(length) > self._server.limits.body_bytes_max:
             self._refuse(self._too_large())
@@ -268,7 +270,12 @@ class Connection(asyncio.Protocol):
         """Take a piece of the body."""
         if self._is_deaf:
             return
-        self._body.append(body)
+        if not self._body:
+            self._body = body
+        elif isinstance(self._body, bytearray):
+            self._body += body
+        else:  # in one array: of pieces of a byte a list would be twenty times as large
+            self._body = bytearray(self._body) + body
         self._body_bytes += len(body)
         if self._body_bytes > self._server.limits.body_bytes_max:
             self._server.body_bytes += len(body)
@@ -291,14 +298,13 @@ class Connection(asyncio.Protocol):
             return
         self._began_at = 0.0
         parser = self._parser
-        body = self._body
-        whole = b"".join(body) if len(body) != 1 else body[0]
+        whole = bytes(self._body)
         is_last = not parser.should_keep_alive() or parser.get_http_version() != "1.1"
         method = parser.get_method().decode("latin-1")
         path = self._url.partition(b"?")[0].decode("latin-1")
         self._head = Head(method, path, self._headers, len(whole))
         self._completed += 1
-        self._body, self._body_bytes = [], 0
+        self._body, self._body_bytes, self._is_head_whole = b"", 0, False
         self._is_deaf = is_last
         self._take(Request(method, path, self._headers, whole, is_last))
 
@@ -386,7 +392,7 @@ class Connection(asyncio.Protocol):
         self._is_deaf = True
         self._began_at = 0.0
         self._server.body_bytes -= self._body_bytes
-        self._body, self._body_bytes = [], 0
+        self._body, self._body_bytes = b"", 0
         self._take(refusal(error))
 
     def _too_large(self) -> Refused:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+# No family and version are so long; what is remembered of paths has a bound by it.
+_PATH_CHARS_MAX: Final = 1024
 
 
 class Verb(StrEnum):
@@ -27,9 +30,13 @@ class Route(NamedTuple):
     version: str | None = None
 
 
-@lru_cache(maxsize=256)
 def of(path: str) -> Route | None:
     """Return what a path leads to, None for nothing."""
+    return _read(path) if len(path) <= _PATH_CHARS_MAX else None
+
+
+@lru_cache(maxsize=256)
+def _read(path: str) -> Route | None:
     match path.split("/"):
         case ["", "v2", "models", family, "versions", version, *rest]:
             return _of_model(rest, family, version)
