@@ -353,7 +353,7 @@ class Connection(asyncio.Protocol):
 
     def _write(self, response: Response, *, is_last: bool, is_head: bool = False) -> None:
         body = response.body
-        is_last = is_last or self._server.is_ending
+        is_last = is_last or (self._server.is_ending and not self._waiting)
         end = b"connection: close\r\n\r\n" if is_last else b"\r\n"
         line = _LINES[response.status]
         head = b"%bcontent-length: %d\r\n%b%b" % (line, len(body), response.headers, end)
@@ -376,7 +376,7 @@ class Connection(asyncio.Protocol):
         self._active_at = self.loop.time()
         if self._is_last_answer:
             self._transport.close()
-        elif self._waiting or self._is_closing_after:
+        elif self._waiting or self._is_closing_after or self._server.is_ending:
             self._go_on()
 
     def _release(self, request: Request | Response) -> None:
@@ -405,7 +405,8 @@ class Connection(asyncio.Protocol):
         self._close_if_done()
 
     def _close_if_done(self) -> None:
-        if self._is_closing_after and not self._is_busy:
+        is_over = self._is_closing_after or (self._server.is_ending and not self._began_at)
+        if is_over and not self._is_busy:
             self._transport.close()
 
     def check(self, now: float) -> None:
@@ -422,9 +423,8 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def end(self) -> None:
-        """Close now if nothing was asked, else after the answer."""
-        if not self._is_busy and not self._began_at:
-            self._transport.close()
+        """Close now if nothing was asked, else after the answers; the server is ending."""
+        self._close_if_done()
 
     def abort(self) -> None:
         """Close at once."""
