@@ -15,7 +15,7 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -98,18 +98,30 @@ class Journal:
         self._is_new = True
         self.rotate()
 
-    def append(self, *payloads: bytes) -> None:
-        """Write records by one call. Raises OSError, and then nothing of them stays."""
+    def append(self, *payloads: bytes) -> int:
+        """Write records by one call; return how many of them stay, the first ones.
+
+        Fewer than all where the disk gets full. Raises OSError, and then nothing of them stays.
+        """
         pack, checksum = _FRAME.pack, zlib.crc32
-        data = b"".join([pack(len(each), checksum(each)) + each for each in payloads])
-        try:
-            written = os.write(self._descriptor, data)
-            if written != len(data):
-                raise OSError("the records were written only in part")
-        except OSError:
-            os.ftruncate(self._descriptor, self.bytes)
-            raise
+        records = [pack(len(each), checksum(each)) + each for each in payloads]
+        data = b"".join(records)
+        written = os.write(self._descriptor, data)
+        if written != len(data):
+            return self._keep_whole(records, written)
         self.bytes += written
+        return len(records)
+
+    def _keep_whole(self, records: list[bytes], written: int) -> int:
+        """Cut off a torn record. Whole ones stay: another thread may have read them already."""
+        ends = list(accumulate(map(len, records)))
+        kept = bisect_right(ends, written)
+        whole = ends[kept - 1] if kept else 0
+        os.ftruncate(self._descriptor, self.bytes + whole)
+        if not kept:
+            raise OSError("no record was written as a whole")
+        self.bytes += whole
+        return kept
 
     def rotate(self) -> None:
         """Go on in a new file; the old one is complete, and closed by the next `sync`."""

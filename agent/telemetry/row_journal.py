@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from agent.store.journal import Journal
+from agent.store.journal import RECORD_BYTES_MAX, Journal
 from agent.telemetry.recording import Recording
 from agent.telemetry.rows import encode_model, is_model
 
@@ -40,7 +40,7 @@ class RowJournal:
     def add(self, recording: Recording, record: bytes) -> None:
         """Let a row wait for `write`; the first of its model in a file brings what the model is."""
         size = len(record)
-        if self.unsealed_bytes + size > self._bytes_max:
+        if size > RECORD_BYTES_MAX or self.unsealed_bytes + size > self._bytes_max:
             self._drop(1)
             return
         if recording not in self._declared:
@@ -59,11 +59,12 @@ class RowJournal:
             return
         self._records = []
         try:
-            self._journal.append(*records)
+            kept = self._journal.append(*records)
         except OSError:
-            self._lose(records)
-            return
-        if self.is_synced:
+            kept = 0
+        if kept < len(records):
+            self._lose(records[kept:])
+        if kept and self.is_synced:
             self.is_synced = False
             self._on_change()
 
@@ -90,7 +91,8 @@ class RowJournal:
 
     def _lose(self, records: list[bytes]) -> None:
         lost = [each for each in records if not is_model(each)]
-        self._declared.clear()
+        if len(lost) < len(records):
+            self._declared.clear()
         self.unsealed_rows -= len(lost)
         self.unsealed_bytes -= sum(map(len, lost))
         self._drop(len(lost))

@@ -115,6 +115,36 @@ def test_a_new_file_follows_the_complete_one(tmp_path: Path) -> None:
     assert [each for file in files for each in _payloads(file)] == [b"old", b"new"]
 
 
+@given(payloads.filter(len), st.data())
+def test_what_was_written_in_part_stays_as_far_as_it_is_whole(
+    written: list[bytes], data: st.DataObject
+) -> None:
+    """Who reads meanwhile may have seen the whole records: they are not taken back."""
+    size = sum(journal.FRAME_BYTES + len(each) for each in written)
+    room = data.draw(st.integers(1, size - 1))
+    with TemporaryDirectory() as folder:
+        target = Journal(Path(folder), INCARNATION)
+        target.append(b"before")
+        (file,) = journal.files(Path(folder))
+        write = os.write
+        seen: list[bytes] = []
+
+        def write_in_part(descriptor: int, block: bytes) -> int:
+            count = write(descriptor, block[:room])
+            seen.extend(_payloads(file))
+            return count
+
+        with patch.object(os, "write", write_in_part):
+            try:
+                kept = target.append(*written)
+            except OSError:
+                kept = 0
+        assert seen == [b"before", *written[:kept]] == _payloads(file)
+        target.append(b"after")
+        assert _payloads(file) == [*seen, b"after"]
+        target.close()
+
+
 def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     """After a failed write the journal is as before, and goes on."""
     written = Journal(tmp_path, INCARNATION)

@@ -82,24 +82,29 @@ def test_a_new_file_begins_with_the_model_and_leaves_no_row_behind(tmp_path: Pat
     assert life.stored() == ["m 1", "m 2"]
 
 
+@pytest.mark.parametrize("kept", [0, 1, 2, 3])
 def test_a_write_that_fails_drops_its_rows_and_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
-    """All of them are counted, the file stays whole, and later rows have their model again."""
+    """What is not whole is counted, the file stays good, and later rows have their model."""
     life = _Life(tmp_path)
     life.add(1)
     life.rows.write()
     life.rows.rotate()
     real = os.write
-    monkeypatch.setattr(os, "write", lambda number, data: real(number, data[: len(data) // 2]))
-    life.add(2, 3)
+    row = journal.FRAME_BYTES + len(_row(2))
+    model = journal.FRAME_BYTES + len(rows.encode_model(MODEL))
+    room = [0, model, model + row, model + 2 * row][kept] + 5
+    monkeypatch.setattr(os, "write", lambda number, data: real(number, data[:room]))
+    life.add(2, 3, 4)
     life.rows.write()
-    assert (life.rows.dropped, life.rows.unsealed_rows) == (2, 1)
-    assert life.rows.unsealed_bytes == len(_row(1))
+    stays = max(0, kept - 1)
+    assert (life.rows.dropped, life.rows.unsealed_rows) == (3 - stays, 1 + stays)
+    assert life.rows.unsealed_bytes == (1 + stays) * len(_row(1))
     monkeypatch.setattr(os, "write", real)
-    life.add(4)
+    life.add(5)
     life.rows.write()
-    assert life.stored() == ["m 1", "m 4"]
+    assert life.stored() == ["m 1", ["m 5", "m 5", "m 2 5", "m 2 3 5"][kept]]
 
 
 def test_what_the_quota_does_not_hold_is_counted(tmp_path: Path) -> None:
@@ -110,3 +115,12 @@ def test_what_the_quota_does_not_hold_is_counted(tmp_path: Path) -> None:
     life.rows.write()
     life.add(4)
     assert (life.rows.dropped, life.stored()) == (2, ["m 1 2"])
+
+
+def test_a_row_that_no_reader_would_believe_is_not_written(tmp_path: Path) -> None:
+    """Behind it nothing would be read any more; it is counted instead."""
+    life = _Life(tmp_path, bytes_max=4 * journal.RECORD_BYTES_MAX)
+    life.rows.add(life.recording, bytes(journal.RECORD_BYTES_MAX + 1))
+    life.add(1)
+    life.rows.write()
+    assert (life.rows.dropped, life.stored()) == (1, ["m 1"])
