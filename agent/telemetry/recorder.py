@@ -260,6 +260,7 @@ class Recorder:
             await self._in_thread(loop, self._rows.sync)
         if not (is_last or self._is_due()):
             return
+        self._rows.write()  # what is counted out below is in the file
         dropped = Dropped(self._rows.dropped, self._samples_dropped)
         self._rows.dropped = self._samples_dropped = 0
         rows, size = self._rows.unsealed_rows, self._rows.unsealed_bytes

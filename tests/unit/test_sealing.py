@@ -350,3 +350,33 @@ def test_a_journal_that_cannot_be_sealed_keeps_no_other_back(tmp_path: Path) -> 
     assert told == ["recovery_failed", "recovered"]
     assert sum(spool.sealed_rows(spool.segments(buffer), SegmentKind.PREDICTIONS).values()) == 2
     _close(buffer, [life])
+
+
+def test_a_row_of_the_turn_in_which_is_sealed_is_sealed_with_it(tmp_path: Path) -> None:
+    """It was counted, so it must be in the file: else nobody would come for it."""
+    buffer = spool.make(tmp_path)
+
+    async def run() -> None:
+        recorder = Recorder(tmp_path, buffer, "f" * 16, Pace(), lambda *_, **__: None)
+        recording = recorder.use("digits", "d" * 64, b"", None)
+
+        def answer() -> None:
+            scores = np.zeros(2, dtype=np.float32)
+            recorder.prediction(
+                recording, predicted=1, latency_us=5, scores=scores, features=lambda: scores
+            )
+
+        answer()
+        flushing = asyncio.ensure_future(recorder._flush(is_last=True))
+        await asyncio.sleep(0)  # the first row is written, and on its way to the disk
+        answer()
+        await flushing
+        assert not recorder.has_unsealed
+        stop = asyncio.Event()
+        found = spool.sealed_rows(spool.segments(buffer), SegmentKind.PREDICTIONS)
+        assert sum(found.values()) == 2
+        stop.set()
+        await recorder.run(stop)
+
+    asyncio.run(run())
+    buffer.close()
