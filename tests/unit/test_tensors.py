@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.inference import tensors
-from agent.inference.quantization import Port
+from agent.inference.quantization import DTYPES, Port
 from agent.inference.refused import Refused
 from firmware_bundles.manifest import Datatype, Tensor
 
@@ -196,3 +196,55 @@ def test_values_whose_squares_overflow_are_taken_in_silence() -> None:
     """The largest values of FP32 are values; numpy's warning would fill the worker's log."""
     taken = tensors.take(_body(_input(data=[1.8e19, -3e38, 0, 1])), [IMAGE], OUTPUTS)
     assert taken.features().tolist() == pytest.approx([1.8e19, -3e38, 0, 1])
+
+
+_NUMBERS = (
+    st.integers(-300, 300)
+    | st.integers(-(2**65), 2**65)
+    | st.sampled_from([-0.0, 5e-324, 1e-45, 3.4028235e38, 3.4028236e38, 1e39, 10**400, 2**63, 0.5])
+    | st.integers(-(2**33), 2**33).map(float)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
+
+
+def _expected(values: list[int | float], datatype: str) -> list[int | float] | None:
+    """Return what a tensor of this type holds after these numbers, None where one does not fit."""
+    dtype = DTYPES[datatype]
+    if dtype.kind == "f":
+        try:
+            with np.errstate(over="ignore"):
+                stored = [dtype.type(float(each)) for each in values]
+        except OverflowError:
+            return None
+        return [float(each) for each in stored] if np.isfinite(stored).all() else None
+    ends = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    is_good = all(each == int(each) and ends[0] <= each <= ends[1] for each in values)
+    return [int(each) for each in values] if is_good else None
+
+
+@given(
+    st.sampled_from(sorted(DTYPES)),
+    st.sampled_from([(), (1,), (2,), (2, 2)]),
+    st.booleans(),
+    st.data(),
+)
+def test_numbers_are_stored_exactly_or_refused(
+    datatype: Datatype,
+    shape: tuple[int, ...],
+    is_nested: bool,  # noqa: FBT001 - drawn
+    data: st.DataObject,
+) -> None:
+    """Of every type, at all ends, whole numbers written as fractions too; flat or nested."""
+    port = Port(Tensor(name="x", datatype=datatype, shape=shape))
+    values = data.draw(st.lists(_NUMBERS, min_size=port.size, max_size=port.size))
+    given = [[each] for each in values] if is_nested else values
+    body = _body(_input(name="x", shape=list(shape), datatype=datatype, data=given))
+    expected = _expected(values, datatype)
+    if expected is None:
+        assert _refusal(body, [port])[0] == 400
+        return
+    (stored,) = tensors.take(body, [port], OUTPUTS).stored
+    assert (stored.dtype, stored.shape) == (DTYPES[datatype], shape)
+    found = stored.ravel().tolist()
+    assert found == expected
+    assert np.signbit(found).tolist() == np.signbit(expected).tolist()
