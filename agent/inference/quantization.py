@@ -56,6 +56,8 @@ class Port:
             self.datatypes.insert(0, REAL)
             ends = np.iinfo(self.dtype)
             self._low, self._high = np.float32(ends.min), np.float32(ends.max)
+            if int(self._high) > ends.max:  # rounded up, it would wrap to the other end
+                self._high = np.nextafter(self._high, self._low)
             self._inverse = np.float32(1.0 / tensor.scale)
             self._zero_point = np.float32(tensor.zero_point)
             if self.dtype.itemsize == 1:

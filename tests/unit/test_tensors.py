@@ -38,6 +38,17 @@ def test_real_values_are_quantized_with_saturation() -> None:
     assert not taken.is_raw
 
 
+@pytest.mark.parametrize("datatype", ["INT8", "UINT8", "INT16", "UINT16", "INT32", "INT64"])
+def test_what_is_too_large_is_held_at_its_own_end(datatype: Datatype) -> None:
+    """Of every type; FP32 cannot say the end of the large ones, and what it says next is beyond."""
+    port = Port(Tensor(name="x", datatype=datatype, shape=(2,), scale=0.5))
+    low, high = port.store(np.array([-3e38, 3e38], dtype=np.float32)).tolist()
+    ends = np.iinfo(port.dtype)
+    assert low == ends.min
+    assert ends.max - high <= ends.max * 2**-24
+    assert high <= ends.max
+
+
 def test_stored_values_are_taken_as_they_are() -> None:
     """A client that sends the model's own type sends stored values; their real ones are known."""
     taken = tensors.take(_body(_input(datatype="INT8", data=[-128, -3, 0, 127])), [IMAGE], OUTPUTS)
