@@ -168,6 +168,7 @@ class Connection(asyncio.Protocol):
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
         self._is_head_whole = False
+        self._is_leave_due = False
 
     # What the transport tells.
 
@@ -263,7 +264,14 @@ class Connection(asyncio.Protocol):
         length = self._headers.get(b"content-length")
         if length is not None and int(length) > self._server.limits.body_bytes_max:
             self._refuse(self._too_large())
-        elif b"expect" in self._headers and not (self._is_deaf or self._is_busy):
+        elif b"expect" in self._headers:
+            self._is_leave_due = True
+            self._give_leave()
+
+    def _give_leave(self) -> None:
+        """Let a client send the body that it holds back, after all answers before."""
+        if self._is_leave_due and not (self._is_deaf or self._is_busy):
+            self._is_leave_due = False
             self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
@@ -305,6 +313,7 @@ class Connection(asyncio.Protocol):
         self._head = Head(method, path, self._headers, len(whole))
         self._completed += 1
         self._body, self._body_bytes, self._is_head_whole = b"", 0, False
+        self._is_leave_due = False
         self._is_deaf = is_last
         self._take(Request(method, path, self._headers, whole, is_last))
 
@@ -350,6 +359,7 @@ class Connection(asyncio.Protocol):
         if not self._waiting:
             self._transport.resume_reading()
             self._close_if_done()
+            self._give_leave()
 
     def _write(self, response: Response, *, is_last: bool, is_head: bool = False) -> None:
         body = response.body
@@ -376,8 +386,14 @@ class Connection(asyncio.Protocol):
         self._active_at = self.loop.time()
         if self._is_last_answer:
             self._transport.close()
-        elif self._waiting or self._is_closing_after or self._server.is_ending:
+        elif self._has_more:
             self._go_on()
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether there is something to do behind an answer: mostly there is not."""
+        is_over = self._is_closing_after or self._server.is_ending
+        return bool(self._waiting or self._is_leave_due or is_over)
 
     def _release(self, request: Request | Response) -> None:
         if isinstance(request, Request):

@@ -324,6 +324,29 @@ def test_an_end_between_answer_and_sending_waits_for_nobody() -> None:
     assert (talk.answered(), talk.line.is_closed) == ([0], True)
 
 
+def test_leave_to_send_a_body_comes_behind_the_answers_before() -> None:
+    """Also where the model still thought when the client asked for it."""
+    leave = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+    async def scene() -> tuple[bytes, bytes, list[int]]:
+        talk = _Talk()
+        await talk.act("think")
+        whole = _post("/quick", b"1", "Expect: 100-continue\r\n")
+        talk.connection.data_received(whole[:-1])
+        before = talk.line.written
+        for action in ("done", "turn", "turn", "turn"):
+            await talk.act(action)
+        after = talk.line.written
+        talk.connection.data_received(whole[-1:])
+        await talk.act("turn")
+        return before, after, talk.answered()
+
+    before, after, answered = asyncio.run(scene())
+    assert before == b""
+    assert (after.endswith(b"<0>" + leave), after.count(leave)) == (True, 1)
+    assert answered == [0, 1]
+
+
 _ROOMY = _LIMITS._replace(body_bytes_max=1_000_000, bodies_bytes_max=2_000_000)
 _CHUNKED = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
