@@ -51,6 +51,7 @@ class Mirror:
         self._recording = recorder.use(bundle.slot.family, bundle.digest, b"", None)
         self._descriptor = ring.make()
         self._ring = Ring(self._descriptor, shape)
+        self._times_us: NDArray[np.int64] = np.zeros(self._ring.places, dtype=np.int64)
         self._sequences: NDArray[np.int64] = np.zeros(self._ring.places, dtype=np.int64)
         self._live_class: NDArray[np.int32] = np.zeros(self._ring.places, dtype=np.int32)
         self._live_scores: Reals = np.zeros_like(self._ring.scores)
@@ -116,6 +117,9 @@ class Mirror:
             return
         place = self._put % self._ring.places
         self._ring.write(place, taken.stored if self._ring.is_stored else [taken.features()])
+        # When it was asked, not when it is recorded: a label of the input may come in between, and
+        # who looks for one looks no further back.
+        self._times_us[place] = time.time_ns() // 1000
         self._sequences[place] = sequence
         self._live_class[place] = predicted
         self._live_scores[place] = scores
@@ -159,7 +163,7 @@ class Mirror:
             return
         mirrored = Answers(
             sequence=self._sequences[good],
-            time_us=np.full(len(good), time.time_ns() // 1000),
+            time_us=self._times_us[good],
             predicted=ring.predicted[good].astype(np.int64),
             latency_us=ring.latency_us[good].astype(np.int64),
             segment=np.zeros(len(good), dtype=np.int64),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,17 @@ def test_every_mirrored_input_is_answered_and_recorded_beside_the_live_answer(
     assert agreed == facts.agreed < 120
     assert facts.score_difference_sum > 0
     assert (facts.dropped, facts.errors) == (0, 0)
+
+
+def test_a_shadow_s_rows_are_of_the_time_when_they_were_asked(device: Device) -> None:
+    """However late they are recorded, a label of the same input is not older than they are."""
+    with device.running():
+        device.call(Shadow("digits", "B", 1.0))
+        _ask(device, 20)
+        asked = time.time()
+        workers.wait_until(lambda: _shadow(device).rows == 20)
+    ((segment, _),) = _sealed(device.state_dir, SegmentKind.SHADOW)
+    assert segment.ended < asked
 
 
 def test_a_shadow_that_does_not_follow_is_not_waited_for(device: Device) -> None:
