@@ -76,6 +76,7 @@ class Durable:
             scores=rows.scores[0],
             features=lambda: rows.features[0],
         )
+        self._recorder.write()  # as the worker does, before an answer leaves
         os.write(self._answered, f"{name}\n".encode())
 
     async def run(self) -> None:
