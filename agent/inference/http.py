@@ -122,7 +122,12 @@ class Server:
 
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
-        self._settle()
+        try:
+            self._settle()
+        except BaseException:  # what is not settled never leaves, and nobody waits for it
+            for each in unsent:
+                each.abort()
+            raise
         for each in unsent:
             each.send()
 

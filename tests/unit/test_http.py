@@ -387,6 +387,28 @@ def test_small_chunks_take_no_more_memory_than_their_body() -> None:
     assert most < 10 * 2 * count
 
 
+def test_answers_that_could_not_be_settled_end_their_connections() -> None:
+    """Nothing is sent, and no client waits for what never comes."""
+    told: list[str] = []
+
+    def fail() -> None:
+        raise MemoryError
+
+    async def scene() -> _Line:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, facts: told.append(type(facts["exception"]).__name__))
+        line: Any = _Line()
+        connection = Connection(Server(lambda _: Response(200, b"{}"), _LIMITS, fail))
+        connection.connection_made(line)
+        connection.data_received(_post("/a", b"1"))
+        await asyncio.sleep(0)
+        ended: _Line = line
+        return ended
+
+    line = asyncio.run(scene())
+    assert (line.written, line.is_closed, told) == (b"", True, ["MemoryError"])
+
+
 def test_an_answer_to_a_line_that_was_lost_goes_nowhere() -> None:
     """The client went between request and answer."""
     seen: list[Request] = []
