@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
-_BATCH_MAX: Final = 1_024
+BATCH_MAX: Final = 1_024
 # The topics of devices come again and again.
 _parsed: Final = lru_cache(maxsize=16_384)(topics.parse_up)
 
@@ -141,7 +141,7 @@ class Inbox:
     def _run(self) -> None:
         while not self._stopping.is_set():
             taken = [self._waiting.get()]
-            while len(taken) < _BATCH_MAX and not self._waiting.empty():
+            while len(taken) < BATCH_MAX and not self._waiting.empty():
                 taken.append(self._waiting.get_nowait())
             batch = [message for message in taken if message is not None]
             self.handle(batch)

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import func, insert, select, text
 
+from control_plane.broker.inbox import BATCH_MAX
 from control_plane.fleet.cohorts import Cohorts
 from control_plane.rollouts.draft import draft
 from control_plane.rollouts.model import Rollout
@@ -37,7 +38,7 @@ from support.benchmark import Limit
 from support.benchmark import Report as Figures
 from support.rollout_fleet import FAMILY, device_row, digest, release_row
 
-DEVICES, REPORTS_A_BATCH, ROWS_A_LOAD = 1_000_000, 256, 20_000
+DEVICES, ROWS_A_LOAD = 1_000_000, 20_000
 PLAN_S_MAX: Final = {"sqlite": 10.0, "postgresql": 30.0}
 DEVICES_PER_S_MIN = 10_000
 PEER_PER_MINUTE = 1_000  # AWS IoT: `maximumPerMinute` of a deployment, by its documentation
@@ -146,7 +147,7 @@ def _offer_all(rollouts: Rollouts, rollout: Rollout) -> tuple[list[str], float]:
 
 
 def _report_all(database: Database, offered: list[str]) -> float:
-    """Store a checked report of each device, in the batches in which the inbox hands them over."""
+    """Store a checked report of each device, in batches as a busy inbox makes them."""
     devices, serving = (
         Devices(database),
         Serving(
@@ -159,7 +160,7 @@ def _report_all(database: Database, offered: list[str]) -> float:
         ),
     )
     began = time.perf_counter()
-    for start in range(0, len(offered), REPORTS_A_BATCH):
+    for start in range(0, len(offered), BATCH_MAX):
         batch = [
             Report(
                 device=device_id,
@@ -177,7 +178,7 @@ def _report_all(database: Database, offered: list[str]) -> float:
                 ),
                 inventory=_inventory(0),
             )
-            for device_id in offered[start : start + REPORTS_A_BATCH]
+            for device_id in offered[start : start + BATCH_MAX]
         ]
         devices.accept_reports(batch, 4.0)
     return len(offered) / (time.perf_counter() - began)
