@@ -133,7 +133,7 @@ class EnergyGate(Part, frozen=True, kw_only=True):
 class DriftGate(Part, frozen=True, kw_only=True):
     """By how much the share of devices whose input changed may be above the control's."""
 
-    margin: Rate = 0.0
+    margin: Rate = 0.1
     changed_share_max: Rate | None = None
     deadline_s: Seconds = _DAY_S
 

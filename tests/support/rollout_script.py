@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from control_plane.rollouts import approvals, verbs
-from control_plane.rollouts.evidence import Evidence, Pairs
+from control_plane.rollouts.evidence import Evidence, Metric, Pairs
 from control_plane.rollouts.model import (
     FleetView,
     Joined,
@@ -77,10 +77,11 @@ class Replay:
                 self._come_later(int(rest[0]))
             case "author":
                 self.rollout = msgspec.structs.replace(self.rollout, created_by=rest[0])
-            case "labels" | "bytes" | "control_devices":
+            case "labels" | "bytes" | "ended_bytes" | "control_devices":
                 self.told |= _told(word, rest)
             case (
                 "pairs"
+                | "metric"
                 | "drifting"
                 | "failed"
                 | "deaths"
@@ -106,6 +107,9 @@ class Replay:
         found: Evidence = self.told.get("evidence", Evidence())
         if word == "pairs":
             return Evidence(pairs=Pairs(*(int(each) for each in rest)))
+        if word == "metric":
+            asked = Metric(at=float(rest[1]), value=float(rest[2]))
+            return found._replace(metrics=tuple((dict(found.metrics) | {rest[0]: asked}).items()))
         if word == "drifting":
             return found._replace(
                 promised=found.promised._replace(drifting=(int(rest[0]), int(rest[1])))

@@ -81,7 +81,7 @@ def test_a_sound_plan_has_no_notes() -> None:
             "count: 15, gates: {label_errors: {margin: 0.05, is_non_inferiority_needed: true}}",
         ),
         ("gate.no_control", "hold_out: {share: 0.05, is_kept_after: true}", ""),
-        ("gate.margin_zero", "gates:", "gates:\n  drift: {}"),
+        ("gate.margin_zero", "gates:", "gates:\n  drift: {margin: 0}"),
         ("gate.effect_missed", "gates:", "gates:\n  crashes: {margin: 0}"),
         (
             "gate.never_judges",

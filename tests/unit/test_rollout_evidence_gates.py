@@ -318,7 +318,7 @@ def test_business_values_have_a_side_that_is_worse(
         assert beyond in found.sentence
 
 
-@pytest.mark.parametrize(("changed", "verdict"), [(0, P), (2, W), (20, F)])
+@pytest.mark.parametrize(("changed", "verdict"), [(0, P), (2, P), (3, W), (20, F)])
 def test_drift_is_judged_next_to_the_control(changed: int, verdict: Verdict) -> None:
     """One bit a device: what changes for both arms is no fault of the release."""
     bits = [1.0] * changed + [0.0] * (20 - changed)
