@@ -32,18 +32,20 @@ class Heads:
 
     def read(self, data: bytes) -> tuple[Head, bytes] | None:
         """Return head and body of what is exactly one request with a known head, else None."""
-        head, _, body = data.partition(_END)
-        known = self._known.get(head)
-        if known is None or len(body) != known.body_bytes:
+        end = data.find(_END, 0, _HEAD_BYTES_MAX + len(_END))
+        known = self._known.get(data[:end]) if end >= 0 else None
+        start = end + len(_END)
+        if known is None or len(data) - start != known.body_bytes:
             return None
-        return known, body
+        return known, data[start:]
 
     def learn(self, data: bytes, head: Head) -> None:
         """Remember the head of a request that came as `data`, if it is whole and plain."""
-        text, end, body = data.partition(_END)
+        end = data.find(_END, 0, _HEAD_BYTES_MAX + len(_END))
+        text, body_bytes = data[: max(end, 0)], len(data) - end - len(_END)
         said = head.headers.get(b"content-length", b"0")
-        is_plain = end and said.isdigit() and int(said) == len(body) == head.body_bytes
-        is_small = len(text) <= _HEAD_BYTES_MAX and len(head.headers) <= _HEADERS_MAX
+        is_plain = end >= 0 and said.isdigit() and int(said) == body_bytes == head.body_bytes
+        is_small = len(head.headers) <= _HEADERS_MAX
         if not is_plain or not is_small or b"transfer-encoding" in head.headers:
             return
         if len(self._known) >= _HEADS_MAX:
