@@ -19,7 +19,6 @@ from alembic.util import CommandError
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
-from control_plane.store import dialects
 from firmware_bundles.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -124,7 +123,6 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-    dialects.add_functions(connection)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, literal
+from sqlalchemy import func
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Select, Subquery, Table
-    from sqlalchemy.engine.interfaces import DBAPIConnection
 
 # For each table of a join. With the default of 4 MiB a million rows go through files.
 _JOIN_MIB: Final = 64
-_SHA256: Final = "shoal_sha256"
 
 
 def greatest(connection: Connection, *values: Any) -> ColumnElement[int]:  # noqa: ANN401 - numbers
     """Say which of the numbers is the greatest."""
     is_postgresql = connection.dialect.name == "postgresql"
     return (func.greatest if is_postgresql else func.max)(*values)
-
-
-def sha256(connection: Connection, before: str, text: Any) -> Any:  # noqa: ANN401 - columns
-    """Say the SHA-256 of `before`, a zero byte, and a column of text; bytes order as in Python."""
-    if connection.dialect.name == "postgresql":
-        start = literal(f"{before}\0".encode())
-        return func.sha256(start.op("||")(func.convert_to(text, "UTF8")))
-    return getattr(func, _SHA256)(before, text)
 
 
 def skip_locked(connection: Connection, query: Select[Any], table: Table) -> Select[Any]:
@@ -53,12 +42,3 @@ def room_to_join(connection: Connection) -> None:
     """Let this transaction join large tables in memory; SQLite needs none for it."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"set local work_mem = '{_JOIN_MIB}MB'")
-
-
-def add_functions(connection: DBAPIConnection) -> None:
-    """Give a connection of SQLite the functions that PostgreSQL has by itself."""
-    connection.create_function(_SHA256, 2, _sha256, deterministic=True)
-
-
-def _sha256(before: str, text: str) -> bytes:
-    return hashlib.sha256(f"{before}\0{text}".encode()).digest()

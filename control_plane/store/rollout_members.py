@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import repeat
+from sys import intern
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sqlalchemy import Float, case, cast, func, insert, literal, select
+from sqlalchemy import func, literal, select
 
 from control_plane.rollouts import order
 from control_plane.rollouts.selection import LeftOut
-from control_plane.store import rollout_rivals
-from control_plane.store.dialects import sha256
+from control_plane.store import many, rollout_rivals
 from control_plane.store.schema import deployment, device
 from control_plane.store.selection import attribute, chosen
 from firmware_bundles.errors import RolloutInvalid
@@ -18,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import ColumnElement, Connection
 
     from control_plane.fleet.selectors import Selector
     from control_plane.rollouts.model import Rollout
     from control_plane.store.rollout_rivals import Rival
 
+_INSERT: Final = "insert into deployment (rollout_id, device_id, position) values {rows}"
+_ROWS: Final = 20_000  # in memory at once, as rows
 # Rarer kinds are one stratum together.
 _STRATA_MAX: Final = 100
 _REST: Final = ""
@@ -73,53 +77,30 @@ def told_of(taken: Mapping[Rival, int]) -> tuple[str, ...]:
 
 
 def _place(connection: Connection, wanted: Rollout, is_wanted: ColumnElement[bool]) -> None:
-    """Give each device its deployment, at the position of `order.arrange`."""
-    stratum = _stratum(wanted.spec.stratify_by)
-    sizes = _sizes(connection, stratum, is_wanted)
-    if len(sizes) <= 1:
-        _place_by_hash(connection, wanted, is_wanted)
-        return
-    known = (
-        stratum if _REST not in sizes else case((stratum.in_(list(sizes)), stratum), else_=_REST)
-    )
-    place = sha256(connection, wanted.id, device.c.id)
-    dealt = (
-        select(
-            device.c.id,
-            place.label("place"),
-            known.label("stratum"),
-            func.row_number().over(partition_by=known, order_by=place).label("number"),
-        )
-        .where(is_wanted)
-        .subquery()
-    )
-    first = {each: order.shift(wanted.id, each) for each in sizes}
-    share = (
-        cast(dealt.c.number - 1, Float) + cast(case(first, value=dealt.c.stratum), Float)
-    ) / cast(case(sizes, value=dealt.c.stratum), Float)
-    position = func.row_number().over(order_by=(share, dealt.c.place))
-    _insert(
-        connection,
-        select(literal(wanted.id), dealt.c.id.label("device_id"), (position - 1).label("position")),
-    )
+    """Give each device its deployment, at the position of `order.positions`.
+
+    By id, as the primary key has them: a million rows go to its end, not everywhere.
+    """
+    query = select(device.c.id, _stratum(wanted.spec.stratify_by)).where(is_wanted)
+    devices: list[str] = []
+    strata: list[str] = []
+    for some in connection.execute(query.order_by(device.c.id)).partitions(_ROWS):
+        devices += [row[0] for row in some]
+        strata += [intern(row[1]) for row in some]
+    placed = order.positions(wanted.id, devices, _merged(strata))
+    for start in range(0, len(devices), _ROWS):
+        end = start + _ROWS
+        rows = zip(repeat(wanted.id), devices[start:end], placed[start:end], strict=False)
+        many.run(connection, _INSERT, list(rows))
 
 
-def _place_by_hash(connection: Connection, wanted: Rollout, is_wanted: ColumnElement[bool]) -> None:
-    """Do the same where all are one stratum: with one sort in place of two."""
-    place = sha256(connection, wanted.id, device.c.id)
-    position = func.row_number().over(order_by=place)
-    query = select(
-        literal(wanted.id), device.c.id.label("device_id"), (position - 1).label("position")
-    )
-    _insert(connection, query.where(is_wanted))
-
-
-def _insert(connection: Connection, placed: Select[Any]) -> None:
-    found = placed.subquery()
-    # By id, as the primary key has them: a million rows go to its end, not everywhere.
-    query = select(found).order_by(found.c.device_id)
-    columns = ["rollout_id", "device_id", "position"]
-    connection.execute(insert(deployment).from_select(columns, query))
+def _merged(strata: list[str]) -> list[str]:
+    """Return strata with the rarer ones merged; of equals the first by name are told apart."""
+    sizes = Counter(strata)
+    if len(sizes) <= _STRATA_MAX:
+        return strata
+    largest = set(sorted(sizes, key=lambda each: (-sizes[each], each))[:_STRATA_MAX])
+    return [each if each in largest else _REST for each in strata]
 
 
 def _stratum(names: Sequence[str]) -> Any:  # noqa: ANN401 - a column of text
@@ -128,25 +109,3 @@ def _stratum(names: Sequence[str]) -> Any:  # noqa: ANN401 - a column of text
     for name in names:
         found = found + func.coalesce(attribute(name), "") + ","
     return found
-
-
-def _sizes(
-    connection: Connection,
-    stratum: Any,  # noqa: ANN401 - a column of text
-    is_wanted: ColumnElement[bool],
-) -> dict[str, int]:
-    """Return the largest strata with their sizes, and that of all others together, if any."""
-    query = (
-        select(stratum.label("stratum"), func.count().label("devices"))
-        .select_from(device)
-        .where(is_wanted)
-        .group_by("stratum")
-        .order_by(func.count().desc(), "stratum")
-        .limit(_STRATA_MAX + 1)
-    )
-    found = {row.stratum: row.devices for row in connection.execute(query)}
-    if len(found) <= _STRATA_MAX:
-        return found
-    largest = dict(list(found.items())[:_STRATA_MAX])
-    every = select(func.count()).select_from(device).where(is_wanted)
-    return largest | {_REST: connection.execute(every).scalar_one() - sum(largest.values())}

@@ -14,7 +14,6 @@ from control_plane.cli import main as command
 from control_plane.fleet import labels, selectors
 from control_plane.fleet.selectors import Listed, OfKinds, Selector, Without
 from control_plane.rollouts.model import RolloutState
-from control_plane.rollouts.order import arrange
 from control_plane.rollouts.selection import choose
 from control_plane.store import rollout_members
 from control_plane.store.schema import device
@@ -23,6 +22,7 @@ from firmware_bundles.manifest import Needs
 from firmware_bundles.wire.messages import Arm, DeploymentState, FamilyReport, Report, Serving
 from support.cohort_world import PHASES, World, spec
 from support.control_planes import ControlPlane, code
+from support.device_order import arrange
 from support.http_server import serving
 from support.rollout_fleet import rollout
 
@@ -153,7 +153,7 @@ def test_excluded_devices_are_counted(world: World) -> None:
 
 
 def test_phases_reach_kinds_evenly(world: World) -> None:
-    """The order in SQL is that of the pure `arrange`, stratum by stratum."""
+    """The order is that of the plain rule, stratum by stratum."""
     world.start()
     strata = {f"d{n:02}": "aarch64," if n % 3 == 0 else "x86_64," for n in range(12)}
     assert world.order() == arrange("example", strata, strata)
@@ -162,7 +162,7 @@ def test_phases_reach_kinds_evenly(world: World) -> None:
 
 
 def test_rare_kinds_are_one_stratum(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many values there are, few kinds are told apart; the order is that of `arrange`."""
+    """However many values there are, few kinds are told apart; the plain rule orders them."""
     monkeypatch.setattr(rollout_members, "_STRATA_MAX", 2)
     world.start("stratify_by: [fact/arch, fact/memory_bytes]")
     strata = {f"d{n:02}": "" for n in range(12)}

@@ -12,12 +12,12 @@ from sqlalchemy import delete, insert, select, update
 from control_plane.fleet import selectors
 from control_plane.fleet.selectors import Selector
 from control_plane.rollouts.executor import REMIND_S, Executor
-from control_plane.rollouts.order import arrange
 from control_plane.store import rollout_orders
 from control_plane.store.devices import Devices
 from control_plane.store.rollouts import Rollouts
 from control_plane.store.schema import deployment, device, report_counter, reported
 from firmware_bundles.wire.messages import DeploymentState, FamilyReport, Report
+from support.device_order import arrange
 from support.rollout_fleet import FAMILY, RowFleet, device_row, rollout
 
 ALL_AT_ONCE = "{family: digits, release: '2', cohort: all, phases: [{share: 1.0, soak_s: 0}]}"
@@ -54,7 +54,7 @@ def test_sql_selects_as_selectors_match(fleet: RowFleet, parts: list[str]) -> No
 
 
 @pytest.mark.parametrize("rollout_id", ["example", "größer", "a-b"])
-def test_sql_places_devices_as_arrange_does(tmp_path: Path, rollout_id: str) -> None:
+def test_the_store_places_devices_as_the_plain_rule_does(tmp_path: Path, rollout_id: str) -> None:
     """The place of a device follows from the ids alone, wherever it is worked out."""
     fleet = RowFleet(tmp_path, size=40)
     Rollouts(fleet.database).create(rollout(ALL_AT_ONCE, rollout_id), Selector())

@@ -11,9 +11,9 @@ import pytest
 from control_plane.fleet.selectors import Selector
 from control_plane.rollouts import verbs
 from control_plane.rollouts.model import Plan, Rollout
-from control_plane.rollouts.order import arrange
 from control_plane.rollouts.planner import plan
 from control_plane.store.rollouts import Rollouts
+from support.device_order import arrange
 from support.rollout_fleet import FAMILY, RowFleet, digest, rollout
 from support.rollout_reference import ReferenceFleet
 

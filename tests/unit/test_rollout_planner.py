@@ -24,11 +24,11 @@ from control_plane.rollouts.model import (
     phase_ranges,
     phase_states,
 )
-from control_plane.rollouts.order import arrange
 from control_plane.rollouts.phase_specs import OfferRate, PhaseSpec
 from control_plane.rollouts.planner import plan
 from control_plane.rollouts.spec import HoldOut, RolloutBudgets, RolloutSpec
 from firmware_bundles.errors import ConflictError
+from support.device_order import arrange
 
 MEMBERS = 40
 _RATE = st.sampled_from([0.0, 0.1, 0.5, 1.0])

@@ -59,6 +59,7 @@ EXEMPT: Final[dict[str, str]] = {
     "control_plane.alerts.events.signature": "a secret that this control plane made",
     "control_plane.store.alerts._loaded": _OWN_ROW,
     "control_plane.telemetry.latency_bins.quantile": _OWN_ROW,
+    "control_plane.rollouts.order._ranks": "hashes that are made here",
     "control_plane.rollouts.order.shift": "a hash that is made here",
     "control_plane.rollouts.order.slot": "a hash that is made here",
     "control_plane.store.devices.Devices.kinds": _OWN_ROW,
