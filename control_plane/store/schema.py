@@ -34,6 +34,7 @@ metadata = MetaData(
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
     }
 )
+_LEAVES = text("revoked is not null or retiring is not null")
 
 api_token = Table(
     "api_token",
@@ -87,12 +88,7 @@ device = Table(
     # How often the live session of a device without access is still to be ended.
     Column("evictions_left", Integer, nullable=False, server_default="0"),
     # Those that lost their access, or are about to: few.
-    Index(
-        "ix_device_leaving",
-        "id",
-        sqlite_where=text("revoked is not null or retiring is not null"),
-        postgresql_where=text("revoked is not null or retiring is not null"),
-    ),
+    Index("ix_device_leaving", "id", sqlite_where=_LEAVES, postgresql_where=_LEAVES),
 )
 
 # Every certificate that a device was given; the text too, so that a repeated request is answered
