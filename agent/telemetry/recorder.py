@@ -1,9 +1,9 @@
 """Records what the worker answers: a row in the journal before the answer, segments later.
 
 The answering thread only appends to the journal: what several requests at once led to, by one
-call. One thread beside it syncs the journal and seals
-what is due into the buffer. A row that cannot be recorded is counted; the answer is given all the
-same, because a full disk must not stop a device from serving.
+call. One thread beside it syncs the journal and seals what is due into the buffer. A row that
+cannot be recorded is counted; the answer is given all the same, because a full disk must not stop a
+device from serving.
 """
 
 from __future__ import annotations

@@ -25,10 +25,7 @@ _HASH_WORDS: Final = 4  # of 64 bits, most significant first
 def positions(
     rollout_id: str, devices: Sequence[str], strata: Sequence[str] | None = None
 ) -> list[int]:
-    """Return the position of each device, all of them different; each has its stratum, if given.
-
-    A million take about a second.
-    """
+    """Return the position of each device, all of them different; each has its stratum, if given."""
     ranks = _ranks(rollout_id, devices)
     if strata is None or len(set(strata)) <= 1:
         return list(map(int, ranks))
